@@ -1,0 +1,46 @@
+"""Errors a user can meet, each with the exit code the command line gives for it."""
+
+
+class HopTMError(Exception):
+    """Base of every error this package raises on purpose; its text is meant for the user."""
+
+    exit_code = 1
+
+
+class UserError(HopTMError):
+    """Something the user can mend before any work is done: a setting, a path, a file's contents."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UserError):
+    """Settings that are unknown, malformed or do not fit together; one line per problem."""
+
+    def __init__(self, problems: str | list[str]) -> None:
+        """Take one problem or the list of all problems found."""
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class UnknownNameError(ConfigurationError):
+    """A name that no registry entry carries."""
+
+
+class PluginError(UserError):
+    """A third-party plug-in that cannot be imported or registers something unfit."""
+
+
+class DataError(UserError):
+    """Data that is missing, unreadable or not what its reader expects; names file and remedy."""
+
+
+class FileFormatError(UserError):
+    """A stored file (synthetic set, expert, checkpoint, card) that is damaged or of another kind."""
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be used as asked: occupied, empty, or made with other settings."""
+
+
+class NonFiniteLossError(HopTMError):
+    """A loss that became NaN or infinite; the synthetic set is left as it was before that step."""

@@ -1,0 +1,264 @@
+"""The extension points: one abstract method each, and the one frozen object each receives.
+
+Whatever must survive an iteration is in ``state_dict()`` of the part that owns it, so that a resumed run equals an
+uninterrupted one. Parts get typed keyword arguments, never the configuration and never the trainer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hoptm_plugin.core.dataset import ImageData, Split
+from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+from hoptm_plugin.core.registry import Registry
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.synthetic import SyntheticSet
+
+State: TypeAlias = dict[str, Any]
+UnrollStrategy: TypeAlias = Literal["full", "adjoint", "auto"]
+
+
+class Part:
+    """Base of every exchangeable part: state that survives an iteration, empty unless overridden."""
+
+    def state_dict(self) -> State:
+        """Return tensors, numbers, strings or nested dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, but some was given: {', '.join(state)}")
+
+
+class Schedule(Part, ABC):
+    """A number that changes over the run: a pure function of the distillation iteration."""
+
+    @abstractmethod
+    def at(self, step: int) -> float:
+        """Return the number at iteration ``step``, counted from 0."""
+
+
+Number: TypeAlias = float | Schedule
+
+
+def value_at(number: Number, step: int) -> float:
+    """Evaluate a number or a schedule; the one place where that happens."""
+    return number.at(step) if isinstance(number, Schedule) else number
+
+
+class Matcher(Part, ABC):
+    """Compares what the synthetic set does to a network with what the real data does."""
+
+    @abstractmethod
+    def loss(self, pair: TrajectoryPair) -> Tensor:
+        """Return a scalar (0-d) loss; must not mutate the pair."""
+
+
+class FeatureMatcher(Part, ABC):
+    """Compares features of real and synthetic images of one class."""
+
+    @abstractmethod
+    def loss(self, pair: FeaturePair) -> Tensor:
+        """Return a scalar (0-d) loss; must not mutate the pair."""
+
+
+class Scheduler(Part):
+    """Paces matching from easy to complex; override either method or both."""
+
+    def start_epochs(self, step: int) -> tuple[int, int] | None:
+        """Return (first, last), both included: which start epochs may be drawn now; None leaves it to the sampler."""
+        return None
+
+    def parameter_weights(self, pair: TrajectoryPair) -> Tensor | None:
+        """Return weights (P,) in [0, 1] for what is matched now, given the detached pair; None means all."""
+        return None
+
+    def logs(self) -> dict[str, float]:
+        """Return numbers worth a line in ``metrics.jsonl`` after the last decision."""
+        return {}
+
+
+class Augmentation(Part, ABC):
+    """Differentiable augmentation with replayable random parameters."""
+
+    @abstractmethod
+    def draw(self, batch: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool = False) -> Any:
+        """Draw parameters for one call on ``batch`` images (C, H, W); siamese: one draw shared by all of them."""
+
+    @abstractmethod
+    def apply(self, images: Tensor, parameters: Any) -> Tensor:
+        """Apply drawn parameters to images (B, C, H, W); differentiable in the images."""
+
+    def apply_many(self, images: Tensor, parameters: Sequence[Any], sizes: Sequence[int]) -> Tensor:
+        """Apply the i-th draw to the i-th run of ``sizes[i]`` images of a concatenated batch."""
+        pieces = zip(images.split(list(sizes)), parameters, strict=True)
+        return torch.cat([self.apply(piece, draw) for piece, draw in pieces])
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw and apply in one call."""
+        return self.apply(images, self.draw(len(images), tuple(images.shape[1:]), generator))  # type: ignore[arg-type]
+
+
+class DatasetReader(Part, ABC):
+    """Reads one source of images, whole arrays at once."""
+
+    @abstractmethod
+    def read(self, seeds: Seeds) -> RawImages:
+        """Return the raw images; ``seeds`` decides splits that the source does not fix.
+
+        Raises:
+            DataError: naming the file and the remedy.
+        """
+
+
+@dataclass(frozen=True)
+class RawImages:
+    """Images as a source holds them: uint8 tensors (n, C, H, W) and int64 labels (n,) per split.
+
+    Attributes:
+        name: the data set's name in tables.
+        class_names: one per class index.
+        train: images and labels.
+        test: images and labels.
+        validation: images and labels, or None when the source has no such split.
+        released: normalisation constants (mean, std) that a paper's code released for this source, or None.
+        provenance: JSON values worth storing in a run.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor] | None = None
+    released: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class NetworkBuilder(Part, ABC):
+    """Builds one architecture for given images and classes."""
+
+    @abstractmethod
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the module; its parameters are overwritten by :func:`hoptm_plugin.networks.create`."""
+
+
+class Trajectories(Protocol):
+    """Stored expert trajectories, read a segment at a time."""
+
+    def __len__(self) -> int:
+        """Return the number of experts."""
+
+    def segment(self, expert: int, first: int, last: int) -> Tensor:
+        """Return parameters after epochs ``first`` to ``last``, both included, (last-first+1, P), on the device."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is given to distil.
+
+    Attributes:
+        data: the data set; a method reads ``train`` only.
+        ipc: synthetic images per class.
+        network: makes a freshly initialised network from a generator.
+        augmentation: differentiable augmentation, or None.
+        experts: opens (training what is missing) trajectories that reach at least the given epoch.
+        seeds: random streams of this distillation.
+        unroll: how the student's steps are differentiated.
+    """
+
+    data: ImageData
+    ipc: int
+    network: Callable[[torch.Generator], nn.Module]
+    augmentation: Augmentation | None
+    experts: Callable[[int], Trajectories]
+    seeds: Seeds
+    unroll: UnrollStrategy = "auto"
+
+    @property
+    def train(self) -> Split:
+        """The split that may be learned from."""
+        return self.data.train
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once."""
+
+    loss: Tensor
+    logs: Mapping[str, float | Tensor] = field(default_factory=dict)
+
+
+class LabelPolicy(Part, ABC):
+    """Decides the synthetic labels and whether they are learned."""
+
+    @abstractmethod
+    def initial(self, images: Tensor, classes: Tensor, task: Task) -> Tensor:
+        """Return labels for images (n, C, H, W) of classes (n,): int64 (n,), or float logits (n, K) to be learned."""
+
+
+class Initialiser(Part, ABC):
+    """Chooses the images a distillation starts from."""
+
+    @abstractmethod
+    def images(self, task: Task) -> Tensor:
+        """Return images (K * ipc, C, H, W), class-major: all of class 0, then class 1, and so on."""
+
+    def expert_epochs(self, task: Task) -> int:
+        """Return the epoch up to which experts are read; 0 if none are."""
+        return 0
+
+
+class SegmentSampler(Part, ABC):
+    """Draws which expert and which start epoch an iteration matches."""
+
+    @abstractmethod
+    def draw(self, experts: int, bounds: tuple[int, int] | None, step: int, seeds: Seeds) -> tuple[int, int]:
+        """Return (expert index, start epoch); ``bounds`` are a scheduler's (first, last), both included."""
+
+    @abstractmethod
+    def last_start_epoch(self) -> int:
+        """Return the highest start epoch ever drawn: decides how many expert epochs are trained."""
+
+
+class Method(Part, ABC):
+    """A distillation method: makes the initial synthetic set and yields losses to step on."""
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, what does not fit together; one line each, in the user's words."""
+        return []
+
+    @abstractmethod
+    def setup(self, task: Task) -> SyntheticSet:
+        """Take the task and return the initial synthetic set."""
+
+    @abstractmethod
+    def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
+        """Yield one term per optimiser step of iteration ``step``; none skips the iteration."""
+
+    def after_step(self, step: int) -> None:
+        """Be told that iteration ``step`` is over."""
+        return None
+
+
+matchers: Registry[Matcher] = Registry("matcher", Matcher)
+feature_matchers: Registry[FeatureMatcher] = Registry("feature matcher", FeatureMatcher)
+schedulers: Registry[Scheduler] = Registry("scheduler", Scheduler)
+schedules: Registry[Schedule] = Registry("schedule", Schedule)
+methods: Registry[Method] = Registry("method", Method)
+networks: Registry[NetworkBuilder] = Registry("network", NetworkBuilder)
+datasets: Registry[DatasetReader] = Registry("dataset reader", DatasetReader)
+augmentations: Registry[Augmentation] = Registry("augmentation", Augmentation)
+label_policies: Registry[LabelPolicy] = Registry("label policy", LabelPolicy)
+initialisers: Registry[Initialiser] = Registry("initialiser", Initialiser)
+samplers: Registry[SegmentSampler] = Registry("segment sampler", SegmentSampler)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    methods, matchers, feature_matchers, schedulers, schedules, samplers, label_policies, initialisers,
+    networks, datasets, augmentations,
+)  # fmt: skip

@@ -1,0 +1,39 @@
+"""Third-party packages: modules whose import registers parts, and packages whose YAML joins the search path."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+from hoptm_plugin.core.errors import PluginError
+
+MODULES, CONFIGURATION = "hoptm_plugin.plugins", "hoptm_plugin.conf"
+
+
+def load_plugins() -> list[str]:
+    """Import every plug-in module; return "name = module" of each.
+
+    Raises:
+        PluginError: naming the plug-in whose import failed; nothing is skipped silently.
+    """
+    loaded = []
+    for point in sorted(entry_points(group=MODULES), key=lambda point: point.name):
+        try:
+            point.load()
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"plug-in {point.name!r} ({_origin(point)}) could not be imported: {type(error).__name__}: {error}. "
+                f"Mend it or uninstall its package."
+            ) from error
+        loaded.append(f"{point.name} = {point.value}")
+    return loaded
+
+
+def configuration_packages() -> list[tuple[str, str]]:
+    """Return (plug-in name, importable package of YAML) of every plug-in that brings configuration."""
+    return sorted((point.name, point.value) for point in entry_points(group=CONFIGURATION))
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.value}, from {point.dist.name} {point.dist.version}" if point.dist else point.value

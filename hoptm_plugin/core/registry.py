@@ -1,0 +1,162 @@
+"""Names for parts: register a class, build it from a mapping, explain it in ``hoptm-bench list``."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from hoptm_plugin.core.errors import ConfigurationError, PluginError, UnknownNameError
+
+T = TypeVar("T")
+_BY_BASE: dict[type, Registry[Any]] = {}
+
+
+class Registry(Generic[T]):
+    """Classes of one kind by name.
+
+    A parameter annotated with a part's base class (alone, optional, or as a mapping's value) is itself built from a
+    mapping with ``name``; every other parameter is checked against its annotation.
+    """
+
+    def __init__(self, kind: str, base: type[T]) -> None:
+        """Hold subclasses of ``base``; ``kind`` is the word users read ("matcher")."""
+        self.kind, self.base = kind, base
+        self._entries: dict[str, type[T]] = {}
+        _BY_BASE[base] = self
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Return a class decorator that files the class under ``name``.
+
+        Raises:
+            PluginError: the name is taken, the base is wrong, or abstract methods are left.
+        """
+
+        def decorate(cls: type[T]) -> type[T]:
+            where = f"{self.kind} {name!r} ({cls.__module__}.{cls.__qualname__})"
+            if name in self._entries and self._entries[name] is not cls:
+                other = self._entries[name]
+                raise PluginError(f"{where}: the name is taken by {other.__module__}.{other.__qualname__}")
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise PluginError(f"{where}: must be a subclass of {self.base.__name__}")
+            if inspect.isabstract(cls):
+                missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
+                raise PluginError(f"{where}: abstract methods are left: {missing}")
+            self._entries[name] = cls
+            return cls
+
+        return decorate
+
+    def __iter__(self) -> typing.Iterator[str]:
+        """Iterate over the names, sorted."""
+        return iter(sorted(self._entries))
+
+    def get(self, name: str, path: str = "") -> type[T]:
+        """Return the class called ``name``; an unknown name is answered with near matches and all known names."""
+        if name not in self._entries:
+            raise UnknownNameError(_unknown(f"{_at(path)}no {self.kind} is called {name!r}", name, self))
+        return self._entries[name]
+
+    def build(self, spec: Mapping[str, Any], path: str = "") -> T:
+        """Make the part that ``spec`` describes: ``name`` and its keyword arguments, parts inside parts included.
+
+        Raises:
+            ConfigurationError: all unknown, missing or ill-typed keywords at once, each with its place in ``path``.
+        """
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+            raise ConfigurationError(f"{_at(path)}must be a mapping with a 'name' (one of {', '.join(self)})")
+        cls = self.get(spec["name"], _join(path, "name"))
+        return build(cls, {key: value for key, value in spec.items() if key != "name"}, path)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Return (name, first line of the docstring) of every entry."""
+        return [(name, (inspect.getdoc(self._entries[name]) or "").partition("\n")[0]) for name in self]
+
+
+def build(cls: Callable[..., T], keywords: Mapping[str, Any], path: str = "") -> T:
+    """Call ``cls`` with keywords converted by their annotations; report every problem at once."""
+    signature = inspect.signature(cls)
+    hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+    known = [name for name, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    problems = [
+        _unknown(f"{_join(path, key)}: unknown setting", key, known) for key in keywords if key not in known
+    ]
+    for name, parameter in signature.parameters.items():
+        if name in known and name not in keywords and parameter.default is inspect.Parameter.empty:
+            problems.append(f"{_join(path, name)}: missing")
+    values: dict[str, Any] = {}
+    for key, value in keywords.items():
+        if key in known:
+            try:
+                values[key] = _convert(hints.get(key, Any), value, _join(path, key))
+            except ConfigurationError as error:
+                problems.extend(error.problems)
+    if problems:
+        raise ConfigurationError(problems)
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ConfigurationError(f"{_at(path)}{error}") from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """Turn a plain value into what the annotation asks for."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if isinstance(value, Mapping):
+        for option in options:
+            if option in _BY_BASE:
+                return _BY_BASE[option].build(value, path)
+            if hasattr(option, "from_spec"):
+                return option.from_spec(value, path)
+            part = typing.get_args(option)[-1:]
+            if typing.get_origin(option) is not None and part and (part[0] in _BY_BASE or hasattr(part[0], "from_spec")):
+                items = {key: item for key, item in value.items() if item is not None}
+                return {key: _convert(part[0], item, _join(path, str(key))) for key, item in items.items()}
+    if any(isinstance(value, option) for option in options if isinstance(option, type) and option in _BY_BASE):
+        return value
+    return checked(hint, value, path)
+
+
+def checked(hint: Any, value: Any, path: str) -> Any:
+    """Check a plain value against a type (pydantic's rules: "1e-10" is a float, "abc" is not)."""
+    try:
+        try:
+            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        except (PydanticSchemaGenerationError, TypeError):
+            adapter = TypeAdapter(hint)
+        except Exception as error:
+            if getattr(error, "code", None) != "type-adapter-config-unused":
+                raise
+            adapter = TypeAdapter(hint)
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise ConfigurationError(validation_problems(error, path)) from None
+
+
+def validation_problems(error: ValidationError, path: str = "") -> list[str]:
+    """Say in one line each what pydantic found wrong."""
+    lines = {}
+    for item in error.errors():
+        place = _join(path, *(str(part) for part in item["loc"] if isinstance(part, (str, int))))
+        given = "" if item["type"] == "missing" else f", got {item['input']!r}"
+        lines.setdefault(place, f"{place}: {item['msg'].removeprefix('Value error, ')}{given}")
+    return list(lines.values())
+
+
+def _unknown(text: str, name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _at(path: str) -> str:
+    return f"{path}: " if path else ""
