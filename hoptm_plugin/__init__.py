@@ -1,1 +1,73 @@
-"""Dataset distillation, benchmarked."""
+"""Dataset distillation, benchmarked: HoP-TM trajectory matching and the methods beside it.
+
+The names below are the public API, all that baselines and third parties need. They are imported when first used, so
+that ``hoptm-bench --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
+    from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
+    from hoptm_plugin.core.interfaces import (
+        Augmentation,
+        DatasetReader,
+        FeatureMatcher,
+        Initialiser,
+        LabelPolicy,
+        LossTerm,
+        Matcher,
+        Method,
+        NetworkBuilder,
+        RawImages,
+        Schedule,
+        Scheduler,
+        SegmentSampler,
+        Task,
+        augmentations,
+        datasets,
+        feature_matchers,
+        initialisers,
+        label_policies,
+        matchers,
+        methods,
+        networks,
+        samplers,
+        schedulers,
+        schedules,
+        value_at,
+    )
+    from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+    from hoptm_plugin.core.seeding import Seeds
+    from hoptm_plugin.core.synthetic import SyntheticSet
+    from hoptm_plugin.engine.evaluation import real_subset
+
+_HOMES = {
+    "core.dataset": ("ImageData", "Normalisation", "Split"),
+    "core.errors": ("ConfigurationError", "DataError", "HopTMError"),
+    "core.interfaces": (
+        "Augmentation", "DatasetReader", "FeatureMatcher", "Initialiser", "LabelPolicy", "LossTerm", "Matcher", "Method",
+        "NetworkBuilder", "RawImages", "Schedule", "Scheduler", "SegmentSampler", "Task", "augmentations", "datasets",
+        "feature_matchers", "initialisers", "label_policies", "matchers", "methods", "networks", "samplers", "schedulers",
+        "schedules", "value_at",
+    ),
+    "core.observations": ("FeaturePair", "TrajectoryPair"),
+    "core.seeding": ("Seeds",),
+    "core.synthetic": ("SyntheticSet",),
+    "engine.evaluation": ("real_subset",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

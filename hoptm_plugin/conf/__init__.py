@@ -1,1 +1,1 @@
-
+"""Hydra YAML: the composition of a run, by group."""

@@ -60,6 +60,10 @@ class Matcher(Part, ABC):
     def loss(self, pair: TrajectoryPair) -> Tensor:
         """Return a scalar (0-d) loss; must not mutate the pair."""
 
+    def problems(self, expert_epochs: int, student_steps: int) -> list[str]:
+        """Return, before any work, why segments of these lengths cannot be matched; one line each."""
+        return []
+
 
 class FeatureMatcher(Part, ABC):
     """Compares features of real and synthetic images of one class."""
@@ -80,7 +84,7 @@ class Scheduler(Part):
         """Return weights (P,) in [0, 1] for what is matched now, given the detached pair; None means all."""
         return None
 
-    def logs(self) -> dict[str, float]:
+    def logs(self) -> dict[str, float | Tensor]:
         """Return numbers worth a line in ``metrics.jsonl`` after the last decision."""
         return {}
 
@@ -89,7 +93,9 @@ class Augmentation(Part, ABC):
     """Differentiable augmentation with replayable random parameters."""
 
     @abstractmethod
-    def draw(self, batch: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool = False) -> Any:
+    def draw(
+        self, batch: int, image_shape: tuple[int, int, int], generator: torch.Generator, siamese: bool = False
+    ) -> Any:
         """Draw parameters for one call on ``batch`` images (C, H, W); siamese: one draw shared by all of them."""
 
     @abstractmethod
@@ -167,7 +173,7 @@ class Task:
         data: the data set; a method reads ``train`` only.
         ipc: synthetic images per class.
         network: makes a freshly initialised network from a generator.
-        augmentation: differentiable augmentation, or None.
+        augmentation: differentiable augmentation, possibly the identity.
         experts: opens (training what is missing) trajectories that reach at least the given epoch.
         seeds: random streams of this distillation.
         unroll: how the student's steps are differentiated.
@@ -176,7 +182,7 @@ class Task:
     data: ImageData
     ipc: int
     network: Callable[[torch.Generator], nn.Module]
-    augmentation: Augmentation | None
+    augmentation: Augmentation
     experts: Callable[[int], Trajectories]
     seeds: Seeds
     unroll: UnrollStrategy = "auto"
@@ -202,6 +208,10 @@ class LabelPolicy(Part, ABC):
     def initial(self, images: Tensor, classes: Tensor, task: Task) -> Tensor:
         """Return labels for images (n, C, H, W) of classes (n,): int64 (n,), or float logits (n, K) to be learned."""
 
+    def last_expert_epoch(self) -> int:
+        """Return the epoch up to which experts are read; 0 if none are."""
+        return 0
+
 
 class Initialiser(Part, ABC):
     """Chooses the images a distillation starts from."""
@@ -210,7 +220,7 @@ class Initialiser(Part, ABC):
     def images(self, task: Task) -> Tensor:
         """Return images (K * ipc, C, H, W), class-major: all of class 0, then class 1, and so on."""
 
-    def expert_epochs(self, task: Task) -> int:
+    def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
 
@@ -233,6 +243,10 @@ class Method(Part, ABC):
     def problems(self, task: Task) -> list[str]:
         """Return, before any work, what does not fit together; one line each, in the user's words."""
         return []
+
+    def last_expert_epoch(self) -> int:
+        """Return the epoch up to which experts are read; 0 if none are."""
+        return 0
 
     @abstractmethod
     def setup(self, task: Task) -> SyntheticSet:

@@ -83,9 +83,7 @@ def build(cls: Callable[..., T], keywords: Mapping[str, Any], path: str = "") ->
     signature = inspect.signature(cls)
     hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
     known = [name for name, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    problems = [
-        _unknown(f"{_join(path, key)}: unknown setting", key, known) for key in keywords if key not in known
-    ]
+    problems = [_unknown(f"{_join(path, key)}: unknown setting", key, known) for key in keywords if key not in known]
     for name, parameter in signature.parameters.items():
         if name in known and name not in keywords and parameter.default is inspect.Parameter.empty:
             problems.append(f"{_join(path, name)}: missing")
@@ -114,7 +112,11 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             if hasattr(option, "from_spec"):
                 return option.from_spec(value, path)
             part = typing.get_args(option)[-1:]
-            if typing.get_origin(option) is not None and part and (part[0] in _BY_BASE or hasattr(part[0], "from_spec")):
+            if (
+                typing.get_origin(option) is not None
+                and part
+                and (part[0] in _BY_BASE or hasattr(part[0], "from_spec"))
+            ):
                 items = {key: item for key, item in value.items() if item is not None}
                 return {key: _convert(part[0], item, _join(path, str(key))) for key, item in items.items()}
     if any(isinstance(value, option) for option in options if isinstance(option, type) and option in _BY_BASE):

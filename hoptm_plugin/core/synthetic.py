@@ -88,6 +88,12 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         images, labels = self.images.detach().clone(), self.labels.detach().clone()
         return SyntheticSet(images, labels, step_size, self.class_names, self.normalisation, dict(self.info))
 
+    def to(self, device: torch.device) -> SyntheticSet:
+        """Return the set on a device."""
+        step_size = None if self.step_size is None else self.step_size.to(device)
+        images, labels = self.images.to(device), self.labels.to(device)
+        return SyntheticSet(images, labels, step_size, self.class_names, self.normalisation, dict(self.info))
+
     def save(self, path: Path) -> None:
         """Write one safetensors file with JSON metadata, whole or not at all."""
         tensors = {"images": self.images, "labels": self.labels}

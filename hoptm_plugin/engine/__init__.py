@@ -1,1 +1,1 @@
-
+"""The one loop: distillation, network training, evaluation protocol, checkpoints."""

@@ -1,1 +1,6 @@
+"""Matchers: one idea a file."""
 
+from hoptm_plugin.matchers.endpoint import Endpoint
+from hoptm_plugin.matchers.shape_wise import ShapeWisePotential
+
+__all__ = ["Endpoint", "ShapeWisePotential"]

@@ -1,1 +1,22 @@
+"""Networks: one family a file, initialisation from explicit generators, and the flat-vector view."""
 
+from hoptm_plugin.networks.alexnet import AlexNet
+from hoptm_plugin.networks.convnet import ConvNet
+from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.networks.initialise import create, has_buffers, initialise
+from hoptm_plugin.networks.layers import Classifier
+from hoptm_plugin.networks.resnet import ResNet18, ResNet18AP
+from hoptm_plugin.networks.vgg import VGG11
+
+__all__ = [
+    "VGG11",
+    "AlexNet",
+    "Classifier",
+    "ConvNet",
+    "FlatNetwork",
+    "ResNet18",
+    "ResNet18AP",
+    "create",
+    "has_buffers",
+    "initialise",
+]

@@ -1,1 +1,7 @@
+"""Schedulers: what is matched when; and schedules: numbers that change over the run."""
 
+from hoptm_plugin.schedulers.numbers import Geometric
+from hoptm_plugin.schedulers.self_paced import SelfPaced
+from hoptm_plugin.schedulers.sequential import SequentialStartEpochs
+
+__all__ = ["Geometric", "SelfPaced", "SequentialStartEpochs"]

@@ -1,0 +1,23 @@
+"""The floor of every table: random training images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, methods, real_subset
+
+
+@methods.register("random_subset")
+class RandomSubset(Method):
+    """Random training images of each class, without replacement; nothing is learned.
+
+    The protocol's own learning rate trains on it (methods.md, section 2).
+    """
+
+    def setup(self, task: Task) -> SyntheticSet:
+        """Return the subset."""
+        return real_subset(task.data, task.ipc, task.seeds.child("random subset"))
+
+    def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
+        """Yield nothing."""
+        yield from ()

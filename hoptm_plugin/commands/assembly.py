@@ -1,0 +1,198 @@
+"""From settings to objects: builds every part, checks that they fit, and reports all problems before any work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
+from hoptm_plugin.commands.settings import RunSettings, Runtime
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError
+from hoptm_plugin.core.interfaces import Augmentation, Method, NetworkBuilder, Task, augmentations, methods, networks
+from hoptm_plugin.core.plugins import load_plugins
+from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data import check_ipc, check_spec, load
+from hoptm_plugin.engine.evaluation import CreateNetwork, Evaluator
+from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
+from hoptm_plugin.experts.store import StoredTrajectories
+from hoptm_plugin.networks import create
+from hoptm_plugin.networks.flat import FlatNetwork
+
+T = TypeVar("T")
+
+
+class Problems:
+    """Collects what is wrong, so that the user hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def attempt(self, make: Callable[[], T]) -> T | None:
+        """Return what ``make`` gives, or None after noting why it could not."""
+        try:
+            return make()
+        except ConfigurationError as error:
+            self.found += error.problems
+            return None
+
+    def raise_if_any(self) -> None:
+        """Raise ConfigurationError with everything found."""
+        if self.found:
+            raise ConfigurationError(list(dict.fromkeys(self.found)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What settings describe, built but not yet told of any data."""
+
+    method: Method
+    augmentation: Augmentation
+    network: NetworkBuilder
+    evaluated: Mapping[str, NetworkBuilder]
+
+
+def build_parts(settings: RunSettings) -> Parts:
+    """Build every part that needs no data.
+
+    Raises:
+        ConfigurationError: with all problems of all parts.
+    """
+    load_plugins()
+    problems = Problems()
+    method = problems.attempt(lambda: methods.build(settings.method, "method"))
+    augmentation = problems.attempt(lambda: augmentations.build(settings.augment, "augment"))
+    network = problems.attempt(lambda: networks.build(settings.network, "network"))
+    problems.attempt(lambda: check_spec(settings.dataset))
+    evaluated: dict[str, NetworkBuilder] = {}
+    for index, spec in enumerate(settings.networks if settings.networks is not None else [settings.network]):
+        # a bare name that is the run's own network means that network, with its own width and depth
+        own = isinstance(spec, str) and spec == settings.network.get("name")
+        full = settings.network if own else {"name": spec} if isinstance(spec, str) else spec
+        builder = problems.attempt(partial(networks.build, full, f"networks[{index}]"))
+        if builder is not None:
+            evaluated[network_label(full)] = builder
+    if settings.networks == []:
+        problems.found.append("networks: must name at least one architecture, or be null")
+    problems.raise_if_any()
+    assert method is not None
+    assert augmentation is not None
+    assert network is not None
+    return Parts(method, augmentation, network, evaluated)
+
+
+def network_label(spec: Mapping[str, Any]) -> str:
+    """Return a network's name with the settings that differ from its defaults, such as "convnet(width=32)"."""
+    parameters = inspect.signature(networks.get(spec["name"])).parameters
+    changed = [
+        f"{key}={value}"
+        for key, value in spec.items()
+        if key != "name" and (key not in parameters or parameters[key].default != value)
+    ]
+    return f"{spec['name']}({','.join(changed)})" if changed else str(spec["name"])
+
+
+def resolve_device(runtime: Runtime) -> torch.device:
+    """Return the device, and set once what is global in torch: threads, TF32, deterministic convolutions."""
+    available = torch.cuda.is_available()
+    if runtime.device == "cuda" and not available:
+        raise ConfigurationError("runtime.device: cuda was asked for, but torch sees no CUDA device; use cpu or auto")
+    name = ("cuda" if available else "cpu") if runtime.device == "auto" else runtime.device
+    if runtime.precision == "tf32" and name != "cuda":
+        raise ConfigurationError("runtime.precision: tf32 exists on CUDA only; use float32")
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return torch.device(name)
+
+
+class Workbench:
+    """Everything one run needs, checked: data on the device, parts, task, evaluator.
+
+    Args:
+        settings: validated settings.
+        progress: reports what takes long.
+
+    Raises:
+        ConfigurationError: with all problems at once, before any training.
+        DataError: the data cannot be read.
+    """
+
+    def __init__(self, settings: RunSettings, progress: ProgressFactory) -> None:
+        self.settings, self.progress = settings, progress
+        self.parts = build_parts(settings)
+        self.device = resolve_device(settings.runtime)
+        self.seeds = Seeds(settings.seed)
+        # splits have a seed of their own: runs of several seeds must share experts and test images
+        self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
+        self.experts_seconds = 0.0
+        self.task = Task(
+            data=self.data,
+            ipc=settings.ipc,
+            network=self.creator(self.parts.network),
+            augmentation=self.parts.augmentation,
+            experts=self.experts,
+            seeds=self.seeds.child("distillation"),
+            unroll=settings.runtime.unroll,
+        )
+
+    def creator(self, builder: NetworkBuilder) -> CreateNetwork:
+        """Return a function from generator to freshly initialised network on the device."""
+        shape, classes = self.data.image_shape, len(self.data.class_names)
+        return lambda generator: create(builder, shape, classes, generator, self.device)
+
+    def check(self) -> None:
+        """Refuse a composition that does not fit together or the data.
+
+        Raises:
+            ConfigurationError: with all problems at once.
+        """
+        problems = Problems()
+        problems.found += check_ipc(self.data, self.settings.ipc)
+        shape, classes = self.data.image_shape, len(self.data.class_names)
+        for builder in {"network": self.parts.network, **self.parts.evaluated}.values():
+            problems.attempt(partial(_dry_build, builder, shape, classes))
+        if not problems.found:
+            problems.found += self.parts.method.problems(self.task)
+        problems.raise_if_any()
+
+    def experts(self, epochs: int) -> StoredTrajectories:
+        """Return experts that reach at least ``epochs``, training what is missing."""
+        settings, create_network = self.settings.experts, self.task.network
+        recipe = ExpertRecipe(
+            data=self.data.fingerprint,
+            network=self.settings.network,
+            augmentation=self.settings.augment,
+            training=settings.training,
+            seed=settings.seed,
+        )
+        parameters = FlatNetwork(create_network(torch.Generator())).num_parameters
+        store = ExpertStore(settings.root, recipe, parameters)
+        trajectories = build_experts(
+            store, create_network, self.task.train, self.parts.augmentation, settings.count,
+            max(epochs, settings.epochs or 0), self.progress,
+        )  # fmt: skip
+        self.experts_seconds = trajectories.seconds
+        return trajectories
+
+    def evaluator(self) -> Evaluator:
+        """Return the evaluator of the asked architectures."""
+        creators = {name: self.creator(builder) for name, builder in self.parts.evaluated.items()}
+        return Evaluator(
+            self.settings.protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress
+        )
+
+
+def _dry_build(builder: NetworkBuilder, shape: tuple[int, int, int], classes: int) -> None:
+    with torch.device("meta"):
+        try:
+            builder.build(shape, classes)
+        except HopTMError as error:
+            raise ConfigurationError(str(error)) from error

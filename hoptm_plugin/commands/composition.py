@@ -1,0 +1,90 @@
+"""How settings from several places become one: composed groups, recipes, stored runs, the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from hoptm_plugin.commands.folder import CONFIG, read_config
+from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
+
+# a recipe belongs to these two, so choosing them does not shut it out
+RECIPE_GROUPS = ("method", "dataset")
+WHERE_DATA_LIES = ("dataset.root", "dataset.download")
+
+
+def explicit_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
+    """Return the dotted paths that command-line overrides set; a chosen group stands for all below it.
+
+    ``method`` and ``dataset`` are marked "method=" and "dataset=", because a recipe may still fill in below them.
+    """
+    paths = []
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        paths.append(f"{key}=" if key in groups and key in RECIPE_GROUPS else key)
+    return paths
+
+
+def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[str], name: str) -> str:
+    """Merge a recipe's settings into ``values``, except below explicit paths; return a note for the user.
+
+    A recipe has settings for ``all`` images per class, and settings by ``ipc``; where the asked IPC is not listed, the
+    nearest lower one serves, or the lowest.
+
+    Raises:
+        ConfigurationError: the recipe is malformed or sets something that does not exist.
+    """
+    if unknown := set(recipe) - {"all", "ipc"}:
+        raise ConfigurationError(f"recipe {name}: unknown keys {sorted(unknown)}; it may have 'all' and 'ipc'")
+    by_ipc = {int(key): value for key, value in (recipe.get("ipc") or {}).items()}
+    note = f"recipe {name}"
+    layers = [recipe.get("all") or {}]
+    if by_ipc:
+        ipc = int(values["ipc"])
+        used = max((known for known in by_ipc if known <= ipc), default=min(by_ipc))
+        layers.append(by_ipc[used])
+        if used != ipc or any(path.startswith("dataset.") and path not in WHERE_DATA_LIES for path in explicit):
+            # what was published belongs to that IPC and to that data set as it is
+            layers[-1] = {key: value for key, value in layers[-1].items() if key != "reported"}
+        note += f", ipc {used}" if used == ipc else f": none for ipc {ipc}, that of ipc {used} is used"
+    for layer in layers:
+        _merge(values, layer, "", explicit, name)
+    return note
+
+
+def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, explicit: list[str], name: str) -> None:
+    for key, value in source.items():
+        path = f"{prefix}{key}"
+        if path in explicit:
+            continue
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value, f"{path}.", explicit, name)
+        elif not any(given.startswith(f"{path}.") for given in explicit):
+            if not prefix and key not in target:
+                raise ConfigurationError(f"recipe {name}: no setting is called {key!r}")
+            target[key] = deepcopy(value)
+
+
+def overlay(stored: dict[str, Any], values: dict[str, Any], explicit: list[str]) -> dict[str, Any]:
+    """Return ``stored`` with what the command line set explicitly taken from ``values``."""
+    result = deepcopy(stored)
+    for path in explicit:
+        keys = path.rstrip("=").split(".")
+        if path == "method=":
+            result |= {key: deepcopy(values[key]) for key in ("method", "method_id", "method_title")}
+            continue
+        source, target = values, result
+        for key in keys[:-1]:
+            source, target = source.get(key, {}), target.setdefault(key, {})
+        if keys[-1] in source:
+            target[keys[-1]] = deepcopy(source[keys[-1]])
+    return result
+
+
+def resumed(values: dict[str, Any], explicit: list[str], folder: Path) -> dict[str, Any]:
+    """Return the stored settings of the run in ``folder`` with what the command line set on top."""
+    if not (folder / CONFIG).exists():
+        raise RunFolderError(f"{folder}: holds no run to resume; name its folder with hydra.run.dir=PATH")
+    return overlay(read_config(folder / CONFIG), values, explicit)

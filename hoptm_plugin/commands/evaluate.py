@@ -1,0 +1,70 @@
+"""``hoptm-bench eval``: judge a stored synthetic set."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hoptm_plugin.commands.assembly import Workbench
+from hoptm_plugin.commands.composition import overlay
+from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, RunFolder, read_config
+from hoptm_plugin.commands.run import evaluate, finished_card
+from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.files import sha256
+from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.results.card import Card, write_card
+
+
+def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str, Any]:
+    """Return the settings of the run a synthetic set lies in, where it lies in one, with explicit ones on top."""
+    if values["synthetic"] is None:
+        raise ConfigurationError("synthetic: missing; name a run folder or a file with synthetic=PATH")
+    config = _file(Path(values["synthetic"])).parent / CONFIG
+    return overlay(read_config(config), values, explicit) if config.exists() else values
+
+
+def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
+    """Evaluate the set that ``values`` name and write its card into ``path``."""
+    settings = validate_settings(values)
+    assert settings.synthetic is not None
+    folder, file = RunFolder(path), _file(settings.synthetic)
+    folder.check(values, resume=False)
+    synthetic = SyntheticSet.load(file)
+    bench = Workbench(settings, progress)
+    _check_fit(synthetic, bench.data, file)
+    bench.check()
+    synthetic = synthetic.to(bench.device)
+    began = time.perf_counter()
+    results = evaluate(synthetic, bench, bench.evaluator())
+    folder.begin(values)
+    cost = {"experts_s": None, "distill_s": None, "evaluate_s": time.perf_counter() - began,
+            "seconds_per_iteration": None}  # fmt: skip
+    artefacts = folder.artefacts(CONFIG) | {file.name: sha256(file)}
+    card = finished_card(values, bench, results, cost, artefacts)
+    write_card(card, folder / CARD)
+    return card
+
+
+def _file(path: Path) -> Path:
+    return path / SYNTHETIC if path.is_dir() else path
+
+
+def _check_fit(synthetic: SyntheticSet, data: ImageData, file: Path) -> None:
+    """Refuse a set that was not distilled from data like these."""
+    theirs = {
+        "classes": (synthetic.class_names, data.class_names),
+        "image shape": (tuple(synthetic.images.shape[1:]), data.image_shape),
+        "normalisation": (synthetic.normalisation, data.normalisation),
+    }
+    problems = [
+        f"{file}: its {what} is {ours}, the data set {data.name} has {other}; choose the data set it was distilled from "
+        f"(dataset=..., dataset.preprocess...)"
+        for what, (ours, other) in theirs.items()
+        if ours != other
+    ]
+    if problems:
+        raise ConfigurationError(problems)

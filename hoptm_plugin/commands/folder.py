@@ -1,0 +1,119 @@
+"""The run folder: what a run writes, and when a folder may be used."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
+from hoptm_plugin.core.files import sha256, write_text
+
+CONFIG, CARD, SYNTHETIC, GRID, SPLIT = (
+    "config.yaml",
+    "result.json",
+    "synthetic.safetensors",
+    "synthetic.png",
+    "split.json",
+)
+# what may differ between a run and its continuation: it changes nothing that is computed
+FREE_TO_CHANGE = ("resume", "runtime")
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: where it is, or will be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        """Return the path of a file in it."""
+        return self.path / name
+
+    def check(self, settings: dict[str, Any], resume: bool) -> None:
+        """Refuse a folder that cannot be used as asked; nothing is written.
+
+        Raises:
+            RunFolderError: it holds a run and ``resume`` is off; or ``resume`` is on and there is no run in it, or one
+                made with other settings.
+        """
+        config = self / CONFIG
+        if not resume:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise RunFolderError(
+                    f"{self.path}: not empty. To continue the run in it add resume=true; "
+                    f"for a new run choose another hydra.run.dir."
+                )
+            return
+        if not config.exists():
+            raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
+        stored = read_config(config)
+        differing = _differences(stored, plain(settings))
+        differing = [line for line in differing if line.partition(".")[0].partition(":")[0] not in FREE_TO_CHANGE]
+        if differing:
+            raise RunFolderError(
+                f"{self.path}: was made with other settings; give the same ones to resume it:\n  "
+                + "\n  ".join(differing)
+            )
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Make the folder and store the composed settings in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not (self / CONFIG).exists():
+            write_text(self / CONFIG, yaml.safe_dump(plain(settings), sort_keys=False))
+
+    def artefacts(self, *names: str) -> dict[str, str]:
+        """Return the SHA-256 of those of the named files that exist."""
+        return {name: sha256(self / name) for name in names if (self / name).exists()}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a stored configuration; plain YAML, nothing in it is ever instantiated."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise FileFormatError(f"{path}: not a readable configuration: {error}") from None
+    if not isinstance(values, dict):
+        raise FileFormatError(f"{path}: not a configuration of a run")
+    return values
+
+
+def config_sha256(settings: dict[str, Any]) -> str:
+    """Return the SHA-256 of what determines a run's result."""
+    kept = {key: value for key, value in settings.items() if key not in FREE_TO_CHANGE}
+    return hashlib.sha256(yaml.safe_dump(plain(kept), sort_keys=True).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Return values as YAML can hold them: paths as text, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise ConfigurationError(f"a setting of type {type(value).__name__} cannot be stored: {value!r}")
+
+
+def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
+    if isinstance(stored, dict) and isinstance(given, dict):
+        lines = []
+        for key in sorted({*stored, *given}):
+            lines += _differences(stored.get(key), given.get(key), f"{path}.{key}" if path else str(key))
+        return lines
+    return [] if stored == given else [f"{path}: {stored!r} in the folder, {given!r} now"]
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove an empty folder, and the empty folders it lies in."""
+    while path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
+        path = path.parent

@@ -1,0 +1,128 @@
+"""``hoptm-bench run``: experts, distillation, evaluation, card."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hoptm_plugin.commands.assembly import Workbench
+from hoptm_plugin.commands.folder import CARD, CONFIG, GRID, SPLIT, SYNTHETIC, RunFolder, config_sha256
+from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.core.files import write_json
+from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.distil import METRICS, Distiller
+from hoptm_plugin.engine.evaluation import Evaluator, real_subset
+from hoptm_plugin.results.card import Card, make_card, peak_memory_bytes, read_card, write_card
+from hoptm_plugin.results.images import write_grid
+
+
+def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
+    """Distil and evaluate as ``values`` say, in the run folder ``path``; return the card that was written.
+
+    Nothing is written before settings, data and folder have been checked. With ``resume`` a finished run is returned
+    as it is.
+    """
+    settings = validate_settings(values)
+    folder = RunFolder(path)
+    folder.check(values, settings.resume)
+    if settings.resume and (folder / CARD).exists():
+        return read_card(folder / CARD)
+    bench = Workbench(settings, progress)
+    bench.check()
+    folder.begin(values)
+    if "split" in bench.data.provenance:
+        write_json(folder / SPLIT, bench.data.provenance["split"])
+    evaluator = bench.evaluator()
+    distiller = Distiller(
+        bench.parts.method, bench.task, settings.distillation, path, progress, _selection(bench, evaluator)
+    )
+    synthetic = distiller.run()
+    synthetic.info = {"method": settings.method_id, "dataset": bench.data.name, "ipc": settings.ipc}
+    synthetic.save(folder / SYNTHETIC)
+    write_grid(bench.data.pixels(synthetic.images), folder / GRID, settings.ipc)
+    began = time.perf_counter()
+    results = evaluate(synthetic, bench, evaluator)
+    card = finished_card(
+        values, bench, results,
+        cost={
+            "experts_s": bench.experts_seconds,
+            "distill_s": distiller.seconds,
+            "evaluate_s": time.perf_counter() - began,
+            "seconds_per_iteration": distiller.seconds / settings.distillation.iterations,
+        },
+        artefacts=folder.artefacts(SYNTHETIC, GRID, METRICS, CONFIG, SPLIT),
+    )  # fmt: skip
+    write_card(card, folder / CARD)
+    return card
+
+
+def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str:
+    """Train the experts that a run with these settings would read; return where they are and how many."""
+    settings = validate_settings(values)
+    bench = Workbench(settings, progress)
+    bench.check()
+    needed = bench.parts.method.last_expert_epoch()
+    trajectories = bench.experts(needed)
+    epochs = trajectories.store.epochs(0)
+    return (
+        f"{len(trajectories)} experts of {epochs} epochs in {trajectories.store.folder}"
+        f" ({trajectories.seconds:.0f} s of training)"
+    )
+
+
+def evaluate(synthetic: SyntheticSet, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
+    """Evaluate a set, and a random subset beside it if asked, on the test split."""
+    test, settings = bench.data.test, bench.settings
+    results: dict[str, Any] = {"evaluations": evaluator.evaluate(lambda repeat: synthetic, test, "synthetic set")}
+    results["random_subset"] = None
+    if settings.protocol.random_subset:
+        seeds = bench.seeds.child("random subset")
+        results["random_subset"] = evaluator.evaluate(
+            lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), test, "random subset"
+        )
+    return results
+
+
+def finished_card(
+    values: dict[str, Any], bench: Workbench, results: dict[str, Any], cost: dict[str, Any], artefacts: dict[str, str]
+) -> Card:
+    """Return the card of results that :func:`evaluate` gave."""
+    settings = bench.settings
+    return make_card(
+        method=settings.method_id,
+        title=settings.method_title,
+        data=bench.data,
+        ipc=settings.ipc,
+        seed=settings.seed,
+        protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
+        selection=settings.distillation.selection,
+        reported=settings.reported,
+        cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench.device)},
+        config_sha256=config_sha256(values),
+        artefacts=artefacts,
+        **results,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads)"
+
+
+def _selection(bench: Workbench, evaluator: Evaluator) -> Callable[[SyntheticSet], float] | None:
+    """Return what scores a checkpoint: the accuracy of one fresh network on the split that the settings name."""
+    selection = bench.settings.distillation.selection
+    if selection == "last":
+        return None
+    split = bench.data.validation if selection == "validation" else bench.data.test
+    seeds = replace(evaluator, seeds=bench.seeds.child("selection"))
+    name = next(iter(evaluator.networks))
+    return lambda synthetic: float(seeds.score(name, synthetic, split, 0)["accuracy"])

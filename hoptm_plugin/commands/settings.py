@@ -1,0 +1,108 @@
+"""The validated form of a whole configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import UnrollStrategy
+from hoptm_plugin.core.registry import validation_problems
+from hoptm_plugin.engine.settings import Distillation, Protocol
+from hoptm_plugin.experts.recipe import ExpertTraining
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Experts(_Settings):
+    """How many experts, where they are stored, and how they are trained.
+
+    Attributes:
+        count: experts the method may draw from.
+        root: folder of all expert stores.
+        epochs: least number of epochs to train; None takes what the method reads. ``hoptm-bench experts`` and methods
+            that need more are not limited by it.
+        seed: of initialisations, mini-batches and augmentation.
+        training: recipe of one expert.
+    """
+
+    count: PositiveInt = 100
+    root: Path = Path("experts")
+    epochs: PositiveInt | None = None
+    seed: NonNegativeInt = 0
+    training: ExpertTraining
+
+
+class Runtime(_Settings):
+    """Where and how it computes; none of it changes what is computed, but for rounding.
+
+    Attributes:
+        device: "auto" takes CUDA where there is one.
+        precision: "float32" (TF32 off), or "tf32" (CUDA only: matrix products and convolutions with 10-bit mantissas).
+        unroll: how the student's steps are differentiated.
+        threads: CPU threads; None leaves torch's choice.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "tf32"] = "float32"
+    unroll: UnrollStrategy = "auto"
+    threads: PositiveInt | None = None
+
+
+class RunSettings(_Settings):
+    """A whole run. Mappings describe parts by ``name`` and are checked when the parts are built.
+
+    Attributes:
+        method_id: short name of the method, as typed on the command line.
+        method_title: its name in tables.
+        method: the method and its parts.
+        dataset: reader and preprocessing.
+        network: the network that experts and students are.
+        augment: augmentation of experts, students and evaluation.
+        experts: the experts.
+        distillation: the loop.
+        protocol: the evaluation.
+        networks: architectures to evaluate on, by name or as mappings; None means ``network``.
+        runtime: device and the like.
+        ipc: images per class.
+        seed: of distillation and evaluation.
+        data_seed: of splits that a data set does not fix; part of the data's fingerprint.
+        resume: continue the run that lies in the run folder.
+        synthetic: for ``eval``: the stored set, or the run folder that holds it.
+        reported: {"accuracy": fraction, "source": text} published for this setting, or None.
+    """
+
+    method_id: str
+    method_title: str
+    method: dict[str, Any]
+    dataset: dict[str, Any]
+    network: dict[str, Any]
+    augment: dict[str, Any]
+    experts: Experts
+    distillation: Distillation
+    protocol: Protocol
+    networks: list[str | dict[str, Any]] | None = None
+    runtime: Runtime
+    ipc: PositiveInt
+    seed: NonNegativeInt
+    data_seed: NonNegativeInt = 0
+    resume: bool = False
+    synthetic: Path | None = None
+    reported: dict[str, Any] | None = None
+
+
+def validate_settings(values: Mapping[str, Any]) -> RunSettings:
+    """Return validated settings.
+
+    Raises:
+        ConfigurationError: with every problem, each naming its setting.
+    """
+    try:
+        return RunSettings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigurationError(validation_problems(error)) from None

@@ -1,0 +1,93 @@
+"""COVID19-CXR: the public COVID-19 Radiography Database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from hoptm_plugin.core.errors import DataError
+from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, here_or_below, subfolders
+from hoptm_plugin.data.images import decode, images_in
+from hoptm_plugin.data.splits import stratified
+
+CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
+TEST_FRACTION = 0.2
+RELEASED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+WHAT = f"the unpacked COVID-19 Radiography Database (class folders {', '.join(CLASSES)})"
+
+
+@datasets.register("covid19cxr")
+class Covid19Cxr(FileReader):
+    """Chest X-rays of the COVID-19 Radiography Database, 4 classes, with a seeded stratified 8:2 split.
+
+    Of each class folder ``images/`` is read and ``masks/`` never; a class folder without ``images/`` is read as a plain
+    folder of images. Classes are numbered in alphabetical order. HoP-TM's paper names an 8:2 split without supplying
+    one; ours draws each class's test images from the sorted file list; both lists go to ``provenance["split"]``.
+
+    Source: Rahman et al. 2021 (data); HoP-TM's released code (normalisation constants, those of ImageNet).
+
+    Args:
+        root: the folder that holds the class folders, or its parent.
+        classes: use these classes only, which the data set's name in tables then says; null requires all four.
+        channels: decode to RGB (3, as published) or grey (1, for which no constants were released).
+    """
+
+    def __init__(
+        self, root: Path | None = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
+    ) -> None:
+        if classes is not None:
+            check_class_list(classes)
+            if unknown := [name for name in classes if name not in CLASSES]:
+                raise ValueError(
+                    f"covid19cxr has no class {', '.join(map(repr, unknown))} (known: {', '.join(CLASSES)})"
+                )
+        self.root, self.channels = root, channels
+        self.classes = CLASSES if classes is None else tuple(sorted(classes))
+
+    def locate(self) -> Path:
+        """Return the folder that holds the class folders, all of which must be there."""
+        root = existing_folder(self.root, WHAT)
+        folder = here_or_below(root, lambda path: any((path / name).is_dir() for name in CLASSES), "class folders")
+        if folder is None:
+            raise DataError(f"{root}: none of the class folders {', '.join(CLASSES)} is there; "
+                            f"set dataset.root to {WHAT} or its parent")  # fmt: skip
+        present = subfolders(folder)
+        if missing := [name for name in self.classes if name not in present]:
+            usable = [name for name in CLASSES if name in present]
+            raise DataError(
+                f"{folder}: class folders missing: {', '.join(missing)} (found: {', '.join(usable)}); unpack the whole "
+                f'archive, or use fewer classes with "dataset.classes=[{",".join(usable)}]"'
+            )
+        return folder
+
+    def read(self, seeds: Seeds) -> RawImages:
+        """Return the images, split by ``seeds``."""
+        folder = self.locate()
+        groups = [_class_files(folder / name) for name in self.classes]
+        files = [file for group in groups for file in group]
+        labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
+        train, test = stratified(labels, self.classes, TEST_FRACTION, seeds.child("test"))
+        # Decoded in split order, so that both splits are views of one array instead of copies.
+        ordered = torch.cat([train, test])
+        images, resized = decode([files[index] for index in ordered.tolist()], self.channels)
+        split = {
+            name: [files[index].relative_to(folder).as_posix() for index in part.tolist()]
+            for name, part in (("train", train), ("test", test))
+        }
+        name = "covid19cxr" if self.classes == CLASSES else f"covid19cxr ({', '.join(self.classes)})"
+        return RawImages(name, self.classes, (images[: len(train)], labels[train]),
+                         (images[len(train) :], labels[test]), released=RELEASED if self.channels == 3 else None,
+                         provenance={"split": split, "resized_while_reading": resized})  # fmt: skip
+
+
+def _class_files(folder: Path) -> list[Path]:
+    images = folder / "images" if (folder / "images").is_dir() else folder
+    files = images_in(images)
+    if not files:
+        raise DataError(f"{images}: holds no images; unpack the whole archive, or leave the class out with "
+                        f"\"dataset.classes=[...]\"")  # fmt: skip
+    return files

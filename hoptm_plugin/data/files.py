@@ -1,0 +1,108 @@
+"""What all readers of files share: the root that the user gives, and checks of what was read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.errors import DataError
+from hoptm_plugin.core.interfaces import DatasetReader
+
+
+class FileReader(DatasetReader):
+    """A reader whose source lies at ``root``, which the user gives as ``dataset.root``."""
+
+    root: Path | None
+
+    @abstractmethod
+    def locate(self) -> Path | None:
+        """Return where the source lies, from file names alone; None where reading will fetch it.
+
+        Raises:
+            DataError: the root is missing, or does not hold what this reader expects.
+        """
+
+
+def existing_root(root: Path | None, what: str) -> Path:
+    """Return ``root`` with ``~`` expanded; ``what`` says in an error what it should be."""
+    if root is None:
+        raise DataError(f"dataset.root is missing: give {what} with dataset.root=PATH")
+    root = root.expanduser()
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder; set dataset.root to {what}")
+    return root
+
+
+def existing_folder(root: Path | None, what: str) -> Path:
+    """Return ``root`` as :func:`existing_root` does, and refuse a file."""
+    root = existing_root(root, what)
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: is a file, not a folder; unpack it if it is an archive and set dataset.root to {what}"
+        )
+    return root
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in ``folder``, sorted by name, without hidden files and macOS's archive leftovers."""
+    try:
+        found = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from None
+    return [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
+
+
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Return the folders in ``folder`` by name, sorted."""
+    return {path.name: path for path in entries(folder) if path.is_dir()}
+
+
+def here_or_below(root: Path, fits: Callable[[Path], bool], what: str) -> Path | None:
+    """Return ``root``, or else the one folder directly in it, that ``fits``; None if none does.
+
+    Raises:
+        DataError: several folders in ``root`` fit.
+    """
+    if fits(root):
+        return root
+    found = [path for path in subfolders(root).values() if fits(path)]
+    if len(found) > 1:
+        raise DataError(f"{root}: holds several folders with {what} ({', '.join(path.name for path in found)}); "
+                        f"set dataset.root to one of them")  # fmt: skip
+    return found[0] if found else None
+
+
+def check_split(images: Tensor, labels: Tensor, num_classes: int, where: str) -> None:
+    """Refuse a split that is empty, of other types than uint8 (n, C, H, W) and int64 (n,), or has impossible labels.
+
+    Raises:
+        DataError: starting with ``where`` (the file and split).
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise DataError(f"{where}: images must be uint8 (n, C, H, W) with 1 or 3 channels, "
+                        f"got {images.dtype} {tuple(images.shape)}")  # fmt: skip
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise DataError(f"{where}: labels must be int64 (n,), got {labels.dtype} {tuple(labels.shape)}")
+    if len(images) != len(labels):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels; each image needs one label")
+    if not images.numel():
+        raise DataError(f"{where}: holds no images")
+    wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(f"{where}: label {int(labels[first])} at index {first} lies outside 0..{num_classes - 1} "
+                        f"({len(wrong)} such); mend the labels or name all classes")  # fmt: skip
+
+
+def check_class_list(classes: tuple[str, ...]) -> None:
+    """Refuse a class list with fewer than two names or with repeated ones.
+
+    Raises:
+        ValueError: which the registry reports as a configuration error.
+    """
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ValueError(f"classes must name at least two different classes, got {list(classes)}")

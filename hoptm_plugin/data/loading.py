@@ -1,0 +1,74 @@
+"""From a data set's settings to a data set in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import DatasetReader, datasets
+from hoptm_plugin.core.registry import checked
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data.files import FileReader
+from hoptm_plugin.data.prepare import Preprocess, prepare
+
+PATH = "dataset"
+
+
+def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageData:
+    """Read and prepare the data set that ``spec`` describes.
+
+    Args:
+        spec: the reader's ``name`` and keywords, and a mapping ``preprocess``.
+        seeds: decide splits that the source does not fix, and with them the fingerprint that experts are stored
+            under: pass the same seeds to every run that is to be compared.
+        device: where the images go.
+
+    Raises:
+        ConfigurationError: wrong settings, all at once.
+        DataError: data that is missing or unreadable, or does not fit into memory.
+    """
+    reader, preprocess = _parts(spec)
+    return prepare(reader.read(seeds.child("reader")), preprocess, seeds, device)
+
+
+def check_spec(spec: Mapping[str, Any]) -> None:
+    """Check the settings, and that the source is where they say; no image is read.
+
+    Raises:
+        ConfigurationError: wrong settings, all at once.
+        DataError: the source is missing or lacks what its reader needs.
+    """
+    reader, _ = _parts(spec)
+    if isinstance(reader, FileReader):
+        reader.locate()
+
+
+def check_ipc(data: ImageData, ipc: int) -> list[str]:
+    """Return one line per class that has fewer training images than ``ipc``."""
+    counts = torch.bincount(data.train.labels, minlength=len(data.class_names)).tolist()
+    return [
+        f"ipc={ipc}: class {name!r} of {data.name} has only {count} training images; "
+        + (f"use ipc={count} or fewer, or add images" if count else "add images or leave the class out")
+        for name, count in zip(data.class_names, counts, strict=True)
+        if count < ipc
+    ]
+
+
+def _parts(spec: Mapping[str, Any]) -> tuple[DatasetReader, Preprocess]:
+    settings = dict(spec)
+    problems: list[str] = []
+    try:
+        preprocess: Preprocess = checked(Preprocess, settings.pop("preprocess", None) or {}, f"{PATH}.preprocess")
+    except ConfigurationError as error:
+        problems += error.problems
+    try:
+        reader = datasets.build(settings, PATH)
+    except ConfigurationError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return reader, preprocess

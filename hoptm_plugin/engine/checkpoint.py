@@ -1,0 +1,53 @@
+"""Checkpoints: nested state of tensors and plain values in one safetensors file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.files import read_tensors, write_tensors
+from hoptm_plugin.core.interfaces import State
+
+KIND, VERSION, SEPARATOR = "distillation checkpoint", 1, "/"
+
+
+def write_checkpoint(path: Path, state: State) -> None:
+    """Write nested dicts of tensors, numbers, strings and None, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    _flatten(state, "", tensors, values)
+    write_tensors(path, tensors, {"kind": KIND, "version": VERSION, "values": values})
+
+
+def read_checkpoint(path: Path) -> State:
+    """Return what :func:`write_checkpoint` was given, tensors on the CPU.
+
+    Raises:
+        FileFormatError: missing, damaged or another kind of file.
+    """
+    tensors, metadata = read_tensors(path, KIND)
+    if (metadata.get("kind"), metadata.get("version")) != (KIND, VERSION):
+        raise FileFormatError(f"{path}: not a {KIND} of version {VERSION}")
+    state: State = {}
+    for name, value in (metadata["values"] | tensors).items():
+        *parents, leaf = name.split(SEPARATOR)
+        inner = state
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[leaf] = value
+    return state
+
+
+def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    for key, value in state.items():
+        if SEPARATOR in key:
+            raise ValueError(f"a state's key must not contain {SEPARATOR!r}: {key!r}")
+        if isinstance(value, dict):
+            _flatten(value, f"{prefix}{key}{SEPARATOR}", tensors, values)
+        elif isinstance(value, Tensor):
+            tensors[prefix + key] = value
+        else:
+            values[prefix + key] = value

@@ -1,0 +1,157 @@
+"""The distillation loop: losses in, synthetic set out; checkpointed, resumable, logged."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from hoptm_plugin.core.errors import NonFiniteLossError
+from hoptm_plugin.core.files import write_text
+from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
+from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
+from hoptm_plugin.engine.optimisers import Optimisers
+from hoptm_plugin.engine.settings import Distillation
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+class Distiller:
+    """Runs a method on a task inside a run folder.
+
+    Args:
+        method: yields the losses.
+        task: what it distils.
+        settings: of the loop.
+        folder: where checkpoint and metrics lie; a checkpoint found there is continued.
+        progress: reports iteration by iteration.
+        score: accuracy of a set, for the selection of a checkpoint; None keeps the last iteration.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        task: Task,
+        settings: Distillation,
+        folder: Path,
+        progress: ProgressFactory,
+        score: Callable[[SyntheticSet], float] | None = None,
+    ) -> None:
+        self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
+        self.synthetic = method.setup(task)
+        self.optimisers = Optimisers(self.synthetic, settings)
+        self._best: tuple[float, SyntheticSet] | None = None
+        self.first = 0
+        self.seconds = 0.0
+        """Seconds spent in the loop, earlier sessions of a resumed run included."""
+        if (folder / CHECKPOINT).exists():
+            self._restore(read_checkpoint(folder / CHECKPOINT))
+
+    def run(self) -> SyntheticSet:
+        """Run the remaining iterations and return the selected synthetic set, without gradients.
+
+        Raises:
+            NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
+        """
+        self._cut_metrics()
+        settings = self.settings
+        with (
+            (self.folder / METRICS).open("a", encoding="utf-8") as metrics,
+            self.progress("distilling", settings.iterations, self.first) as bar,
+        ):
+            began = time.perf_counter() - self.seconds
+            for step in range(self.first, settings.iterations):
+                terms = self._iterate(step)
+                done = step + 1
+                self.seconds = time.perf_counter() - began
+                if step % settings.log_every == 0 or done == settings.iterations:
+                    row = self._row(step, terms)
+                    metrics.write(json.dumps(row) + "\n")
+                    metrics.flush()
+                    bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
+                if self.score is not None and (done % settings.evaluate_every == 0 or done == settings.iterations):
+                    self._select(self.score(self.synthetic.detached()))
+                if done % settings.checkpoint_every == 0 or done == settings.iterations:
+                    write_checkpoint(self.folder / CHECKPOINT, self._state(done))
+                bar.advance(1)
+        return self._best[1] if self._best is not None else self.synthetic.detached()
+
+    def _iterate(self, step: int) -> list[LossTerm]:
+        terms = []
+        for term in self.method.losses(self.synthetic, step):
+            value = float(term.loss.detach())
+            if not math.isfinite(value):
+                parts = ", ".join(f"{name}={float(part):g}" for name, part in term.logs.items())
+                alpha = self.synthetic.step_size
+                raise NonFiniteLossError(
+                    f"iteration {step}: the loss is {value} ({parts}"
+                    f"{'' if alpha is None else f', step size {float(alpha):g}'}). The synthetic set of the last "
+                    f"checkpoint is kept. Lower distillation.images.learning_rate, "
+                    f"distillation.step_size.learning_rate or method.step_size."
+                )
+            self.optimisers.step(term.loss)
+            terms.append(term)
+        self.method.after_step(step)
+        return terms
+
+    def _row(self, step: int, terms: list[LossTerm]) -> dict[str, float]:
+        row: dict[str, float] = {"step": step}
+        if terms:
+            row["loss"] = float(sum(float(term.loss.detach()) for term in terms))
+        for term in terms:
+            row |= {name: float(value) for name, value in term.logs.items()}
+        if self.synthetic.step_size is not None:
+            row["step_size"] = float(self.synthetic.step_size)
+        return row
+
+    def _select(self, accuracy: float) -> None:
+        if self._best is None or accuracy > self._best[0]:
+            self._best = (accuracy, self.synthetic.detached())
+
+    def _state(self, done: int) -> State:
+        state: State = {
+            "done": done,
+            "seconds": self.seconds,
+            "optimisers": self.optimisers.state_dict(),
+            "method": self.method.state_dict(),
+        }
+        if self._best is not None:
+            accuracy, best = self._best
+            tensors: dict[str, Tensor] = {"images": best.images, "labels": best.labels}
+            if best.step_size is not None:
+                tensors["step_size"] = best.step_size
+            state["best"] = {"accuracy": accuracy, **tensors}
+        return state
+
+    def _restore(self, state: State) -> None:
+        self.first, self.seconds = int(state["done"]), float(state["seconds"])
+        self.optimisers.load_state_dict(state["optimisers"])
+        self.method.load_state_dict(state.get("method", {}))
+        if "best" in state:
+            best = self.synthetic.detached()
+            device = best.images.device
+            best.images, best.labels = state["best"]["images"].to(device), state["best"]["labels"].to(device)
+            if "step_size" in state["best"]:
+                best.step_size = state["best"]["step_size"].to(device)
+            self._best = (float(state["best"]["accuracy"]), best)
+
+    def _cut_metrics(self) -> None:
+        """Drop the lines that iterations after the checkpoint had written: they are run again."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] >= self.first:
+                    break
+            except (ValueError, KeyError):  # the line that a kill cut short
+                break
+            kept.append(line)
+        write_text(path, "".join(kept))

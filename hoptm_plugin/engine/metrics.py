@@ -1,0 +1,86 @@
+"""Classification metrics by scikit-learn, with classes that the test split lacks treated explicitly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, Any]:
+    """Return metrics of one network as fractions in [0, 1]; classes absent from ``targets`` are left out of means.
+
+    The prediction is the most probable class, of equal ones the first. A row that is not finite, from a network that
+    diverged, is counted as wrong, and AUROC is then undefined. What is undefined is None, never NaN.
+
+    Args:
+        targets: (n,) int64 class indices.
+        probabilities: (n, K), one row per image.
+
+    Returns:
+        ``accuracy``; ``balanced_accuracy`` (mean recall over present classes); ``macro_f1`` (mean over present
+        classes); ``macro_auroc`` (mean one-vs-rest over classes with images inside and outside; for K = 2 the AUROC of
+        class 1); ``recall_per_class`` (K values, None where absent); ``support`` (K counts).
+
+    Raises:
+        ValueError: shapes that do not fit, or a target outside 0..K-1.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, recall_score  # here, since its import takes seconds
+
+    if targets.ndim != 1 or probabilities.ndim != 2 or len(targets) != len(probabilities):
+        raise ValueError(
+            f"need targets (n,) and probabilities (n, K), got {(*targets.shape,)}, {(*probabilities.shape,)}"
+        )
+    count = probabilities.shape[1]
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < count:
+        raise ValueError(f"targets must lie in 0..{count - 1}")
+    finite = torch.isfinite(probabilities).all(dim=1)
+    truth = targets.cpu().numpy()
+    predicted = torch.where(finite, probabilities.argmax(dim=1), -1).cpu().numpy()
+    support = torch.bincount(targets.cpu(), minlength=count).tolist()
+    present = [label for label in range(count) if support[label]]
+    recalls: list[float | None] = [None] * count
+    if present:
+        found = recall_score(truth, predicted, labels=present, average=None, zero_division=0)
+        for label, recall in zip(present, found.tolist(), strict=True):
+            recalls[label] = recall
+    return {
+        "accuracy": float(accuracy_score(truth, predicted)) if present else None,
+        "balanced_accuracy": _mean([recalls[label] for label in present]),
+        "macro_auroc": _macro_auroc(targets, probabilities) if bool(finite.all()) else None,
+        "macro_f1": float(f1_score(truth, predicted, labels=present, average="macro", zero_division=0))
+        if present
+        else None,
+        "recall_per_class": recalls,
+        "support": support,
+    }
+
+
+def summarise(values: Sequence[float | None]) -> dict[str, Any]:
+    """Return mean, population standard deviation (ddof 0) and the values; both None unless every value is defined.
+
+    A mean over the defined values alone would flatter a method whose other networks diverged.
+    """
+    mean = _mean(values)
+    std = None if mean is None else pstdev([value for value in values if value is not None])
+    return {"mean": mean, "std": std, "values": list(values)}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return fmean(defined) if defined and len(defined) == len(values) else None
+
+
+def _macro_auroc(targets: Tensor, probabilities: Tensor) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
+    count = probabilities.shape[1]
+    areas = []
+    for label in [1] if count == 2 else range(count):
+        inside = (targets == label).cpu().numpy()
+        if 0 < inside.sum() < len(inside):
+            areas.append(float(roc_auc_score(inside, probabilities[:, label].cpu().numpy())))
+    return _mean(areas)

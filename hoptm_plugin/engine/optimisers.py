@@ -1,0 +1,76 @@
+"""Optimisers of what a distillation learns: images, step size, label logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.interfaces import State
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.settings import Distillation
+
+
+class Optimisers:
+    """SGD with momentum on the learned tensors of a synthetic set, which it makes leaves that require gradients.
+
+    Args:
+        synthetic: the set; its tensors are replaced and updated in place.
+        settings: learning rates, momenta, and the constraint on alpha.
+    """
+
+    def __init__(self, synthetic: SyntheticSet, settings: Distillation) -> None:
+        self.synthetic, self.settings = synthetic, settings
+        synthetic.images = synthetic.images.detach().clone().requires_grad_()
+        self._tensors: dict[str, Tensor] = {"images": synthetic.images}
+        if synthetic.soft:
+            synthetic.labels = synthetic.labels.detach().clone().requires_grad_()
+            self._tensors["labels"] = synthetic.labels
+        if synthetic.step_size is not None:
+            alpha = synthetic.step_size.detach()
+            raw = alpha.log() if settings.step_size.constraint == "log" else alpha.clone()
+            self._tensors["step_size"] = raw.requires_grad_()
+            synthetic.step_size = raw
+        self._sgd = {
+            name: torch.optim.SGD([tensor], lr=rule.learning_rate, momentum=rule.momentum)
+            for name, tensor in self._tensors.items()
+            if (rule := getattr(settings, name)).learning_rate > 0
+        }
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the set's alpha a differentiable function of what is learned; needed before every loss."""
+        if self.synthetic.step_size is not None and self.settings.step_size.constraint == "log":
+            self.synthetic.step_size = self._tensors["step_size"].exp()
+
+    def step(self, loss: Tensor) -> None:
+        """Go one step down ``loss``; a loss that depends on nothing learned changes nothing."""
+        for tensor in self._tensors.values():
+            tensor.grad = None
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+            for sgd in self._sgd.values():
+                sgd.step()
+        if "step_size" in self._tensors and self.settings.step_size.constraint == "clamped":
+            with torch.no_grad():
+                self._tensors["step_size"].clamp_(min=self.settings.step_size.minimum)
+        self.refresh()
+
+    def state_dict(self) -> State:
+        """Return the learned tensors and their momentum buffers."""
+        state: State = {f"value_{name}": tensor.detach() for name, tensor in self._tensors.items()}
+        for name, sgd in self._sgd.items():
+            buffer = sgd.state[self._tensors[name]].get("momentum_buffer")
+            if buffer is not None:
+                state[f"momentum_{name}"] = buffer
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the learned tensors and momentum buffers back."""
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(state[f"value_{name}"])
+        for name, sgd in self._sgd.items():
+            if f"momentum_{name}" in state:
+                buffer = state[f"momentum_{name}"].to(self._tensors[name].device)
+                sgd.state[self._tensors[name]]["momentum_buffer"] = buffer.clone()
+        self.refresh()

@@ -1,0 +1,80 @@
+"""Settings of the distillation loop and of the evaluation protocol."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Optimiser(_Settings):
+    """SGD on one of the learned tensors: buf <- momentum * buf + grad; value <- value - learning_rate * buf."""
+
+    learning_rate: NonNegativeFloat
+    momentum: float = Field(0.5, ge=0, lt=1)
+
+
+class StepSizeOptimiser(Optimiser):
+    """SGD on the student's step size alpha.
+
+    Attributes:
+        constraint: "none" (as released), "clamped" (alpha is kept at or above ``minimum``), or "log" (log alpha is
+            learned, so alpha stays positive; learning_rate then acts on log alpha).
+        minimum: for "clamped".
+    """
+
+    constraint: Literal["none", "clamped", "log"] = "none"
+    minimum: PositiveFloat = 1e-6
+
+
+class Distillation(_Settings):
+    """The distillation loop.
+
+    Attributes:
+        iterations: how many, counted from 0.
+        images: optimiser of the synthetic images.
+        step_size: optimiser of alpha.
+        labels: optimiser of the label logits; unused with hard labels.
+        checkpoint_every: iterations between checkpoints.
+        log_every: iterations between lines of ``metrics.jsonl``.
+        evaluate_every: iterations between evaluations; used when a checkpoint is selected by score.
+        selection: "last", "validation" (best of the evaluated checkpoints by accuracy on the validation split), or
+            "test_leaky" (by accuracy on the test split, only to mimic published numbers; cards are marked).
+    """
+
+    iterations: PositiveInt = 5000
+    images: Optimiser
+    step_size: StepSizeOptimiser
+    labels: Optimiser
+    checkpoint_every: PositiveInt = 100
+    log_every: PositiveInt = 10
+    evaluate_every: PositiveInt = 500
+    selection: Literal["last", "validation", "test_leaky"] = "last"
+
+
+class Protocol(_Settings):
+    """How a synthetic set is judged: fresh networks trained on it, tested once at the end (methods.md 1.7).
+
+    Attributes:
+        repeats: networks per architecture.
+        epochs: passes over the synthetic set; the published range 0...1000 makes 1001.
+        batch: images per step; a short last batch is kept.
+        learning_rate: of sets that carry no learned step size; a learned one is used for every architecture.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        decay: factor on the learning rate after epoch index (epochs-1)//2+1, where momentum is reset as well.
+        random_subset: also evaluate random training images of the same IPC, a fresh subset for each network.
+    """
+
+    repeats: PositiveInt = 5
+    epochs: PositiveInt = 1001
+    batch: PositiveInt = 256
+    learning_rate: PositiveFloat = 0.01
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 5e-4
+    decay: PositiveFloat = 0.1
+    random_subset: bool = True

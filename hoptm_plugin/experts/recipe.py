@@ -1,0 +1,61 @@
+"""What identifies a set of experts: everything that changes their parameters, frozen and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+class ExpertTraining(BaseModel):
+    """How one expert is trained.
+
+    Attributes:
+        algorithm: "sgd" (MTT, ATT) or "gsam" (FTD, DATM, HoP-TM: surrogate-gap sharpness-aware minimisation).
+        learning_rate: constant over all epochs, so that a longer training gives the same early snapshots.
+        momentum: of SGD.
+        weight_decay: added to the gradient.
+        batch: images per step.
+        rho: GSAM's radius; relative to the parameters' size when ``adaptive``.
+        alpha: GSAM's weight of the orthogonal part.
+        adaptive: scale the perturbation by the parameters squared (as released).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm: Literal["sgd", "gsam"] = "sgd"
+    learning_rate: PositiveFloat = 0.01
+    momentum: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+    batch: PositiveInt = 256
+    rho: NonNegativeFloat = 0.01
+    alpha: float = 0.3
+    adaptive: bool = True
+
+
+class ExpertRecipe(BaseModel):
+    """Identity of a store of experts; neither their number nor their epochs belong to it.
+
+    Attributes:
+        data: fingerprint of the data set, preprocessing included.
+        network: the network's settings.
+        augmentation: the augmentation's settings.
+        training: how each is trained.
+        seed: of initialisations, mini-batches and augmentation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    network: dict[str, Any]
+    augmentation: dict[str, Any]
+    training: ExpertTraining
+    seed: NonNegativeInt
+
+    @property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 over the canonical JSON: the store's folder."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""What the architectures share: norm, activation and pooling by name, the head, and the refusal of too small images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from torch import Tensor, nn
+
+from hoptm_plugin.core.errors import ConfigurationError
+
+Norm: TypeAlias = Literal["none", "batch", "layer", "instance", "group"]
+DeepNorm: TypeAlias = Literal["instance", "batch"]
+Activation: TypeAlias = Literal["sigmoid", "relu", "leaky_relu"]
+Pool: TypeAlias = Literal["none", "max", "avg"]
+
+GROUPS = 4
+
+
+class Classifier(nn.Module):
+    """Features (B, F) of images (B, C, H, W), and one linear layer on them.
+
+    Attributes:
+        features: maps images to the flat features that distribution matching compares.
+        classifier: linear F -> K.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.classifier = nn.Linear(num_features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K)."""
+        return self.classifier(self.features(images))
+
+
+def norm_layers(norm: Norm, channels: int, height: int, width: int) -> list[nn.Module]:
+    """Return the norm layer for maps (channels, height, width), or nothing; eps is 1e-5.
+
+    "instance" is GroupNorm with one channel per group and an affine map, as the distillation literature has it; "group"
+    has 4 groups; "layer" normalises channels and pixels together, with one weight and bias per element.
+    """
+    match norm:
+        case "none":
+            return []
+        case "batch":
+            return [nn.BatchNorm2d(channels)]
+        case "layer":
+            return [nn.LayerNorm([channels, height, width])]
+        case "instance":
+            return [nn.GroupNorm(channels, channels)]
+        case "group":
+            return [nn.GroupNorm(GROUPS, channels)]
+
+
+def activation_layer(act: Activation) -> nn.Module:
+    """Return the activation, never in place (it would break functional calls); leaky_relu has slope 0.01."""
+    return {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}[act]()
+
+
+def pool_layers(pool: Pool) -> list[nn.Module]:
+    """Return 2x2 pooling of stride 2, or nothing."""
+    match pool:
+        case "none":
+            return []
+        case "max":
+            return [nn.MaxPool2d(2)]
+        case "avg":
+            return [nn.AvgPool2d(2)]
+
+
+def pool_to_head(height: int, width: int, largest: int) -> tuple[list[nn.Module], int]:
+    """Return what brings maps of any size to at most ``largest`` x ``largest``, and how many pixels are left.
+
+    Maps that fit stay as they are, so that the published input size gives the published network.
+    """
+    head = (min(height, largest), min(width, largest))
+    return ([] if head == (height, width) else [nn.AdaptiveAvgPool2d(head)]), head[0] * head[1]
+
+
+def too_small(network: str, image_shape: tuple[int, int, int], reason: str, remedy: str) -> ConfigurationError:
+    """Say that images are too small for a network."""
+    size = "x".join(map(str, image_shape))
+    return ConfigurationError(f"network {network!r}: {size} images are too small, {reason}; {remedy}")

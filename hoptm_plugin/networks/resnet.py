@@ -1,0 +1,116 @@
+"""ResNet18 for 32x32 images, and its average-pooling twin."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from hoptm_plugin.core.interfaces import NetworkBuilder, networks
+from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, too_small
+
+STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions without bias, each with a norm, added to a shortcut.
+
+    ``pooled``: a stride of 2 becomes stride 1 and 2x2 average pooling, after the first ReLU and, in the shortcut,
+    between convolution and norm.
+    """
+
+    def __init__(
+        self, channels: int, planes: int, stride: int, size: tuple[int, int], norm: DeepNorm, pooled: bool
+    ) -> None:
+        super().__init__()
+        step = 1 if pooled else stride
+        pool = [nn.AvgPool2d(stride)] if pooled and stride > 1 else []
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, planes, kernel_size=3, stride=step, padding=1, bias=False),
+            *norm_layers(norm, planes, *size),
+            nn.ReLU(),
+            *pool,
+            nn.Conv2d(planes, planes, kernel_size=3, padding=1, bias=False),
+            *norm_layers(norm, planes, *size),
+        )
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels != planes:
+            convolution = nn.Conv2d(channels, planes, kernel_size=1, stride=step, bias=False)
+            self.shortcut = nn.Sequential(convolution, *pool, *norm_layers(norm, planes, *size))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return relu(residual + shortcut)."""
+        return relu(self.residual(maps) + self.shortcut(maps))
+
+
+def _build(
+    name: str, image_shape: tuple[int, int, int], num_classes: int, norm: DeepNorm, pooled: bool, largest: int
+) -> nn.Module:
+    """Return convolution, norm, ReLU, four stages of two blocks, and the head on at most largest x largest pixels."""
+    channels, height, width = image_shape
+    layers = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), *norm_layers(norm, 64, height, width), nn.ReLU()]
+    channels = 64
+    for planes, stride in STAGES:
+        # a strided convolution of padding 1 rounds the halved size up, pooling rounds it down
+        height, width = ((length + (0 if pooled else stride - 1)) // stride for length in (height, width))
+        for step in (stride, 1):
+            layers.append(BasicBlock(channels, planes, step, (height, width), norm, pooled))
+            channels = planes
+    if min(height, width) < 1:
+        raise too_small(name, image_shape, "its three poolings divide them by 8", "use larger images or convnet")
+    if norm == "instance" and height * width == 1:
+        raise too_small(name, image_shape, "the instance norm of its last stage would erase a 1x1 map",
+                        "use larger images or convnet")  # fmt: skip
+    head, pixels = pool_to_head(height, width, largest)
+    return Classifier([*layers, *head], channels * pixels, num_classes)
+
+
+@networks.register("resnet18")
+class ResNet18(NetworkBuilder):
+    """ResNet18: four stages of two basic blocks (64, 128, 256, 512; strides 1, 2, 2, 2), average pool, linear layer.
+
+    The first convolution is 3x3 with stride 1 and there is no max pool; the head is linear 512 -> K.
+
+    Args:
+        norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
+
+    Source: He et al. 2016; methods.md 1.4; at 32x32 it equals the published network.
+    Deviates: the final 4x4 average pool is adaptive, so that any size gives 1x1 (an extension beyond 32x32: the
+    released code fails there).
+    """
+
+    def __init__(self, norm: DeepNorm = "instance") -> None:
+        self.norm = norm
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ConfigurationError: the images are too small.
+        """
+        return _build("resnet18", image_shape, num_classes, self.norm, pooled=False, largest=1)
+
+
+@networks.register("resnet18_ap")
+class ResNet18AP(NetworkBuilder):
+    """ResNet18_AP: ResNet18 with stride-2 convolutions replaced by 2x2 average pooling, and no final pool.
+
+    The head is linear 512x4x4 -> K.
+
+    Args:
+        norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
+
+    Source: Zhao & Bilen 2021 (arXiv 2102.08259); methods.md 1.4; at 32x32 it equals the published network.
+    Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
+    released code fails there); smaller maps (3x3 at 28x28) feed a smaller linear layer.
+    """
+
+    def __init__(self, norm: DeepNorm = "instance") -> None:
+        self.norm = norm
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ConfigurationError: the images are too small.
+        """
+        return _build("resnet18_ap", image_shape, num_classes, self.norm, pooled=True, largest=4)

@@ -1,0 +1,290 @@
+"""The card: one run's result as JSON, ``result.json``, schema 1. All fractions lie in [0, 1]; tables show percent."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import torch
+from pydantic import (
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.files import write_json
+from hoptm_plugin.engine.metrics import summarise
+from hoptm_plugin.results.software import Line, Record, Software, software_versions
+
+FILE_NAME, LARGEST_BYTES = "result.json", 16 * 2**20
+SCHEMA: Final = 1
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Summary(Record):
+    """One metric over several networks: mean, population std (ddof 0) and values; None where undefined."""
+
+    mean: Fraction | None
+    std: Annotated[float, Field(ge=0, le=0.5)] | None
+    values: Annotated[tuple[Fraction | None, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Summary:
+        expected = summarise(self.values)
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            wanted = expected[name]
+            if (given is None) != (wanted is None) or abs((given or 0) - (wanted or 0)) > 1e-9:
+                raise ValueError(f"{name} is {given}, but the values give {wanted}")
+        return self
+
+
+class Evaluation(Record):
+    """Networks of one architecture trained on one set and tested on the test split.
+
+    Attributes:
+        network: the architecture.
+        accuracy: fraction of test images classified rightly.
+        balanced_accuracy: mean recall over classes that the test split has.
+        macro_auroc: mean one-vs-rest AUROC.
+        macro_f1: mean F1 over classes that the test split has.
+        support: test images per class.
+        recall_per_class: mean over the networks; None for a class that the test split lacks.
+    """
+
+    network: Line
+    accuracy: Summary
+    balanced_accuracy: Summary
+    macro_auroc: Summary
+    macro_f1: Summary
+    support: tuple[NonNegativeInt, ...]
+    recall_per_class: tuple[Fraction | None, ...]
+
+    @field_validator("accuracy")
+    @classmethod
+    def _defined(cls, accuracy: Summary) -> Summary:
+        if accuracy.mean is None:
+            raise ValueError("accuracy must be defined")
+        return accuracy
+
+    @model_validator(mode="after")
+    def _fits(self) -> Evaluation:
+        metrics = (self.accuracy, self.balanced_accuracy, self.macro_auroc, self.macro_f1)
+        if len({len(metric.values) for metric in metrics}) > 1:
+            raise ValueError("the metrics are of different numbers of networks")
+        if len(self.support) != len(self.recall_per_class):
+            raise ValueError("support and recall_per_class are of different numbers of classes")
+        return self
+
+    @classmethod
+    def from_metrics(cls, network: str, runs: Sequence[Mapping[str, Any]]) -> Evaluation:
+        """Summarise what :func:`hoptm_plugin.engine.metrics.classification_metrics` gave for each network."""
+        names = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
+        summaries = {name: Summary(**summarise([run[name] for run in runs])) for name in names}
+        recalls = zip(*(run["recall_per_class"] for run in runs), strict=True)
+        recall_per_class = tuple(summarise(recall)["mean"] for recall in recalls)
+        return cls(network=network, support=runs[0]["support"], recall_per_class=recall_per_class, **summaries)
+
+
+class DatasetRecord(Record):
+    """What was distilled: name, fingerprint of pixels and preprocessing, class names, images per split."""
+
+    name: Line
+    fingerprint: Line
+    classes: Annotated[tuple[Line, ...], Field(min_length=1)]
+    train: PositiveInt
+    validation: NonNegativeInt
+    test: PositiveInt
+
+
+class Reported(Record):
+    """The accuracy, a fraction, that a publication reports for this setting, and where."""
+
+    accuracy: Fraction
+    source: Line
+
+
+class Cost(Record):
+    """Wall-clock seconds and memory; None where a stage did not take place or is not known.
+
+    Attributes:
+        experts_s: training of the experts that were read, also where an earlier run trained them.
+        distill_s: distillation.
+        evaluate_s: evaluation, that of the random subset included.
+        seconds_per_iteration: of distillation.
+        peak_memory_bytes: see :func:`peak_memory_bytes`.
+        device: in words.
+    """
+
+    experts_s: NonNegativeFloat | None
+    distill_s: NonNegativeFloat | None
+    evaluate_s: NonNegativeFloat
+    seconds_per_iteration: NonNegativeFloat | None
+    peak_memory_bytes: NonNegativeInt | None
+    device: Line
+
+
+class Card(Record):
+    """The result of one run.
+
+    Attributes:
+        schema_version: 1; called ``schema`` in JSON and as a keyword.
+        method: short name, as on the command line.
+        title: the method's name in tables.
+        dataset: what was distilled.
+        ipc: synthetic images per class.
+        seed: of distillation and evaluation.
+        protocol: all that decides how a set is evaluated; cards share a table only where it is equal.
+        evaluations: one per architecture.
+        random_subset: the same for random training images of the same IPC under the same protocol, or None.
+        reported: a published figure to hold beside it, or None.
+        selection: how the iteration was chosen; "test_leaky" looked at the test split.
+        cost: time and memory.
+        software: versions.
+        config_sha256: of the composed configuration.
+        artefacts: SHA-256 of the run folder's files, by path within the folder.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    method: Line
+    title: Line
+    dataset: DatasetRecord
+    ipc: PositiveInt
+    seed: int
+    protocol: dict[str, JsonValue]
+    evaluations: Annotated[tuple[Evaluation, ...], Field(min_length=1)]
+    random_subset: tuple[Evaluation, ...] | None = None
+    reported: Reported | None = None
+    selection: Literal["last", "validation", "test_leaky"]
+    cost: Cost
+    software: Software
+    config_sha256: Digest
+    artefacts: dict[Line, Digest]
+
+    @field_validator("protocol")
+    @classmethod
+    def _finite(cls, protocol: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        json.dumps(protocol, allow_nan=False)
+        return protocol
+
+    @model_validator(mode="after")
+    def _fits(self) -> Card:
+        for kind, evaluations in (("evaluations", self.evaluations), ("random_subset", self.random_subset or ())):
+            names = [evaluation.network for evaluation in evaluations]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{kind}: a network is listed twice")
+            if any(len(evaluation.support) != len(self.dataset.classes) for evaluation in evaluations):
+                raise ValueError(f"{kind}: support is not of {len(self.dataset.classes)} classes")
+            if any(sum(evaluation.support) != self.dataset.test for evaluation in evaluations):
+                raise ValueError(f"{kind}: support does not sum to the {self.dataset.test} test images")
+        return self
+
+
+def make_card(
+    *,
+    method: str,
+    title: str,
+    data: ImageData,
+    ipc: int,
+    seed: int,
+    protocol: Mapping[str, Any],
+    selection: Literal["last", "validation", "test_leaky"],
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
+    random_subset: Mapping[str, Sequence[Mapping[str, Any]]] | None,
+    reported: Mapping[str, Any] | None,
+    cost: Mapping[str, Any],
+    config_sha256: str,
+    artefacts: Mapping[str, str],
+) -> Card:
+    """Put a card together from the fields of :class:`Card`, some of them still raw.
+
+    ``evaluations`` and ``random_subset`` hold, per architecture, one dict of metrics for each network, as the evaluator
+    returns them; ``protocol``, ``reported`` and ``cost`` are mappings of plain values; the software is found out here.
+
+    Raises:
+        ValueError: values that a card cannot hold (pydantic.ValidationError).
+    """
+    record = DatasetRecord(
+        name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
+        train=len(data.train), validation=len(data.validation), test=len(data.test),
+    )  # fmt: skip
+    return Card(
+        schema=SCHEMA,
+        method=method,
+        title=title,
+        dataset=record,
+        ipc=ipc,
+        seed=seed,
+        protocol=dict(protocol),
+        evaluations=_evaluations(evaluations),
+        random_subset=None if random_subset is None else _evaluations(random_subset),
+        reported=None if reported is None else Reported(**reported),
+        selection=selection,
+        cost=Cost(**cost),
+        software=Software.model_validate(software_versions()),
+        config_sha256=config_sha256,
+        artefacts=dict(artefacts),
+    )
+
+
+def _evaluations(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Evaluation, ...]:
+    return tuple(Evaluation.from_metrics(network, runs) for network, runs in results.items())
+
+
+def write_card(card: Card, path: Path) -> None:
+    """Write a card as JSON, whole or not at all."""
+    write_json(path, card.model_dump(mode="json", by_alias=True))
+
+
+def read_card(path: Path) -> Card:
+    """Read a card from its file or from the run folder that holds it.
+
+    Raises:
+        FileFormatError: missing, damaged, of another schema, or with values that cannot be.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileFormatError(f"{path}: no such result card; a finished run folder holds one, {FILE_NAME}")
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise FileFormatError(f"{path}: the result card cannot be read: {error.strerror}") from None
+    if len(text) > LARGEST_BYTES:
+        raise FileFormatError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB, so not a result card")
+    try:
+        return Card.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise FileFormatError(f"{path}: not a result card of schema {SCHEMA}: {_faults(error)}") from None
+
+
+def _faults(error: ValidationError) -> str:
+    """Say in one line what pydantic found, the first three faults at most, without the file's contents."""
+    faults = error.errors(include_input=False)
+    texts = []
+    for fault in faults[:3]:
+        place = ".".join(map(str, fault["loc"]))
+        texts.append(f"{place}: {fault['msg']}" if place else fault["msg"])
+    more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
+    return "; ".join(texts).replace("Value error, ", "") + more
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory this process has held: allocated by torch on CUDA, else its resident set size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024  # macOS counts bytes

@@ -1,0 +1,25 @@
+"""Schedules: pure functions from the distillation iteration to a number."""
+
+from __future__ import annotations
+
+from hoptm_plugin.core.interfaces import Schedule, schedules
+
+
+@schedules.register("geometric")
+class Geometric(Schedule):
+    """A number that grows by a factor every so many iterations: start * growth^floor(step / every) (HoP-TM Eq. 7).
+
+    Args:
+        start: the number at iteration 0.
+        growth: factor per period (mu in the paper).
+        every: iterations per period (P in the paper; 500 there).
+    """
+
+    def __init__(self, start: float, growth: float, every: int = 500) -> None:
+        if start <= 0 or growth <= 0 or every < 1:
+            raise ValueError("start and growth must be above 0 and every at least 1")
+        self.start, self.growth, self.every = start, growth, every
+
+    def at(self, step: int) -> float:
+        """Return the number at iteration ``step``."""
+        return self.start * self.growth ** (step // self.every)

@@ -1,0 +1,77 @@
+"""Match the easy parameters first: HoP-TM's self-paced mask."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.interfaces import Number, Scheduler, State, schedulers, value_at
+from hoptm_plugin.core.observations import TrajectoryPair
+
+
+@schedulers.register("self_paced")
+class SelfPaced(Scheduler):
+    """Weights 1 for parameters whose error is below kappa, 0 for the others; kappa grows (HoP-TM Eq. 5 to 7).
+
+    v_i = 1 if e_i < kappa(step), else 0; sticky (default): once 1, always 1, over all experts and start epochs.
+
+    Args:
+        kappa: threshold, a number or a schedule; for raw errors around 1e-10 to 1e-4.
+        sticky: keep v_i = 1 once it was (the released code); False recomputes it every iteration (the paper's Eq. 6).
+        errors: "raw", e_i = d_i = (student_i - target_i)^2 (the released code, for which the published kappas are made),
+            or "normalised", e_i = d_i / (n_i + eps) (the paper's l_i), which needs a kappa of its own.
+        granularity: "scalar" (every entry of the flat vector on its own) or "tensor" (a parameter tensor's mean error
+            decides for all of its entries).
+        eps: added to n_i = (start_i - target_i)^2 when errors are normalised.
+
+    Source: HoP-TM (Dong et al. 2025), Eq. 5 to 7; the stickiness is the released code's.
+    Deviates: the mask can be empty without harm (see the endpoint matcher). ``regulariser`` in the logs is
+    -kappa * sum(v), the term of Eq. 8 that carries no gradient.
+    """
+
+    def __init__(
+        self,
+        kappa: Number,
+        sticky: bool = True,
+        errors: Literal["raw", "normalised"] = "raw",
+        granularity: Literal["scalar", "tensor"] = "scalar",
+        eps: float = 1e-12,
+    ) -> None:
+        self.kappa, self.sticky, self.errors, self.granularity, self.eps = kappa, sticky, errors, granularity, eps
+        self._mask: Tensor | None = None
+        self._kappa = 0.0
+
+    def parameter_weights(self, pair: TrajectoryPair) -> Tensor:
+        """Return the mask (P,) as the parameters' type, from a pair without gradients."""
+        self._kappa = value_at(self.kappa, pair.step)
+        easy = self._errors(pair) < self._kappa
+        if self.sticky and self._mask is not None:
+            easy |= self._mask.to(easy.device)
+        self._mask = easy
+        return easy.to(pair.expert.dtype)
+
+    def _errors(self, pair: TrajectoryPair) -> Tensor:
+        errors = pair.squared_errors
+        if self.errors == "normalised":
+            errors = errors / (pair.squared_distances + self.eps)
+        if self.granularity == "tensor":
+            means = torch.stack([part.mean() for part in errors.split(pair.tensor_sizes)])
+            errors = means.repeat_interleave(torch.tensor(pair.tensor_sizes, device=means.device))
+        return errors
+
+    def logs(self) -> dict[str, float | Tensor]:
+        """Return kappa, the fraction of parameters matched, and the term -kappa * sum(v)."""
+        if self._mask is None:
+            return {}
+        count = self._mask.sum()
+        return {"kappa": self._kappa, "mask_fraction": count / self._mask.numel(), "regulariser": -self._kappa * count}
+
+    def state_dict(self) -> State:
+        """Return the sticky mask."""
+        return {} if self._mask is None or not self.sticky else {"mask": self._mask}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take the sticky mask back."""
+        self._mask = state.get("mask")

@@ -1,0 +1,88 @@
+"""Initialisers: the images a distillation starts from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import Initialiser, Task, initialisers
+from hoptm_plugin.trajectory.teachers import teacher_logits
+
+
+def class_major(task: Task) -> Tensor:
+    """Return the classes (K * ipc,) of a class-major synthetic set: 0, 0, ..., 1, 1, ..."""
+    return torch.arange(len(task.data.class_names), device=task.data.device).repeat_interleave(task.ipc)
+
+
+@initialisers.register("real")
+class RealImages(Initialiser):
+    """Random training images of each class, without replacement."""
+
+    def images(self, task: Task) -> Tensor:
+        """Return images (K * ipc, C, H, W)."""
+        return task.train.batch(torch.cat([order[: task.ipc] for order in _shuffled(task)]))
+
+
+@initialisers.register("noise")
+class Noise(Initialiser):
+    """Standard normal noise in normalised space."""
+
+    def images(self, task: Task) -> Tensor:
+        """Return images (K * ipc, C, H, W)."""
+        shape = (len(task.data.class_names) * task.ipc, *task.data.image_shape)
+        return torch.randn(shape, generator=task.seeds.generator("noise")).to(task.data.device)
+
+
+@initialisers.register("correct")
+class CorrectlyPredicted(Initialiser):
+    """Training images that an expert predicts correctly; the next expert serves where one does not suffice (DATM).
+
+    Args:
+        teacher_epoch: expert epoch whose parameters predict.
+
+    Source: DATM (Guo et al. 2023), initialisation "samples predicted correctly".
+    Deviates: every class starts again from expert 0; the released code goes on with the expert at hand.
+    """
+
+    def __init__(self, teacher_epoch: int = 50) -> None:
+        self.teacher_epoch = teacher_epoch
+
+    def last_expert_epoch(self) -> int:
+        """Return the epoch up to which experts are read."""
+        return self.teacher_epoch
+
+    def images(self, task: Task) -> Tensor:
+        """Return images (K * ipc, C, H, W).
+
+        Raises:
+            ConfigurationError: a class has fewer correctly predicted images than ``ipc``.
+        """
+        orders = _shuffled(task)
+        found: list[Tensor] = [order[:0] for order in orders]
+        everything = torch.cat([task.train.batch(order) for order in orders])
+        for logits in teacher_logits(task, everything, self.teacher_epoch):
+            predictions = logits.argmax(dim=1).split([len(order) for order in orders])
+            for label, (order, predicted) in enumerate(zip(orders, predictions, strict=True)):
+                right = order[predicted == label]
+                new = right[~torch.isin(right, found[label])]
+                found[label] = torch.cat([found[label], new])[: task.ipc]
+            if all(len(indices) == task.ipc for indices in found):
+                break
+        names = task.data.class_names
+        if short := [f"{names[k]} ({len(f)})" for k, f in enumerate(found) if len(f) < task.ipc]:
+            raise ConfigurationError(
+                f"method.initial_images: the experts predict fewer than ipc={task.ipc} training images correctly for: "
+                f"{', '.join(short)}. Use method.initial_images.name=real, train experts longer, or lower ipc."
+            )
+        return task.train.batch(torch.cat(found))
+
+
+def _shuffled(task: Task) -> list[Tensor]:
+    """Return, per class, the indices of its training images in random order."""
+    orders = []
+    for label in range(len(task.data.class_names)):
+        indices = task.train.of_class(label)
+        order = torch.randperm(len(indices), generator=task.seeds.generator("initial images", label))
+        orders.append(indices[order.to(indices.device)])
+    return orders

@@ -1,0 +1,181 @@
+"""Trajectory matching: one method, composed five ways (MTT, FTD, DATM, ATT, HoP-TM)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import (
+    Initialiser,
+    LabelPolicy,
+    LossTerm,
+    Matcher,
+    Method,
+    Number,
+    Scheduler,
+    SegmentSampler,
+    State,
+    Task,
+    Trajectories,
+    matchers,
+    methods,
+    value_at,
+)
+from hoptm_plugin.core.observations import TrajectoryPair
+from hoptm_plugin.core.registry import build
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.trajectory.initial import class_major
+from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.unroll import unroll
+
+
+@dataclass(frozen=True)
+class WeightedMatcher:
+    """A matcher and its weight in the total loss (lambda for HoP-TM's shape term)."""
+
+    matcher: Matcher
+    weight: Number = 1.0
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], path: str) -> WeightedMatcher:
+        """Build from one mapping: ``name``, ``weight``, and the matcher's own settings."""
+        weight = {key: value for key, value in spec.items() if key == "weight"}
+        matcher = matchers.build({key: value for key, value in spec.items() if key != "weight"}, path)
+        return build(cls, {"matcher": matcher, **weight}, path)
+
+
+@methods.register("trajectory_matching")
+class TrajectoryMatching(Method):
+    """Makes a student trained on the synthetic set follow the experts: L = sum_m weight_m * L_m(expert, student).
+
+    One iteration: draw an expert and a start epoch t; unroll the student from theta_t for N steps on augmented synthetic
+    mini-batches; let the schedulers weigh the parameters; sum the matchers' losses against theta_t ... theta_{t+M}.
+
+    Args:
+        matchers: what is compared, by a name of your own.
+        sampler: draws expert and start epoch.
+        labels: label policy.
+        initial_images: where distillation starts.
+        student_steps: N.
+        expert_epochs: M.
+        student_batch: synthetic images per student step; None takes the whole set.
+        step_size: initial alpha; it is learned.
+        schedulers: pace the matching; weights multiply and ranges of start epochs intersect.
+
+    Source: Cazenavette et al. 2022 (arXiv 2203.11932), Algorithm 1; HoP-TM (Dong et al. 2025), Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        matchers: Mapping[str, WeightedMatcher],
+        sampler: SegmentSampler,
+        labels: LabelPolicy,
+        initial_images: Initialiser,
+        student_steps: int,
+        expert_epochs: int,
+        student_batch: int | None,
+        step_size: float,
+        schedulers: Mapping[str, Scheduler] | None = None,
+    ) -> None:
+        if min(student_steps, expert_epochs) < 1 or (student_batch is not None and student_batch < 1):
+            raise ValueError("student_steps, expert_epochs and student_batch must be at least 1")
+        if step_size <= 0:
+            raise ValueError("step_size must be above 0")
+        if not matchers:
+            raise ValueError("at least one matcher is needed")
+        self.matchers, self.schedulers = dict(matchers), dict(schedulers or {})
+        self.sampler, self.labels, self.initial_images = sampler, labels, initial_images
+        self.student_steps, self.expert_epochs, self.student_batch = student_steps, expert_epochs, student_batch
+        self.step_size = step_size
+
+    def last_expert_epoch(self) -> int:
+        """Return the epoch up to which experts are read."""
+        segment = self.sampler.last_start_epoch() + self.expert_epochs
+        return max(segment, self.labels.last_expert_epoch(), self.initial_images.last_expert_epoch())
+
+    def problems(self, task: Task) -> list[str]:
+        """Return what does not fit together."""
+        found = [
+            f"method.matchers.{name}: {problem}"
+            for name, term in self.matchers.items()
+            for problem in term.matcher.problems(self.expert_epochs, self.student_steps)
+        ]
+        for name, scheduler in self.schedulers.items():
+            bounds = scheduler.start_epochs(0)
+            if bounds is not None and bounds[1] > self.sampler.last_start_epoch():
+                found.append(f"method.schedulers.{name}: opens start epochs the sampler never draws; "
+                             f"raise method.sampler.max_start_epoch")  # fmt: skip
+        try:
+            FlatNetwork(task.network(torch.Generator()))
+        except ConfigurationError as error:
+            found += error.problems
+        return found
+
+    def setup(self, task: Task) -> SyntheticSet:
+        """Open the experts (training what is missing) and return the initial synthetic set."""
+        self._task = task
+        self._trajectories: Trajectories = task.experts(self.last_expert_epoch())
+        self._network = FlatNetwork(task.network(task.seeds.generator("container")))
+        images = self.initial_images.images(task)
+        labels = self.labels.initial(images, class_major(task), task)
+        step_size = torch.tensor(self.step_size, dtype=images.dtype, device=images.device)
+        return SyntheticSet(images, labels, step_size, task.data.class_names, task.data.normalisation)
+
+    def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
+        """Yield the one loss of iteration ``step``."""
+        pair = self.observe(synthetic, step)
+        detached = pair.detached()
+        weights: Tensor | None = None
+        for scheduler in self.schedulers.values():
+            chosen = scheduler.parameter_weights(detached)
+            if chosen is not None:
+                weights = chosen if weights is None else weights * chosen
+        pair = replace(pair, weights=weights)
+        terms = {name: term.matcher.loss(pair) for name, term in self.matchers.items()}
+        total = torch.stack([value_at(self.matchers[name].weight, step) * loss for name, loss in terms.items()]).sum()
+        logs: dict[str, float | Tensor] = {name: loss.detach() for name, loss in terms.items()}
+        for scheduler in self.schedulers.values():
+            logs.update(scheduler.logs())
+        yield LossTerm(total, logs)
+
+    def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
+        """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
+        task, device = self._task, synthetic.images.device
+        assert synthetic.step_size is not None
+        expert, start = self.sampler.draw(len(self._trajectories), self._bounds(step), step, task.seeds)
+        segment = self._trajectories.segment(expert, start, start + self.expert_epochs)
+        plan = plan_batches(
+            len(synthetic), self.student_batch, self.student_steps, task.seeds.generator("batches", step)
+        )
+        indices = plan.indices.to(device)
+        images = synthetic.images.index_select(0, indices)
+        generator = task.seeds.generator("augmentation", step)
+        draws = [task.augmentation.draw(size, task.data.image_shape, generator) for size in plan.sizes]
+        images = task.augmentation.apply_many(images, draws, plan.sizes)
+        targets = synthetic.targets.index_select(0, indices)
+        path = unroll(self._network, segment[0], images, targets, plan.sizes, synthetic.step_size, task.unroll)
+        return TrajectoryPair(segment, path, step, self._network.sizes)
+
+    def _bounds(self, step: int) -> tuple[int, int] | None:
+        ranges = [bounds for part in self.schedulers.values() if (bounds := part.start_epochs(step)) is not None]
+        return (max(low for low, _ in ranges), min(high for _, high in ranges)) if ranges else None
+
+    def state_dict(self) -> State:
+        """Return the state of every part."""
+        return {
+            "matchers": {name: term.matcher.state_dict() for name, term in self.matchers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take every part's state back."""
+        for name, term in self.matchers.items():
+            term.matcher.load_state_dict(state.get("matchers", {}).get(name, {}))
+        for name, scheduler in self.schedulers.items():
+            scheduler.load_state_dict(state.get("schedulers", {}).get(name, {}))

@@ -1,0 +1,59 @@
+"""Which expert and which start epoch an iteration matches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from hoptm_plugin.core.interfaces import SegmentSampler, samplers
+from hoptm_plugin.core.seeding import Seeds
+
+
+@samplers.register("uniform")
+class UniformSegments(SegmentSampler):
+    """Start epochs drawn uniformly; experts in shuffled rounds, or each time at random.
+
+    t ~ U{min_start_epoch, ..., max_start_epoch - 1}, narrowed by a scheduler's bounds.
+
+    Args:
+        min_start_epoch: T- in the papers.
+        max_start_epoch: T+ in the papers; not included, as in every released code.
+        inclusive: include ``max_start_epoch`` (as HoP-TM's paper writes T- <= t <= T+).
+        experts: "rounds" consumes all experts in a shuffled order before any returns (MTT's default); "random" draws
+            each time (MTT's load_all).
+    """
+
+    def __init__(
+        self,
+        max_start_epoch: int,
+        min_start_epoch: int = 0,
+        inclusive: bool = False,
+        experts: Literal["rounds", "random"] = "rounds",
+    ) -> None:
+        self.first, self.last, self.experts = min_start_epoch, max_start_epoch - (not inclusive), experts
+        if not 0 <= self.first <= self.last:
+            raise ValueError(
+                f"no start epoch lies between min_start_epoch={min_start_epoch} and max_start_epoch={max_start_epoch}"
+                f" ({'included' if inclusive else 'not included'})"
+            )
+
+    def draw(self, experts: int, bounds: tuple[int, int] | None, step: int, seeds: Seeds) -> tuple[int, int]:
+        """Return (expert, start epoch) of iteration ``step``; the same for the same step and seeds."""
+        generator = seeds.generator("segment", step)
+        first, last = self.first, self.last
+        if bounds is not None:
+            first, last = max(first, bounds[0]), min(last, bounds[1])
+        if first > last:
+            raise ValueError(
+                f"iteration {step}: the schedulers leave no start epoch (sampler {self.first}..{self.last})"
+            )
+        start = int(torch.randint(first, last + 1, (), generator=generator))
+        if self.experts == "random":
+            return int(torch.randint(experts, (), generator=generator)), start
+        order = torch.randperm(experts, generator=seeds.generator("experts", step // experts))
+        return int(order[step % experts]), start
+
+    def last_start_epoch(self) -> int:
+        """Return the highest start epoch ever drawn."""
+        return self.last

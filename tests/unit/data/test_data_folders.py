@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from hoptm_plugin.core.errors import DataError
+from hoptm_plugin.core.interfaces import datasets
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data import cifar10
+
+
+@pytest.fixture
+def folders(tmp_path, image):
+    root = tmp_path / "cells"
+    for split, base in (("train", 0), ("test", 100)):
+        for label, name in enumerate("abc"):
+            for index in range(label + 1):
+                image(root / split / name / f"{index}.png", base + 10 * label + index)
+    return root
+
+
+def read(root, name="folder", **keywords):
+    return datasets.build({"name": name, "root": root, **keywords}, "dataset").read(Seeds(0))
+
+
+def test_folder_values_and_labels(folders):
+    raw = read(folders)
+    assert (raw.name, raw.class_names, raw.validation) == ("cells", ("a", "b", "c"), None)
+    assert raw.train[0][:, 0, 0, 0].tolist() == [0, 10, 11, 20, 21, 22]
+    assert raw.train[1].tolist() == raw.test[1].tolist() == [0, 1, 1, 2, 2, 2]
+    assert raw.test[0][:, 2, 5, 5].tolist() == [100, 110, 111, 120, 121, 122]
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_folder_validation_subset_grey_and_parent(folders, image, name):
+    for label in "abc":
+        image(folders / name / label / "x.png", 77)
+    raw = read(folders.parent, classes=["c", "a"], channels=1)
+    assert raw.class_names == ("a", "c")
+    assert raw.train[0].shape == (4, 1, 12, 12)
+    assert raw.validation[0].unique().tolist() == [77]
+    assert raw.validation[1].tolist() == [0, 1]
+
+
+def test_folder_errors(folders, image, tmp_path):
+    with pytest.raises(DataError, match=r"dataset.root is missing"):
+        read(None)
+    with pytest.raises(DataError, match=re.escape("no train/ and test/ folders there")):
+        read(folders / "train")
+    with pytest.raises(DataError, match="class folder 'd' is missing"):
+        read(folders, classes=["a", "d"])
+    image(folders / "test" / "d" / "0.png", 1)
+    with pytest.raises(DataError, match=re.escape("train: class folder 'd' is missing (found: a, b, c)")):
+        read(folders)
+    (folders / "train" / "d").mkdir()
+    with pytest.raises(DataError, match=re.escape(f"{folders / 'train' / 'd'}: holds no images")):
+        read(folders)
+    image(folders / "train" / "d" / "masks" / "0.png", 1)
+    with pytest.raises(DataError, match=re.escape("holds folders (masks), which are not searched")):
+        read(folders)
+
+
+def test_two_validation_folders(folders):
+    (folders / "val").mkdir()
+    (folders / "validation").mkdir()
+    with pytest.raises(DataError, match="has both val/ and validation/"):
+        read(folders)
+
+
+def test_folder_with_one_class(folders, tmp_path, image):
+    for split in ("train", "test"):
+        image(tmp_path / "one" / split / "a" / "0.png", 1)
+    with pytest.raises(DataError, match="1 class folders found, at least two are needed"):
+        read(tmp_path / "one")
+
+
+@pytest.fixture
+def binary(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "RECORDS", 20)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for name in (*cifar10.TRAIN_FILES, *cifar10.TEST_FILES):
+        table = draw.integers(0, 256, (20, 3073), dtype=np.uint8)
+        table[:, 0] = np.arange(20) % 10
+        table.tofile(folder / name)
+    return folder
+
+
+def test_cifar10_binary(binary):
+    raw = read(binary.parent, "cifar10")
+    table = np.fromfile(binary / "data_batch_2.bin", dtype=np.uint8).reshape(20, 3073)
+    assert raw.train[0].shape == (100, 3, 32, 32)
+    assert (raw.train[0][23, 1, 4, 7], raw.train[1][23]) == (table[3, 1 + 1024 + 4 * 32 + 7], 3)
+    assert raw.test[1].tolist() == list(range(10)) * 2
+    assert (raw.name, raw.class_names[1]) == ("cifar10", "automobile")
+    assert raw.released == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def test_cifar10_binary_errors(binary, tmp_path):
+    path = binary / "data_batch_3.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[: 19 * 3073])
+    with pytest.raises(DataError, match=re.escape(f"{path}: has 58387 bytes instead of 61460")):
+        read(binary, "cifar10")
+    path.write_bytes(b"\x0c" + content[1:])
+    with pytest.raises(DataError, match=re.escape(f"{path}: label 12 at index 0 lies outside 0..9")):
+        read(binary, "cifar10")
+    path.unlink()
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read (No such file")):
+        read(binary, "cifar10")
+
+
+def test_cifar10_pickled_version_is_refused(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(b"\x80\x02")
+    with pytest.raises(DataError, match=r"pickled and could run code when read; fetch cifar-10-binary.tar.gz"):
+        read(tmp_path, "cifar10")
+
+
+def test_cifar10_empty_folder(tmp_path):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path}: no CIFAR-10 there")):
+        read(tmp_path, "cifar10")
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("png", "cifar10"), ("jpg", "cifar10 (JPEG)")])
+def test_cifar10_image_folders(tmp_path, image, suffix, name):
+    for split in ("train", "test"):
+        for label, cls in enumerate(cifar10.CLASSES):
+            image(tmp_path / "cifar10" / split / cls / f"0.{suffix}", 20 * label, size=(32, 32), mode="RGB")
+    raw = read(tmp_path, "cifar10")
+    assert (raw.name, raw.class_names) == (name, cifar10.CLASSES)
+    assert raw.train[0][:, 0, 16, 16].tolist() == [20 * label for label in range(10)]
+    image(tmp_path / "cifar10" / "test" / "frog" / f"1.{suffix}", 0, size=(16, 16))
+    with pytest.raises(DataError, match="CIFAR-10 images are 32x32"):
+        read(tmp_path, "cifar10")
