@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# ruff: noqa: F401
 if TYPE_CHECKING:
     from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
     from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
@@ -49,10 +50,10 @@ _HOMES = {
     "core.dataset": ("ImageData", "Normalisation", "Split"),
     "core.errors": ("ConfigurationError", "DataError", "HopTMError"),
     "core.interfaces": (
-        "Augmentation", "DatasetReader", "FeatureMatcher", "Initialiser", "LabelPolicy", "LossTerm", "Matcher", "Method",
-        "NetworkBuilder", "RawImages", "Schedule", "Scheduler", "SegmentSampler", "Task", "augmentations", "datasets",
-        "feature_matchers", "initialisers", "label_policies", "matchers", "methods", "networks", "samplers", "schedulers",
-        "schedules", "value_at",
+        "Augmentation", "DatasetReader", "FeatureMatcher", "Initialiser", "LabelPolicy", "LossTerm", "Matcher",
+        "Method", "NetworkBuilder", "RawImages", "Schedule", "Scheduler", "SegmentSampler", "Task", "augmentations",
+        "datasets", "feature_matchers", "initialisers", "label_policies", "matchers", "methods", "networks", "samplers",
+        "schedulers", "schedules", "value_at",
     ),
     "core.observations": ("FeaturePair", "TrajectoryPair"),
     "core.seeding": ("Seeds",),

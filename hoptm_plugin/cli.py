@@ -24,7 +24,7 @@ OVERVIEW = f"""\
 commands
   run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
-  eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18]"
+  eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
   compare   one table from several runs                         {PROGRAM} compare runs
   list      methods, data sets, matchers and all other parts    {PROGRAM} list matchers
 
@@ -51,13 +51,13 @@ Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the
 "{PROGRAM} list" shows what can be chosen."""
 
 HELP = {
-    "run": f"usage: {PROGRAM} run [-m] [--cfg job] [KEY=VALUE ...]\n\nTrain the missing experts, distil, evaluate, and "
-    f"write a run folder with the result card.\n\n{SETTINGS_HELP}",
-    "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with the "
-    f"same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
-    "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set (a "
-    f"run folder or a .safetensors file) and test them. Settings come from the run the set lies in, where it lies in "
-    f"one; otherwise name the data set.\n\n"
+    "run": f"usage: {PROGRAM} run [-m] [--cfg job] [KEY=VALUE ...]\n\nTrain the missing experts, distil, evaluate, "
+    f"and write a run folder with the result card.\n\n{SETTINGS_HELP}",
+    "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with "
+    f"the same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
+    "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set "
+    f"(a run folder or a .safetensors file) and test them. Settings come from the run the set lies in, where it lies "
+    f"in one; otherwise name the data set.\n\n"
     f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
 }
 
@@ -154,7 +154,9 @@ def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
     hydra_config = config.hydra if "hydra" in config else _hydra_config()
     choices = {str(key): value for key, value in hydra_config.runtime.choices.items()}
     explicit = explicit_paths(list(hydra_config.overrides.task), set(choices))
-    content = OmegaConf.to_container(OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True)
+    content = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
+    )
     assert isinstance(content, dict)
     values: dict[str, Any] = {str(key): value for key, value in content.items()}
     recipe = values.pop("recipe", None)

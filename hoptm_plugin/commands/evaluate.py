@@ -61,8 +61,8 @@ def _check_fit(synthetic: SyntheticSet, data: ImageData, file: Path) -> None:
         "normalisation": (synthetic.normalisation, data.normalisation),
     }
     problems = [
-        f"{file}: its {what} is {ours}, the data set {data.name} has {other}; choose the data set it was distilled from "
-        f"(dataset=..., dataset.preprocess...)"
+        f"{file}: its {what} is {ours}, the data set {data.name} has {other}; choose the data set it was distilled "
+        f"from (dataset=..., dataset.preprocess...)"
         for what, (ours, other) in theirs.items()
         if ours != other
     ]

@@ -102,7 +102,7 @@ def finished_card(
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
         selection=settings.distillation.selection,
-        reported=settings.reported,
+        reported=None if settings.reported is None else settings.reported.model_dump(),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench.device)},
         config_sha256=config_sha256(values),
         artefacts=artefacts,

@@ -13,6 +13,7 @@ from hoptm_plugin.core.interfaces import UnrollStrategy
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
+from hoptm_plugin.results.card import Reported
 
 
 class _Settings(BaseModel):
@@ -74,7 +75,7 @@ class RunSettings(_Settings):
         data_seed: of splits that a data set does not fix; part of the data's fingerprint.
         resume: continue the run that lies in the run folder.
         synthetic: for ``eval``: the stored set, or the run folder that holds it.
-        reported: {"accuracy": fraction, "source": text} published for this setting, or None.
+        reported: accuracy (a fraction) and source published for this setting, or None.
     """
 
     method_id: str
@@ -93,7 +94,7 @@ class RunSettings(_Settings):
     data_seed: NonNegativeInt = 0
     resume: bool = False
     synthetic: Path | None = None
-    reported: dict[str, Any] | None = None
+    reported: Reported | None = None
 
 
 def validate_settings(values: Mapping[str, Any]) -> RunSettings:

@@ -81,7 +81,7 @@ class Registry(Generic[T]):
 def build(cls: Callable[..., T], keywords: Mapping[str, Any], path: str = "") -> T:
     """Call ``cls`` with keywords converted by their annotations; report every problem at once."""
     signature = inspect.signature(cls)
-    hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+    hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
     known = [name for name, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     problems = [_unknown(f"{_join(path, key)}: unknown setting", key, known) for key in keywords if key not in known]
     for name, parameter in signature.parameters.items():
@@ -142,7 +142,7 @@ def checked(hint: Any, value: Any, path: str) -> Any:
 
 def validation_problems(error: ValidationError, path: str = "") -> list[str]:
     """Say in one line each what pydantic found wrong."""
-    lines = {}
+    lines: dict[str, str] = {}
     for item in error.errors():
         place = _join(path, *(str(part) for part in item["loc"] if isinstance(part, (str, int))))
         given = "" if item["type"] == "missing" else f", got {item['input']!r}"

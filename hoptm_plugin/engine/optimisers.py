@@ -47,7 +47,7 @@ class Optimisers:
         for tensor in self._tensors.values():
             tensor.grad = None
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             for sgd in self._sgd.values():
                 sgd.step()
         if "step_size" in self._tensors and self.settings.step_size.constraint == "clamped":

@@ -61,5 +61,6 @@ class ShapeWisePotential(Matcher):
         if min(expert_epochs, student_steps) >= 2:
             return []
         return [
-            "the angle needs a point between start and end: method.expert_epochs and method.student_steps must be 2 or more"
+            "the angle needs a point between start and end; "
+            "set method.expert_epochs and method.student_steps to 2 or more"
         ]

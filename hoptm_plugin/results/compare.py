@@ -52,7 +52,8 @@ class Comparison:
 
     def columns(self) -> list[tuple[str, int, str]]:
         """Return the (dataset, ipc, network) of :meth:`table`'s columns."""
-        return self.table().columns.to_list()
+        ordered = self.cells[COLUMNS].drop_duplicates().sort_values(COLUMNS)
+        return list(ordered.itertuples(index=False, name=None))
 
     def rows(self) -> list[tuple[str, list[tuple[str, bool]]]]:
         """Return :meth:`table`'s rows: the method, and (text, whether it is its column's best) per column."""

@@ -170,10 +170,10 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         f"{card.title} on {card.dataset.name}, {card.ipc} image{s} per class, seed {card.seed}"
         f" (percent; mean ± std, networks per line: {networks})"
     )
-    for name in ("network", "trained on"):
+    for name in ("network", "set"):
         table.add_column(name)
-    for name in ("accuracy", "balanced accuracy", "macro AUROC", "macro F1"):
-        table.add_column(name, justify="right")
+    for name in ("accuracy", "balanced\naccuracy", "macro\nAUROC", "macro\nF1"):
+        table.add_column(name, justify="right", no_wrap=True)  # 80 columns suffice
     floors = {evaluation.network: evaluation for evaluation in card.random_subset or ()}
     for evaluation in card.evaluations:
         table.add_row(*_cells(evaluation, card.title), style="bold")

@@ -20,7 +20,7 @@ class SelfPaced(Scheduler):
     Args:
         kappa: threshold, a number or a schedule; for raw errors around 1e-10 to 1e-4.
         sticky: keep v_i = 1 once it was (the released code); False recomputes it every iteration (the paper's Eq. 6).
-        errors: "raw", e_i = d_i = (student_i - target_i)^2 (the released code, for which the published kappas are made),
+        errors: "raw", e_i = d_i = (student_i - target_i)^2 (the released code, which the published kappas are for),
             or "normalised", e_i = d_i / (n_i + eps) (the paper's l_i), which needs a kappa of its own.
         granularity: "scalar" (every entry of the flat vector on its own) or "tensor" (a parameter tensor's mean error
             decides for all of its entries).

@@ -54,8 +54,9 @@ class WeightedMatcher:
 class TrajectoryMatching(Method):
     """Makes a student trained on the synthetic set follow the experts: L = sum_m weight_m * L_m(expert, student).
 
-    One iteration: draw an expert and a start epoch t; unroll the student from theta_t for N steps on augmented synthetic
-    mini-batches; let the schedulers weigh the parameters; sum the matchers' losses against theta_t ... theta_{t+M}.
+    One iteration: draw an expert and a start epoch t; unroll the student from theta_t for N steps on augmented
+    synthetic mini-batches; let the schedulers weigh the parameters; sum the matchers' losses against
+    theta_t ... theta_{t+M}.
 
     Args:
         matchers: what is compared, by a name of your own.

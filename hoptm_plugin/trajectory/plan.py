@@ -24,8 +24,8 @@ class BatchPlan:
 def plan_batches(images: int, batch: int | None, steps: int, generator: torch.Generator) -> BatchPlan:
     """Draw mini-batches for ``steps`` student steps over ``images`` synthetic images.
 
-    A random permutation is cut into consecutive chunks of ``batch`` (None: the whole set), and the chunks are taken from
-    the last to the first, so that a short remainder comes first; then a new permutation is drawn.
+    A random permutation is cut into consecutive chunks of ``batch`` (None: the whole set), and the chunks are taken
+    from the last to the first, so that a short remainder comes first; then a new permutation is drawn.
 
     Source: MTT's distillation loop (methods.md 1.6).
     """

@@ -62,11 +62,12 @@ class _Adjoint(torch.autograd.Function):
 
     With lam_i the gradient of the loss with respect to theta_i through all later steps, and l_i the loss of step i:
     lam_i = dL/dtheta_i + lam_{i+1} - alpha * H_i lam_{i+1}, dL/dX_i = -alpha * d<grad l_i, lam_{i+1}>/dX_i (targets
-    likewise), dL/dalpha = -sum_i <grad l_i, lam_{i+1}>. H_i lam is a Hessian-vector product of one step, recomputed here.
+    likewise), dL/dalpha = -sum_i <grad l_i, lam_{i+1}>. H_i lam is a Hessian-vector product of one step,
+    recomputed here.
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         network: FlatNetwork,
         sizes: tuple[int, ...],
@@ -88,7 +89,7 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *path_grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *path_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         images, targets, step_size, *path = ctx.saved_tensors
         _, _, _, wants_images, wants_targets, wants_step_size = ctx.needs_input_grad
         image_parts, target_parts = images.split(ctx.sizes), targets.split(ctx.sizes)

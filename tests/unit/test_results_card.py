@@ -1,0 +1,255 @@
+import io
+import json
+import math
+import re
+import resource
+import subprocess
+from importlib.metadata import version
+
+import pytest
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+import hoptm_plugin
+from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.results.card import (
+    Card,
+    Evaluation,
+    Summary,
+    make_card,
+    peak_memory_bytes,
+    read_card,
+    software_versions,
+    write_card,
+)
+from hoptm_plugin.results.console import output_console, print_card
+
+RUN = {
+    "accuracy": 0.5, "balanced_accuracy": 0.4, "macro_auroc": 0.75, "macro_f1": 0.45,
+    "recall_per_class": [0.8, 0.0, None], "support": [6, 4, 0],
+}  # fmt: skip
+OTHER = RUN | {"accuracy": 1.0, "macro_auroc": None, "recall_per_class": [1.0, 0.5, None]}
+
+
+@pytest.fixture
+def card():
+    normalisation = Normalisation((0.0,), (1.0,), "none")
+    split = {n: Split(torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), normalisation) for n in (20, 5, 10)}
+    data = ImageData("digits", ("zero", "one", "two"), split[20], split[5], split[10], normalisation, "f" * 64)
+    return make_card(
+        method="hoptm",
+        title="HoP-TM",
+        data=data,
+        ipc=2,
+        seed=3,
+        protocol={"epochs": 100, "learning_rate": 0.01, "augment": {"name": "dsa"}},
+        selection="validation",
+        evaluations={"convnet": [RUN, OTHER], "resnet18": [RUN, RUN]},
+        random_subset={"convnet": [RUN | {"accuracy": 0.2}, RUN | {"accuracy": 0.4}]},
+        reported={"accuracy": 0.8989, "source": "HoP-TM, Table 1"},
+        cost={
+            "experts_s": 12.25, "distill_s": 60.0, "evaluate_s": 3.0, "seconds_per_iteration": 0.012,
+            "peak_memory_bytes": 3 * 2**29, "device": "cpu",
+        },
+        config_sha256="a" * 64,
+        artefacts={"synthetic.safetensors": "b" * 64},
+    )  # fmt: skip
+
+
+def edited(card, *path, to):
+    """The card's JSON with one value changed, or removed where ``to`` is KeyError."""
+    values = json.loads(card.model_dump_json(by_alias=True))
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    if to is KeyError:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = to
+    return json.dumps(values)
+
+
+def test_summaries_of_several_networks(card):
+    evaluation = card.evaluations[0]
+    assert evaluation.accuracy == Summary(mean=0.75, std=0.25, values=(0.5, 1.0))
+    assert evaluation.macro_auroc == Summary(mean=None, std=None, values=(0.75, None))
+    assert evaluation.recall_per_class == (0.9, 0.25, None)
+    assert evaluation.support == (6, 4, 0)
+
+
+def test_round_trip_by_file_and_by_folder(card, tmp_path):
+    write_card(card, tmp_path / "result.json")
+    assert read_card(tmp_path / "result.json") == card == read_card(tmp_path)
+    values = json.loads((tmp_path / "result.json").read_text())
+    assert list(values) == [
+        "schema", "method", "title", "dataset", "ipc", "seed", "protocol", "evaluations", "random_subset", "reported",
+        "selection", "cost", "software", "config_sha256", "artefacts",
+    ]  # fmt: skip
+    assert values["schema"] == 1
+    assert values["dataset"] == {
+        "name": "digits", "fingerprint": "f" * 64, "classes": ["zero", "one", "two"],
+        "train": 20, "validation": 5, "test": 10,
+    }  # fmt: skip
+    assert values["evaluations"][0]["accuracy"] == {"mean": 0.75, "std": 0.25, "values": [0.5, 1.0]}
+    assert values["random_subset"][0]["accuracy"]["mean"] == pytest.approx(0.3)
+
+
+def test_a_card_cannot_be_changed(card):
+    with pytest.raises(ValidationError, match="frozen"):
+        card.seed = 4
+
+
+@pytest.mark.parametrize(
+    ("path", "to", "message"),
+    [
+        (("schema",), 2, "schema: Input should be 1"),
+        (("schema",), KeyError, "schema: Field required"),
+        (("note",), "x", "note: Extra inputs are not permitted"),
+        (("selection",), "best", "selection: Input should be 'last', 'validation' or 'test_leaky'"),
+        (("ipc",), 0, "ipc: Input should be greater than 0"),
+        (("seed",), "3", "seed: Input should be a valid integer"),
+        (("evaluations",), [], "evaluations: Tuple should have at least 1 item"),
+        (
+            ("evaluations", 0, "accuracy", "mean"),
+            60.0,
+            "evaluations.0.accuracy.mean: Input should be less than or equal",
+        ),
+        (("evaluations", 0, "accuracy", "mean"), 0.9, "mean is 0.9, but the values give 0.75"),
+        (("evaluations", 0, "accuracy", "std"), 0.0, "std is 0.0, but the values give 0.25"),
+        (("evaluations", 0, "accuracy", "values"), [0.5, math.nan], "Input should be a finite number"),
+        (
+            ("evaluations", 0, "accuracy"),
+            {"mean": None, "std": None, "values": [None, None]},
+            "accuracy must be defined",
+        ),
+        (("evaluations", 1, "macro_f1"), {"mean": 0.5, "std": 0.0, "values": [0.5]}, "different numbers of networks"),
+        (("evaluations", 1, "network"), "convnet", "evaluations: a network is listed twice"),
+        (("evaluations", 1, "recall_per_class"), [0.5], "different numbers of classes"),
+        (("evaluations", 1, "support"), [6, 4, 1], "support does not sum to the 10 test images"),
+        (("dataset", "classes"), ["zero", "one"], "support is not of 2 classes"),
+        (("random_subset", 0, "accuracy", "mean"), -0.1, "random_subset.0.accuracy.mean: Input should be greater than"),
+        (("reported", "accuracy"), 89.89, "reported.accuracy: Input should be less than or equal to 1"),
+        (("cost", "evaluate_s"), -1, "cost.evaluate_s: Input should be greater than or equal to 0"),
+        (("cost", "distill_s"), math.inf, "cost.distill_s: Input should be a finite number"),
+        (("protocol", "epochs"), math.nan, "protocol: Out of range float values are not JSON compliant"),
+        (("title",), "HoP\x1b[31m", "title: String should match pattern"),
+        (("config_sha256",), "abc", "config_sha256: String should match pattern"),
+        (("artefacts", "x"), "abc", "artefacts.x: String should match pattern"),
+        (("software", "torch"), KeyError, "software.torch: Field required"),
+    ],
+)
+def test_a_bad_card_is_refused_in_one_line(card, tmp_path, path, to, message):
+    file = tmp_path / "result.json"
+    file.write_text(edited(card, *path, to=to))
+    with pytest.raises(FileFormatError) as caught:
+        read_card(file)
+    text = str(caught.value)
+    assert text.startswith(f"{file}: not a result card of schema 1: ")
+    assert message in text
+    assert "\n" not in text
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 10_000, b'{"schema": 1e999}'])
+def test_what_is_not_a_card_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"^[^\n]*not a result card of schema 1: [^\n]+$"):
+        read_card(tmp_path)
+
+
+def test_a_missing_or_huge_card_is_refused(tmp_path):
+    with pytest.raises(FileFormatError, match=r"result\.json: no such result card"):
+        read_card(tmp_path)
+    with pytest.raises(FileFormatError, match="nowhere: no such result card"):
+        read_card(tmp_path / "nowhere")
+    with (tmp_path / "result.json").open("wb") as stream:
+        stream.truncate(16 * 2**20 + 1)
+    with pytest.raises(FileFormatError, match="larger than 16 MiB"):
+        read_card(tmp_path)
+
+
+def test_an_accuracy_in_percent_cannot_become_a_card():
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        Evaluation.from_metrics("convnet", [RUN | {"accuracy": 50.0}])
+
+
+def test_software_versions():
+    found = software_versions()
+    assert found["torch"] == version("torch")
+    assert found["hoptm_plugin"] == version("hoptm-plugin")
+    assert list(found) == ["python", "torch", "torchvision", "kornia", "numpy", "hoptm_plugin", "commit"]
+
+
+def test_commit_of_a_checkout_and_of_none(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], capture_output=True, check=True)
+        return done.stdout.decode().strip()
+
+    package = tmp_path / "hoptm_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(hoptm_plugin, "__file__", str(package / "__init__.py"))
+    assert software_versions()["commit"] is None  # no checkout
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "x")
+    commit = git("rev-parse", "HEAD")
+    git("tag", "v1")
+    assert software_versions()["commit"] == commit
+    (package / "__init__.py").write_text("edited = True\n")
+    assert software_versions()["commit"] == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert software_versions()["commit"] is None  # no git
+
+
+def test_peak_memory_is_in_bytes():
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert peak_memory_bytes(torch.device("cpu")) >= kilobytes * 1024 > 2**26  # torch alone takes more than 64 MiB
+
+
+def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
+    stream = io.StringIO()
+    folder = tmp_path / ("long" * 50)
+    print_card(card, folder, output_console(stream))
+    text = stream.getvalue()
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    assert "\x1b" not in text
+    assert lines[0] == "HoP-TM on digits, 2 images per class, seed 3 (percent; mean ± std, networks per line: 2)"
+    assert lines[1:3] == ["balanced macro macro", "network set accuracy accuracy AUROC F1"]
+    assert lines[4:] == [
+        "convnet HoP-TM 75.00 ± 25.00 40.00 ± 0.00 - 45.00 ± 0.00",
+        "convnet random subset 30.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
+        "resnet18 HoP-TM 50.00 ± 0.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
+        "reported: 89.89 (HoP-TM, Table 1)",
+        "chosen: best on the validation split",
+        "cost: experts 12.2 s, distillation 60.0 s, evaluation 3.0 s, 0.012 s per iteration, peak memory 1.50 GiB, cpu",
+        f"folder: {folder}",
+    ]
+
+
+def test_eighty_columns_break_no_figure(card):
+    stream = io.StringIO()
+    print_card(card, console=Console(file=stream, width=80))
+    assert stream.getvalue().count(" ± ") == 12  # one in the title, 4 + 4 + 4 figures of which one is undefined
+
+
+def test_the_printed_card_takes_markup_literally_and_uses_colour_on_a_terminal(card):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    print_card(card.model_copy(update={"title": "[red]X[/red]"}), console=output_console(stream))
+    assert "[red]X[/red]" in re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert "\x1b[1m" in stream.getvalue()
+
+
+def test_the_default_console_is_stdout(card, capsys):
+    print_card(card)
+    captured = capsys.readouterr()
+    assert "75.00 ± 25.00" in captured.out
+    assert captured.err == ""
+    assert isinstance(card, Card)
