@@ -91,7 +91,7 @@ class Distiller:
                 alpha = self.synthetic.step_size
                 raise NonFiniteLossError(
                     f"iteration {step}: the loss is {value} ({parts}"
-                    f"{'' if alpha is None else f', step size {float(alpha):g}'}). The synthetic set of the last "
+                    f"{'' if alpha is None else f', step size {float(alpha.detach()):g}'}). The synthetic set of the last "
                     f"checkpoint is kept. Lower distillation.images.learning_rate, "
                     f"distillation.step_size.learning_rate or method.step_size."
                 )
@@ -107,7 +107,7 @@ class Distiller:
         for term in terms:
             row |= {name: float(value) for name, value in term.logs.items()}
         if self.synthetic.step_size is not None:
-            row["step_size"] = float(self.synthetic.step_size)
+            row["step_size"] = float(self.synthetic.step_size.detach())
         return row
 
     def _select(self, accuracy: float) -> None:
