@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--steps 10 20 40 80] [--width 128] [--device cpu]
 
 The PathMNIST IPC 10 setting: ConvNet-D3, 9 classes, 3x32x32, mini-batches of 10, DSA on. Each figure is a process of
-its own. "peak" is what the machine must have: on the CPU the process's highest resident set, on CUDA the most that torch
+its own. "peak" is what the machine must have: on the CPU the highest resident set, on CUDA the most that torch
 had allocated. "+" is the part above the same process just before the iteration, when libraries and data were loaded.
 """
 

@@ -28,12 +28,17 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
 
 
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
-    """Evaluate the set that ``values`` name and write its card into ``path``."""
-    settings = validate_settings(values)
-    assert settings.synthetic is not None
-    folder, file = RunFolder(path), _file(settings.synthetic)
+    """Evaluate the set that ``values`` name and write its card into ``path``.
+
+    What the card says of the method comes from the stored set; what was published for the method is left out where
+    other networks are asked for.
+    """
+    file = _file(validate_settings(values).synthetic or Path())
+    folder = RunFolder(path)
     folder.check(values, resume=False)
     synthetic = SyntheticSet.load(file)
+    values = _described_by(synthetic, values)
+    settings = validate_settings(values)
     bench = Workbench(settings, progress)
     _check_fit(synthetic, bench.data, file)
     bench.check()
@@ -51,6 +56,18 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
 
 def _file(path: Path) -> Path:
     return path / SYNTHETIC if path.is_dir() else path
+
+
+def _described_by(synthetic: SyntheticSet, values: dict[str, Any]) -> dict[str, Any]:
+    info = synthetic.info
+    name = str(info.get("method_id", "unknown"))
+    values = values | {
+        "method_id": name,
+        "method_title": str(info.get("method_title", name)),
+        "ipc": info.get("ipc", max(1, len(synthetic) // len(synthetic.class_names))),
+    }
+    values["distillation"] = values["distillation"] | {"selection": info.get("selection", "last")}
+    return values if values["networks"] is None else values | {"reported": None}
 
 
 def _check_fit(synthetic: SyntheticSet, data: ImageData, file: Path) -> None:

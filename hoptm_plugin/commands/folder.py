@@ -19,7 +19,7 @@ CONFIG, CARD, SYNTHETIC, GRID, SPLIT = (
     "split.json",
 )
 # what may differ between a run and its continuation: it changes nothing that is computed
-FREE_TO_CHANGE = ("resume", "runtime")
+FREE_TO_CHANGE = ("resume", "runtime", "experts.root", "dataset.root", "dataset.download")
 
 
 class RunFolder:
@@ -54,8 +54,7 @@ class RunFolder:
         if not config.exists():
             raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
         stored = read_config(config)
-        differing = _differences(stored, plain(settings))
-        differing = [line for line in differing if line.partition(".")[0].partition(":")[0] not in FREE_TO_CHANGE]
+        differing = _differences(_decisive(stored), _decisive(plain(settings)))
         if differing:
             raise RunFolderError(
                 f"{self.path}: was made with other settings; give the same ones to resume it:\n  "
@@ -86,8 +85,15 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def config_sha256(settings: dict[str, Any]) -> str:
     """Return the SHA-256 of what determines a run's result."""
-    kept = {key: value for key, value in settings.items() if key not in FREE_TO_CHANGE}
-    return hashlib.sha256(yaml.safe_dump(plain(kept), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(yaml.safe_dump(_decisive(plain(settings)), sort_keys=True).encode()).hexdigest()
+
+
+def _decisive(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _decisive(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if f"{prefix}{key}" not in FREE_TO_CHANGE
+    }
 
 
 def plain(value: Any) -> Any:

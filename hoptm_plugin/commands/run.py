@@ -43,7 +43,14 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
         bench.parts.method, bench.task, settings.distillation, path, progress, _selection(bench, evaluator)
     )
     synthetic = distiller.run()
-    synthetic.info = {"method": settings.method_id, "dataset": bench.data.name, "ipc": settings.ipc}
+    synthetic.info = {
+        "method_id": settings.method_id,
+        "method_title": settings.method_title,
+        "dataset": bench.data.name,
+        "ipc": settings.ipc,
+        "seed": settings.seed,
+        "selection": settings.distillation.selection,
+    }
     synthetic.save(folder / SYNTHETIC)
     write_grid(bench.data.pixels(synthetic.images), folder / GRID, settings.ipc)
     began = time.perf_counter()

@@ -86,19 +86,25 @@ class Distiller:
         terms = []
         for term in self.method.losses(self.synthetic, step):
             value = float(term.loss.detach())
-            if not math.isfinite(value):
-                parts = ", ".join(f"{name}={float(part):g}" for name, part in term.logs.items())
-                alpha = self.synthetic.step_size
-                raise NonFiniteLossError(
-                    f"iteration {step}: the loss is {value} ({parts}"
-                    f"{'' if alpha is None else f', step size {float(alpha.detach()):g}'}). The synthetic set of the last "
-                    f"checkpoint is kept. Lower distillation.images.learning_rate, "
-                    f"distillation.step_size.learning_rate or method.step_size."
-                )
-            self.optimisers.step(term.loss)
+            try:
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(f"the loss is {value}")
+                self.optimisers.step(term.loss)
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(self._explain(error, step, term)) from None
             terms.append(term)
         self.method.after_step(step)
         return terms
+
+    def _explain(self, error: NonFiniteLossError, step: int, term: LossTerm) -> str:
+        numbers = {name: float(part) for name, part in term.logs.items()}
+        if self.synthetic.step_size is not None:
+            numbers["step size"] = float(self.synthetic.step_size.detach())
+        parts = ", ".join(f"{name}={number:g}" for name, number in numbers.items())
+        return (
+            f"iteration {step}: {error} ({parts}). The synthetic set of the last checkpoint is kept. Lower "
+            f"distillation.images.learning_rate, distillation.step_size.learning_rate or method.step_size."
+        )
 
     def _row(self, step: int, terms: list[LossTerm]) -> dict[str, float]:
         row: dict[str, float] = {"step": step}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.settings import Distillation
@@ -43,11 +44,18 @@ class Optimisers:
             self.synthetic.step_size = self._tensors["step_size"].exp()
 
     def step(self, loss: Tensor) -> None:
-        """Go one step down ``loss``; a loss that depends on nothing learned changes nothing."""
+        """Go one step down ``loss``; a loss that depends on nothing learned changes nothing.
+
+        Raises:
+            NonFiniteLossError: a gradient is NaN or infinite; nothing was changed.
+        """
         for tensor in self._tensors.values():
             tensor.grad = None
         if loss.requires_grad:
             loss.backward()
+            gradients = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
+            if not bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()):
+                raise NonFiniteLossError("the gradient of the loss is NaN or infinite")
             for sgd in self._sgd.values():
                 sgd.step()
         if "step_size" in self._tensors and self.settings.step_size.constraint == "clamped":

@@ -60,8 +60,8 @@ class CorrectlyPredicted(Initialiser):
         """
         orders = _shuffled(task)
         found: list[Tensor] = [order[:0] for order in orders]
-        everything = torch.cat([task.train.batch(order) for order in orders])
-        for logits in teacher_logits(task, everything, self.teacher_epoch):
+        everything = torch.cat(orders).split(256)
+        for logits in teacher_logits(task, lambda: map(task.train.batch, everything), self.teacher_epoch):
             predictions = logits.argmax(dim=1).split([len(order) for order in orders])
             for label, (order, predicted) in enumerate(zip(orders, predictions, strict=True)):
                 right = order[predicted == label]
