@@ -8,66 +8,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hoptm_plugin.core.errors import HopTMError
+from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-PROGRAM = "hoptm-bench"
-OVERVIEW = f"""\
-{PROGRAM}: distil a labelled image data set into a few images per class, and compare methods that do.
-
-commands
-  run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
-  experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
-  eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
-  compare   one table from several runs                         {PROGRAM} compare runs
-  list      methods, data sets, matchers and all other parts    {PROGRAM} list matchers
-
-"{PROGRAM} COMMAND --help" explains a command."""
-
-SETTINGS_HELP = f"""\
-Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the data set.
-
-  method=mtt dataset=pathmnist ipc=10 seed=1       choose a method, a data set, images per class, a seed
-  dataset=npz dataset.root=FILE                    your own data: an npz in MedMNIST layout
-  dataset=folder dataset.root=FOLDER               or image folders train/CLASS/*.png and test/CLASS/*.png
-  network.width=32 network.depth=3                 a smaller ConvNet
-  experts.count=10 distillation.iterations=500     a smaller budget
-  method.matchers.shape.weight=0.1                 HoP-TM's lambda
-  method.matchers.shape=null                       leave a part out
-  experts=sgd augment=none                         other experts, no augmentation
-  distillation.selection=validation                keep the checkpoint that does best on the validation split
-  runtime.device=auto|cpu|cuda  runtime.unroll=full|adjoint|auto  runtime.precision=float32|tf32
-  hydra.run.dir=PATH                               where the run is written
-  hydra.run.dir=PATH resume=true                   go on with the run that lies there
-  -m method=hoptm,mtt ipc=1,10                     all combinations, one after the other
-  --cfg job                                        print the settings, recipe included, and stop
-
-"{PROGRAM} list" shows what can be chosen."""
-
-HELP = {
-    "run": f"usage: {PROGRAM} run [-m] [--cfg job] [KEY=VALUE ...]\n\nTrain the missing experts, distil, evaluate, "
-    f"and write a run folder with the result card.\n\n{SETTINGS_HELP}",
-    "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with "
-    f"the same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
-    "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set "
-    f"(a run folder or a .safetensors file) and test them. Settings come from the run the set lies in, where it lies "
-    f"in one; otherwise name the data set.\n\n"
-    f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a run failed, 2 something the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        _fail(f"a command is missing\n\n{OVERVIEW}", 2)
+    if arguments[0] in ("-h", "--help"):
         print(OVERVIEW)  # noqa: T201
-        raise SystemExit(0 if arguments else 2)
+        return
     command, rest = arguments[0], arguments[1:]
     try:
         if command in HELP:
@@ -81,20 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             print(f"{PROGRAM} {version('hoptm-plugin')}")  # noqa: T201
         else:
-            import difflib
-
-            near = difflib.get_close_matches(command, [*HELP, "list", "compare"], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            _fail(f"no command is called {command!r}{hint} See {PROGRAM} --help", 2)
+            unknown = _unknown(f"no command is called {command!r}", command, [*HELP, "list", "compare"])
+            _fail(f"{unknown}\nSee {PROGRAM} --help", 2)
     except HopTMError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
+
+
+def _unknown(text: str, name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as any other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(f"{message}\nSee {self.prog} --help", 2)
 
 
 def _with_settings(command: str, arguments: list[str]) -> None:
@@ -102,6 +73,12 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     if "-h" in arguments or "--help" in arguments:
         print(HELP[command])  # noqa: T201
         return
+    parser = _Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("-m", "--multirun", action="store_true")
+    mode.add_argument("--cfg", choices=["job"])
+    parser.add_argument("settings", nargs="*")
+    options = parser.parse_intermixed_args(arguments)
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -111,18 +88,38 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     job = {"run": _run, "experts": _experts, "eval": _eval}[command]
     try:
-        if any(argument in ("--cfg", "-c") or argument.startswith("--cfg=") for argument in arguments):
-            _print_settings(arguments)
+        if options.cfg:
+            _print_settings(options.settings)
             return
-        sys.argv = [PROGRAM, *arguments]
+        sys.argv = [PROGRAM, *(["--multirun"] if options.multirun else []), *options.settings]
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-        _fail(f"{_first_lines(error if cause is error else cause)}\nSee {PROGRAM} list, and {PROGRAM} run --help.", 2)
+        _fail(f"{_explain(error)}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        _fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
+    except ValueError as error:
+        if "Config group override must be" not in str(error):  # Hydra's, for method=null or =3
+            raise
+        groups = "method=, dataset=, network= and the other groups of settings"
+        _fail(f"{groups} take one of the names that {PROGRAM} list settings shows", 2)
 
 
-def _first_lines(error: BaseException) -> str:
-    return "\n".join(line for line in str(error).splitlines() if line.strip())
+def _explain(error: Exception) -> str:
+    """Say in the user's words what Hydra or OmegaConf found wrong."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    if isinstance(error, OverrideParseException):
+        fault = error.message.splitlines()[0]
+        return f"{error.override}: not a setting of the form KEY=VALUE ({fault}); quote values with special characters"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return _unknown(f"{group}={name}: no such choice", name, error.options)
+    cause = error.__cause__ or error
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key and cause.parent_node is not None:
+        known = [str(key) for key in cause.parent_node]
+        return _unknown(f"{cause.full_key}: unknown setting", str(cause.key), known)
+    return "\n".join(line for line in str(cause).splitlines() if line.strip() and not line.startswith("    "))
 
 
 def _add_plugins_to_search_path() -> None:
@@ -134,36 +131,46 @@ def _add_plugins_to_search_path() -> None:
     Plugins.instance().register(PluginSearchPath)
 
 
-def _print_settings(arguments: list[str]) -> None:
+def _print_settings(overrides: list[str]) -> None:
     import hydra
     from omegaconf import OmegaConf
 
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    overrides += [argument for argument in arguments if argument.startswith("~")]
     with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
-        values = _settings(hydra.compose("config", overrides, return_hydra_config=True))[0]
+        values, _, note = _settings(hydra.compose("config", overrides, return_hydra_config=True))
+    _say(note)
     print(OmegaConf.to_yaml(OmegaConf.create(values)), end="")  # noqa: T201
 
 
-def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Return the composed values with the recipe applied, and the paths that the command line set."""
+def _say(note: str) -> None:
+    if note:
+        print(note, file=sys.stderr)  # noqa: T201
+
+
+def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str], str]:
+    """Return the composed values with the recipe applied, the paths that the command line set, and a note on both."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from hoptm_plugin.commands.composition import apply_recipe, explicit_paths
 
     hydra_config = config.hydra if "hydra" in config else _hydra_config()
     choices = {str(key): value for key, value in hydra_config.runtime.choices.items()}
-    explicit = explicit_paths(list(hydra_config.overrides.task), set(choices))
-    content = OmegaConf.to_container(
-        OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
-    )
+    # unresolved: the interpolations in overrides are for the settings, not for this list
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    explicit = explicit_paths(map(str, overrides), set(choices))
+    try:
+        content = OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
+        )
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{error.full_key}: {_explain(error)}") from error
     assert isinstance(content, dict)
     values: dict[str, Any] = {str(key): value for key, value in content.items()}
-    recipe = values.pop("recipe", None)
+    recipe, note = values.pop("recipe", None), ""
     if recipe:
         note = apply_recipe(values, recipe, explicit, f"{choices['method']}/{choices['dataset']}")
-        print(note, file=sys.stderr)  # noqa: T201
-    return values, explicit
+    return values, explicit, note
 
 
 def _hydra_config() -> Any:
@@ -172,46 +179,50 @@ def _hydra_config() -> Any:
     return HydraConfig.get()
 
 
-def _job(work: Callable[[dict[str, Any], list[str], Path], None], config: DictConfig) -> None:
+def _job(work: Callable[[dict[str, Any], list[str], str, Path], None], config: DictConfig) -> None:
     """Do one job in its run folder; a failing job leaves no empty folder behind."""
     from hydra.types import RunMode
 
-    from hoptm_plugin.commands.folder import remove_if_empty
+    from hoptm_plugin.commands.folder import CONFIG, remove_if_empty
 
     folder = Path(_hydra_config().runtime.output_dir)
     try:
-        values, explicit = _settings(config)
-        work(values, explicit, folder)
+        work(*_settings(config), folder)
     except HopTMError as error:
-        remove_if_empty(folder)
-        if _hydra_config().mode == RunMode.MULTIRUN:  # the launcher goes on with the other jobs and reports this one
-            raise
+        if _hydra_config().mode == RunMode.MULTIRUN:
+            _say(f"job {folder.name} failed: {error}")
+            raise  # the launcher goes on with the other jobs, and raises the first error at the end
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
+        going_on = f"; go on with: {PROGRAM} run hydra.run.dir={folder} resume=true"
+        _fail(f"interrupted{going_on if (folder / CONFIG).exists() else ''}", 130)
+    finally:
         remove_if_empty(folder)
-        going_on = f"; go on with: {PROGRAM} run hydra.run.dir={folder} resume=true" if folder.exists() else ""
-        _fail(f"interrupted{going_on}", 130)
 
 
 def _run(config: DictConfig) -> None:
-    def work(values: dict[str, Any], explicit: list[str], folder: Path) -> None:
+    def work(values: dict[str, Any], explicit: list[str], note: str, folder: Path) -> None:
         from hoptm_plugin.commands.composition import resumed
         from hoptm_plugin.commands.run import run
+        from hoptm_plugin.core.registry import checked
         from hoptm_plugin.results.console import console_progress, print_card
 
-        if values["resume"]:
+        if checked(bool, values["resume"], "resume"):
             values = resumed(values, explicit, folder)
+        else:
+            _say(note)
         print_card(run(values, folder, console_progress()), folder)
 
     _job(work, config)
 
 
 def _experts(config: DictConfig) -> None:
-    def work(values: dict[str, Any], explicit: list[str], folder: Path) -> None:
+    def work(values: dict[str, Any], explicit: list[str], note: str, folder: Path) -> None:
         from hoptm_plugin.commands.folder import remove_if_empty
         from hoptm_plugin.commands.run import build_experts_only
         from hoptm_plugin.results.console import console_progress
 
+        _say(note)
         remove_if_empty(folder)
         print(build_experts_only(values, console_progress()))  # noqa: T201
 
@@ -219,11 +230,14 @@ def _experts(config: DictConfig) -> None:
 
 
 def _eval(config: DictConfig) -> None:
-    def work(values: dict[str, Any], explicit: list[str], folder: Path) -> None:
+    def work(values: dict[str, Any], explicit: list[str], note: str, folder: Path) -> None:
         from hoptm_plugin.commands.evaluate import evaluate_stored, settings_of_stored
         from hoptm_plugin.results.console import console_progress, print_card
 
-        print_card(evaluate_stored(settings_of_stored(values, explicit), folder, console_progress()), folder)
+        stored = settings_of_stored(values, explicit)
+        if stored is None:
+            _say(note)
+        print_card(evaluate_stored(stored or values, folder, console_progress()), folder)
 
     _job(work, config)
 
@@ -231,9 +245,7 @@ def _eval(config: DictConfig) -> None:
 def _list(arguments: list[str]) -> None:
     from hoptm_plugin.commands.listing import KINDS, print_listing
 
-    parser = argparse.ArgumentParser(
-        f"{PROGRAM} list", description="Show what can be chosen: settings groups, and parts by kind."
-    )
+    parser = _Parser(f"{PROGRAM} list", description="Show what can be chosen: settings groups, and parts by kind.")
     parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
     kind = parser.parse_args(arguments).kind
     _add_plugins_to_search_path()
@@ -249,7 +261,7 @@ def _group_options(group: str) -> list[str]:
 
 
 def _compare(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         f"{PROGRAM} compare",
         description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
         "Runs that were not judged alike never share a column.",

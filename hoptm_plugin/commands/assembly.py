@@ -13,7 +13,7 @@ import torch
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.commands.settings import RunSettings, Runtime
 from hoptm_plugin.core.dataset import ImageData
-from hoptm_plugin.core.errors import ConfigurationError, HopTMError
+from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
 from hoptm_plugin.core.interfaces import Augmentation, Method, NetworkBuilder, Task, augmentations, methods, networks
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.progress import ProgressFactory
@@ -40,7 +40,9 @@ class Problems:
             return make()
         except ConfigurationError as error:
             self.found += error.problems
-            return None
+        except DataError as error:
+            self.found.append(str(error))
+        return None
 
     def raise_if_any(self) -> None:
         """Raise ConfigurationError with everything found."""
@@ -71,7 +73,9 @@ def build_parts(settings: RunSettings) -> Parts:
     network = problems.attempt(lambda: networks.build(settings.network, "network"))
     problems.attempt(lambda: check_spec(settings.dataset))
     evaluated: dict[str, NetworkBuilder] = {}
-    for index, spec in enumerate(settings.networks if settings.networks is not None else [settings.network]):
+    if settings.networks is None and network is not None:
+        evaluated[network_label(settings.network)] = network
+    for index, spec in enumerate(settings.networks or ()):
         # a bare name that is the run's own network means that network, with its own width and depth
         own = isinstance(spec, str) and spec == settings.network.get("name")
         full = settings.network if own else {"name": spec} if isinstance(spec, str) else spec
@@ -163,9 +167,22 @@ class Workbench:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
 
-    def experts(self, epochs: int) -> StoredTrajectories:
-        """Return experts that reach at least ``epochs``, training what is missing."""
-        settings, create_network = self.settings.experts, self.task.network
+    def check_experts(self) -> None:
+        """Refuse a store that cannot be written to or holds damaged experts, if the method reads any.
+
+        Raises:
+            ConfigurationError: the store's root is no folder.
+            FileFormatError: naming the damaged expert.
+        """
+        if epochs := self.parts.method.last_expert_epoch():
+            root = self.settings.experts.root.absolute()
+            nearest = next(path for path in (root, *root.parents) if path.exists())
+            if not nearest.is_dir():
+                raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
+            self._store().missing(self.settings.experts.count, epochs)
+
+    def _store(self) -> ExpertStore:
+        settings = self.settings.experts
         recipe = ExpertRecipe(
             data=self.data.fingerprint,
             network=self.settings.network,
@@ -173,10 +190,14 @@ class Workbench:
             training=settings.training,
             seed=settings.seed,
         )
-        parameters = FlatNetwork(create_network(torch.Generator())).num_parameters
-        store = ExpertStore(settings.root, recipe, parameters)
+        parameters = FlatNetwork(self.task.network(torch.Generator())).num_parameters
+        return ExpertStore(settings.root, recipe, parameters)
+
+    def experts(self, epochs: int) -> StoredTrajectories:
+        """Return experts that reach at least ``epochs``, training what is missing."""
+        settings = self.settings.experts
         trajectories = build_experts(
-            store, create_network, self.task.train, self.parts.augmentation, settings.count,
+            self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count,
             max(epochs, settings.epochs or 0), self.progress,
         )  # fmt: skip
         self.experts_seconds = trajectories.seconds

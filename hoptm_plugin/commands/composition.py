@@ -41,8 +41,8 @@ def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[
     by_ipc = {int(key): value for key, value in (recipe.get("ipc") or {}).items()}
     note = f"recipe {name}"
     layers = [recipe.get("all") or {}]
-    if by_ipc:
-        ipc = int(values["ipc"])
+    ipc = values.get("ipc")
+    if by_ipc and isinstance(ipc, int):  # anything else is refused when the settings are validated
         used = max((known for known in by_ipc if known <= ipc), default=min(by_ipc))
         layers.append(by_ipc[used])
         if used != ipc or any(path.startswith("dataset.") and path not in WHERE_DATA_LIES for path in explicit):
@@ -71,16 +71,22 @@ def overlay(stored: dict[str, Any], values: dict[str, Any], explicit: list[str])
     """Return ``stored`` with what the command line set explicitly taken from ``values``."""
     result = deepcopy(stored)
     for path in explicit:
-        keys = path.rstrip("=").split(".")
         if path == "method=":
             result |= {key: deepcopy(values[key]) for key in ("method", "method_id", "method_title")}
-            continue
-        source, target = values, result
-        for key in keys[:-1]:
-            source, target = source.get(key, {}), target.setdefault(key, {})
-        if keys[-1] in source:
-            target[keys[-1]] = deepcopy(source[keys[-1]])
+        else:
+            _take(result, values, path.rstrip("=").split("."))
     return result
+
+
+def _take(target: dict[str, Any], source: dict[str, Any], keys: list[str]) -> None:
+    """Make ``target`` as ``source`` is at the path ``keys``, absent if it is absent there."""
+    key, *inner = keys
+    if key not in source:
+        target.pop(key, None)
+    elif inner and isinstance(source[key], dict) and isinstance(target.get(key), dict):
+        _take(target[key], source[key], inner)
+    else:
+        target[key] = deepcopy(source[key])
 
 
 def resumed(values: dict[str, Any], explicit: list[str], folder: Path) -> dict[str, Any]:

@@ -12,19 +12,29 @@ from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, RunFolder, rea
 from hoptm_plugin.commands.run import evaluate, finished_card
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.dataset import ImageData
-from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.results.card import Card, write_card
 
+REMEDY = "name the folder of a finished run, or a .safetensors file, with synthetic=PATH"
 
-def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str, Any]:
-    """Return the settings of the run a synthetic set lies in, where it lies in one, with explicit ones on top."""
+
+def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str, Any] | None:
+    """Return the settings of the run a synthetic set lies in, explicit ones on top; None where it lies in no run.
+
+    Raises:
+        ConfigurationError: no set is named, or there is none.
+    """
     if values["synthetic"] is None:
-        raise ConfigurationError("synthetic: missing; name a run folder or a file with synthetic=PATH")
-    config = _file(Path(values["synthetic"])).parent / CONFIG
-    return overlay(read_config(config), values, explicit) if config.exists() else values
+        raise ConfigurationError(f"synthetic: missing; {REMEDY}")
+    file = _file(checked(Path, values["synthetic"], "synthetic"))
+    if not file.is_file():
+        raise ConfigurationError(f"synthetic: {file} does not exist; {REMEDY}")
+    config = file.parent / CONFIG
+    return overlay(read_config(config), values, explicit) if config.exists() else None
 
 
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
@@ -36,7 +46,10 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
     file = _file(validate_settings(values).synthetic or Path())
     folder = RunFolder(path)
     folder.check(values, resume=False)
-    synthetic = SyntheticSet.load(file)
+    try:
+        synthetic = SyntheticSet.load(file)
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; {REMEDY}") from None
     values = _described_by(synthetic, values)
     settings = validate_settings(values)
     bench = Workbench(settings, progress)

@@ -74,12 +74,13 @@ class RunFolder:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a stored configuration; plain YAML, nothing in it is ever instantiated."""
+    remedy = "restore it, or start the run again in another folder"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FileFormatError(f"{path}: not a readable configuration: {error}") from None
+        raise FileFormatError(f"{path}: not a readable configuration ({error}); {remedy}") from None
     if not isinstance(values, dict):
-        raise FileFormatError(f"{path}: not a configuration of a run")
+        raise FileFormatError(f"{path}: not a configuration of a run; {remedy}")
     return values
 
 
@@ -119,7 +120,9 @@ def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
 
 
 def remove_if_empty(path: Path) -> None:
-    """Remove an empty folder, and the empty folders it lies in."""
-    while path.is_dir() and not any(path.iterdir()):
-        path.rmdir()
-        path = path.parent
+    """Remove an empty folder and, where it lies below the working folder, the empty folders between the two."""
+    here = Path.cwd()
+    for folder in (path, *path.parents) if path.is_relative_to(here) else (path,):
+        if here.is_relative_to(folder) or not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()

@@ -35,6 +35,7 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
         return read_card(folder / CARD)
     bench = Workbench(settings, progress)
     bench.check()
+    bench.check_experts()
     folder.begin(values)
     if "split" in bench.data.provenance:
         write_json(folder / SPLIT, bench.data.provenance["split"])
@@ -75,6 +76,9 @@ def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str
     bench = Workbench(settings, progress)
     bench.check()
     needed = bench.parts.method.last_expert_epoch()
+    if not max(needed, settings.experts.epochs or 0):
+        return f"method {settings.method_id} reads no experts, so none are trained"
+    bench.check_experts()
     trajectories = bench.experts(needed)
     epochs = trajectories.store.epochs(0)
     return (

@@ -29,7 +29,8 @@ def read_checkpoint(path: Path) -> State:
         FileFormatError: missing, damaged or another kind of file.
     """
     tensors, metadata = read_tensors(path, KIND)
-    if (metadata.get("kind"), metadata.get("version")) != (KIND, VERSION):
+    known = isinstance(metadata, dict) and (metadata.get("kind"), metadata.get("version")) == (KIND, VERSION)
+    if not known or not isinstance(metadata.get("values"), dict):
         raise FileFormatError(f"{path}: not a {KIND} of version {VERSION}")
     state: State = {}
     for name, value in (metadata["values"] | tensors).items():

@@ -54,7 +54,7 @@ class Optimisers:
         if loss.requires_grad:
             loss.backward()
             gradients = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
-            if not bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()):
+            if gradients and not bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()):
                 raise NonFiniteLossError("the gradient of the loss is NaN or infinite")
             for sgd in self._sgd.values():
                 sgd.step()

@@ -58,7 +58,8 @@ class ExpertStore:
                 header = json.loads((stream.metadata() or {})[METADATA_KEY])
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise FileFormatError(f"{path}: damaged ({error!r}); delete it and it is trained again") from None
-        if header.get("kind") != KIND or header.get("version") != VERSION or header.get("recipe") != self.recipe.digest:
+        identity = (KIND, VERSION, self.recipe.digest)
+        if not isinstance(header, dict) or tuple(map(header.get, ("kind", "version", "recipe"))) != identity:
             raise FileFormatError(f"{path}: not an expert of this store (version {VERSION}); delete it")
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.num_parameters:
             raise FileFormatError(f"{path}: shape {shape}, expected (epochs+1, {self.num_parameters}); delete it")
@@ -75,7 +76,11 @@ class ExpertStore:
         """Return the rows ``first`` to ``last``, both included, on the CPU; only these are read from disk."""
         with safe_open(self.path(expert), framework="pt") as stream:
             rows: Tensor = stream.get_slice(TENSOR)[first : last + 1]
-            return rows
+        if len(rows) != last - first + 1:  # slicing past the end would make another epoch the target, in silence
+            raise FileFormatError(
+                f"{self.path(expert)}: does not reach epoch {last}; delete it and it is trained again"
+            )
+        return rows
 
     def missing(self, count: int, epochs: int) -> list[int]:
         """Return which of the first ``count`` experts do not reach ``epochs``."""

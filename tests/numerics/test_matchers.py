@@ -54,7 +54,7 @@ def test_endpoint_equals_its_formula(reduction, weights):
     pair = make_pair(weights=weights)
     loss = Endpoint(reduction=reduction, eps=1e-9).loss(pair)
     assert loss.shape == ()
-    assert float(loss) == pytest.approx(reference_endpoint(pair, reduction, 1e-9), rel=1e-12)
+    assert loss.item() == pytest.approx(reference_endpoint(pair, reduction, 1e-9), rel=1e-12)
 
 
 def test_endpoint_gradient_equals_its_formula():
@@ -75,7 +75,7 @@ def test_all_ones_is_mtt(weights, reduction):
     loss = Endpoint(reduction=reduction).loss(pair)
     end = pair.student[-1].detach().clone().requires_grad_()
     mtt = (end - pair.expert[-1]).norm() ** 2 / (pair.expert[0] - pair.expert[-1]).norm() ** 2
-    assert float(loss) == pytest.approx(float(mtt), rel=1e-12)
+    assert loss.item() == pytest.approx(mtt.item(), rel=1e-12)
     (want,) = torch.autograd.grad(mtt, end)
     (got,) = torch.autograd.grad(loss, pair.student[-1])
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
@@ -86,7 +86,7 @@ def test_an_empty_mask_gives_zero_and_zero_gradient(reduction):
     pair = make_pair(weights=mask())
     loss = Endpoint(reduction=reduction).loss(pair)
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert torch.equal(pair.student[-1].grad, torch.zeros(P, dtype=torch.float64))
 
 
@@ -103,7 +103,7 @@ def test_a_mask_of_immobile_parameters_only_never_gives_nan(reduction, dtype):
     pair = TrajectoryPair(expert, (*pair.student[:-1], end), 0, SIZES, pair.weights)
     loss = Endpoint(reduction=reduction).loss(pair)
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert bool(torch.isfinite(end.grad).all())
     assert float(end.grad[5]) == 0
 
@@ -152,7 +152,7 @@ def test_all_vertices_equals_the_mean_of_the_27(M, N, beta):
     assert int((teacher == 0).sum()) == 15
     assert int((teacher - 1).abs().lt(1e-12).sum()) == 6
     want = smooth_l1(student - teacher, beta).mean()
-    assert float(loss) == pytest.approx(float(want), rel=1e-12)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-12)
     inputs = [pair.student[N // 2], pair.student[-1]]
     for got, expected in zip(
         torch.autograd.grad(loss, inputs), torch.autograd.grad(want, inputs), strict=True
@@ -171,7 +171,7 @@ def test_two_twenty_sevenths_of_the_sum_over_three_vertices():
     for turn in ((1, 0, 2), (0, 1, 2), (0, 2, 1)):
         t, s = ([triangle(path)[x] for x in turn] for path in (pair.expert, [p.detach() for p in pair.student]))
         total += float(smooth_l1(torch.tensor(angle(*s) - angle(*t), dtype=torch.float64), 1.0))
-    assert float(ShapeWisePotential().loss(pair)) == pytest.approx(2 / 27 * total, rel=1e-11)
+    assert ShapeWisePotential().loss(pair).item() == pytest.approx(2 / 27 * total, rel=1e-11)
 
 
 def test_cosines_are_at_start_middle_and_end_in_this_order():
@@ -190,17 +190,16 @@ def test_middle_equals_equation_4(beta):
 
     difference = psi(*triangle(pair.student)) - psi(*triangle(pair.expert))
     loss = ShapeWisePotential(vertices="middle", beta=beta).loss(pair)
-    assert float(loss) == pytest.approx(float(smooth_l1(difference, beta)), rel=1e-12)
+    assert loss.item() == pytest.approx(smooth_l1(difference, beta).item(), rel=1e-12)
 
 
 def test_middle_is_13_and_a_half_times_the_same_term_of_all():
-    """methods.md 11.1 row 5; with a student that differs from the expert in the middle angle only there is no such
-    triangle, so the three terms are compared one by one."""
+    """methods.md 11.1 row 5, beside the terms of the other two vertices."""
     pair = make_pair(seed=2)
-    middle = float(ShapeWisePotential(vertices="middle").loss(pair))
+    middle = ShapeWisePotential(vertices="middle").loss(pair).item()
     t, s = triangle_cosines(*triangle(pair.expert)), triangle_cosines(*triangle([p.detach() for p in pair.student]))
     others = sum(float(smooth_l1(s[k] - t[k], 1.0)) for k in (0, 2))
-    assert float(ShapeWisePotential().loss(pair)) == pytest.approx((middle + others) / 13.5, rel=1e-12)
+    assert ShapeWisePotential().loss(pair).item() == pytest.approx((middle + others) / 13.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("vertices", ["all", "middle"])
@@ -217,7 +216,7 @@ def test_which_points_are_used(vertices, M, N, teacher_middle, student_middle):
         expert = pair.expert.clone()
         expert[row] += torch.linspace(-1, 2, P).double()
         moved = matcher.loss(TrajectoryPair(expert, pair.student, 0, SIZES))
-        assert (float(moved) != float(loss)) == (row in (0, teacher_middle, M)), row
+        assert (moved.item() != loss.item()) == (row in (0, teacher_middle, M)), row
 
 
 @pytest.mark.parametrize("vertices", ["all", "middle"])
@@ -227,15 +226,14 @@ def test_zero_and_zero_gradient_where_the_student_equals_the_expert(vertices, M)
     student = tuple(row.clone().requires_grad_() for row in pair.expert)
     loss = ShapeWisePotential(vertices=vertices).loss(TrajectoryPair(pair.expert, student, 0, SIZES))
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     for index in (M // 2, M):
         assert float(student[index].grad.abs().max()) == 0
 
 
-@pytest.mark.parametrize("vertices", ["all", "middle"])
 @pytest.mark.parametrize("same", [("start", "middle"), ("middle", "end"), ("start", "end"), ("start", "middle", "end")])
 @pytest.mark.parametrize("whose", ["student", "expert", "both"])
-def test_edges_of_length_zero_are_finite(vertices, same, whose):
+def test_edges_of_length_zero_are_finite(same, whose):
     index = {"start": 0, "middle": 1, "end": 2}
     pair = make_pair(2, 2)
     expert, student = pair.expert.clone(), torch.stack(pair.student).detach()
@@ -244,22 +242,23 @@ def test_edges_of_length_zero_are_finite(vertices, same, whose):
             expert[index[name]] = expert[index[same[0]]]
         if whose != "expert":
             student[index[name]] = student[index[same[0]]]
-    points = tuple(row.clone().requires_grad_() for row in student)
-    loss = ShapeWisePotential(vertices=vertices).loss(TrajectoryPair(expert, points, 0, SIZES))
-    loss.backward()
-    want = smooth_l1(all_27(list(points)) - all_27(list(expert)), 1.0).mean()
-    if vertices == "all":
-        degenerate = {3: 6, 2: 2}[len(same)]  # also 1s of the 27 become 0s; they do so for one path alone
-        if whose == "both":
-            assert float(loss) == pytest.approx(float(want), rel=1e-12, abs=1e-15)
-        assert degenerate in (2, 6)
-    assert bool(torch.isfinite(loss))
-    assert all(bool(torch.isfinite(point.grad).all()) for point in points[1:])
+    for vertices in ("all", "middle"):
+        points = tuple(row.clone().requires_grad_() for row in student)
+        loss = ShapeWisePotential(vertices=vertices).loss(TrajectoryPair(expert, points, 0, SIZES))
+        loss.backward()
+        assert bool(torch.isfinite(loss))
+        assert all(bool(torch.isfinite(point.grad).all()) for point in points[1:])
+        if vertices == "all":
+            # of the 27, an edge of length zero also turns two of the 6 ones into zeros: a constant where one path alone
+            # has such an edge, which the matcher leaves out
+            edges = 0 if whose == "both" else {2: 1, 3: 3}[len(same)]
+            want = smooth_l1(all_27(list(points)) - all_27(list(expert)), 1.0).mean() - edges * 2 * 0.5 / 27
+            assert loss.item() == pytest.approx(want.item(), rel=1e-12, abs=1e-15)
 
 
 def test_shape_is_not_masked():
     """methods.md 11.1 row 19: L_hotm ignores v."""
-    values = [float(ShapeWisePotential().loss(make_pair(weights=w))) for w in (None, mask(), mask(2, 3))]
+    values = [ShapeWisePotential().loss(make_pair(weights=w)).item() for w in (None, mask(), mask(2, 3))]
     assert values[0] == values[1] == values[2]
 
 

@@ -1,0 +1,47 @@
+"""What the command line says of itself."""
+
+from __future__ import annotations
+
+PROGRAM = "hoptm-bench"
+OVERVIEW = f"""\
+{PROGRAM}: distil a labelled image data set into a few images per class, and compare methods that do.
+
+commands
+  run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
+  experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
+  eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
+  compare   one table from several runs                         {PROGRAM} compare runs
+  list      methods, data sets, matchers and all other parts    {PROGRAM} list matchers
+
+"{PROGRAM} COMMAND --help" explains a command."""
+
+SETTINGS_HELP = f"""\
+Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the data set.
+
+  method=mtt dataset=pathmnist ipc=10 seed=1       choose a method, a data set, images per class, a seed
+  dataset=npz dataset.root=FILE                    your own data: an npz in MedMNIST layout
+  dataset=folder dataset.root=FOLDER               or image folders train/CLASS/*.png and test/CLASS/*.png
+  network.width=32 network.depth=3                 a smaller ConvNet
+  experts.count=10 distillation.iterations=500     a smaller budget
+  method.matchers.shape.weight=0.1                 HoP-TM's lambda
+  method.matchers.shape=null                       leave a part out
+  experts=sgd augment=none                         other experts, no augmentation
+  distillation.selection=validation                keep the checkpoint that does best on the validation split
+  runtime.device=auto|cpu|cuda  runtime.unroll=full|adjoint|auto  runtime.precision=float32|tf32
+  hydra.run.dir=PATH                               where the run is written
+  hydra.run.dir=PATH resume=true                   go on with the run that lies there
+  -m method=hoptm,mtt ipc=1,10                     all combinations, one after the other
+  --cfg job                                        print the settings, recipe included, and stop
+
+"{PROGRAM} list" shows what can be chosen."""
+
+HELP = {
+    "run": f"usage: {PROGRAM} run [-m] [--cfg job] [KEY=VALUE ...]\n\nTrain the missing experts, distil, evaluate, "
+    f"and write a run folder with the result card.\n\n{SETTINGS_HELP}",
+    "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with "
+    f"the same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
+    "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set "
+    f"(a run folder or a .safetensors file) and test them. Settings come from the run the set lies in, where it lies "
+    f"in one; otherwise name the data set.\n\n"
+    f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
+}

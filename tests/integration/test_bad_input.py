@@ -1,0 +1,181 @@
+"""Everything a user can get wrong: exit code 2, one clear message with a remedy, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pytest
+from conftest import NPZ, write_images, write_npz
+
+RUN = ("run", *command_line.TINY_RUN, "hydra.run.dir=new_run")
+
+
+class Bad:
+    """One kind of bad input.
+
+    Args:
+        arguments: the command line, after ``prepare`` has made what it names.
+        says: what the message must contain: the setting or file at fault, and the remedy.
+        prepare: makes files in the working folder.
+    """
+
+    def __init__(
+        self, *arguments: str, says: tuple[str, ...], prepare: Callable[[Path], None] = lambda folder: None
+    ) -> None:
+        self.arguments, self.says, self.prepare = arguments, says, prepare
+
+
+def npz(**replaced) -> Callable[[Path], None]:
+    return lambda folder: write_npz(folder / "data.npz", **replaced)
+
+
+def truncated_npz(folder: Path) -> None:
+    write_npz(folder / "data.npz")
+    whole = (folder / "data.npz").read_bytes()
+    (folder / "data.npz").write_bytes(whole[: len(whole) // 2])
+
+
+def images(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Make an image folder ``data`` of two classes and let ``change`` spoil it."""
+
+    def prepare(folder: Path) -> None:
+        for split in ("train", "test"):
+            write_images(folder / "data" / split, ("disc", "square"), 4)
+        change(folder / "data")
+
+    return prepare
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def covid(folders: tuple[str, ...]) -> Callable[[Path], None]:
+    def prepare(folder: Path) -> None:
+        for name in ("COVID", "Normal"):
+            write_images(folder / "data" / name, folders, 5)
+
+    return prepare
+
+
+def occupied(folder: Path) -> None:
+    (folder / "new_run").mkdir()
+    (folder / "new_run" / "mine.txt").write_text("mine")
+
+
+def text_file(name: str, text: str = "not what it should be") -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text) and None
+
+
+NPZ_RUN = (*RUN, "dataset=npz", "dataset.root=data.npz", *NPZ)
+FOLDER_RUN = (*RUN, "dataset=folder", "dataset.root=data", *NPZ)
+COVID_RUN = (*RUN, "dataset=covid19cxr", "dataset.root=data", "dataset.classes=[COVID,Normal]", *NPZ)
+
+CASES = {
+    "unknown command": Bad("rnu", says=("'rnu'", "did you mean 'run'")),
+    "no command": Bad(says=("commands", "--help")),
+    "unknown setting": Bad(*RUN, "method.student_stepz=3", says=("method.student_stepz", "'student_steps'")),
+    "unknown setting at the top": Bad(*RUN, "ipcc=3", says=("ipcc", "'ipc'")),
+    "unknown method": Bad(*RUN, "method=hoptn", says=("method", "hoptn", "hoptm")),
+    "unknown data set": Bad(*RUN, "dataset=pathmnits", says=("dataset", "pathmnits", "pathmnist")),
+    "unknown matcher": Bad(*RUN, "method.matchers.endpoint.name=endpiont",
+                           says=("method.matchers.endpoint.name", "'endpiont'", "did you mean 'endpoint'")),
+    "unknown keyword of a matcher": Bad(*RUN, "+method.matchers.endpoint.sharpness=2",
+                                        says=("method.matchers.endpoint.sharpness", "known: ", "reduction")),
+    "a method's parts left out": Bad(*RUN, "method.sampler=null", says=("method.sampler", "sampler")),
+    "no matcher left": Bad(*RUN, "method.matchers.endpoint=null", "method.matchers.shape=null",
+                           says=("method", "at least one matcher")),
+    "wrong type": Bad(*RUN, "ipc=abc", says=("ipc", "integer", "'abc'")),
+    "ipc of zero": Bad(*RUN, "ipc=0", says=("ipc", "greater than 0")),
+    "ipc above a class's images": Bad(*NPZ_RUN, "ipc=9", prepare=npz(), says=("ipc=9", "'0'", "use ipc=8 or fewer")),
+    "negative learning rate": Bad(*RUN, "distillation.images.learning_rate=-1",
+                                  says=("distillation.images.learning_rate", "greater than or equal to 0")),
+    "negative seed": Bad(*RUN, "seed=-1", says=("seed", "greater than or equal to 0")),
+    "malformed override": Bad(*RUN, "networks=[convnet", says=("networks=[convnet",)),
+    "not an override": Bad(*RUN, "ipc", says=("ipc",)),
+    "unknown flag": Bad(*RUN, "--ipc", "1", says=("--ipc", "--help")),
+    "missing root": Bad(*RUN, "dataset=npz", says=("dataset.root is missing", "dataset.root=PATH")),
+    "root does not exist": Bad(*NPZ_RUN, says=("data.npz", "no such file", "set dataset.root")),
+    "MedMNIST file missing": Bad(*RUN, "dataset=pathmnist", "dataset.root=.",
+                                 says=("pathmnist.npz", "dataset.download=true")),
+    "npz with wrong keys": Bad(*NPZ_RUN, prepare=npz(test_labels=None, y_test=np.zeros(12)),
+                               says=("data.npz", "arrays missing: test_labels", "layout needs")),
+    "npz truncated": Bad(*NPZ_RUN, prepare=truncated_npz, says=("data.npz", "truncated", "fetch it again")),
+    "npz with Python objects": Bad(*NPZ_RUN, prepare=npz(train_labels=np.array([{"a": 1}] * 24, dtype=object)),
+                                   says=("data.npz", "Python objects", "plain arrays")),
+    "not an npz": Bad(*NPZ_RUN, prepare=text_file("data.npz"), says=("data.npz", "cannot be read as npz", "again")),
+    "label out of range": Bad(*NPZ_RUN, "dataset.class_names=[a,b]", prepare=npz(),
+                              says=("data.npz", "label 2 at index 2", "mend the labels or name all classes")),
+    "unreadable image": Bad(*FOLDER_RUN, prepare=images(lambda root: text_file("disc-1.png")(root / "train/disc")),
+                            says=("disc-1.png", "cannot be read", "replace or remove")),
+    "truncated image": Bad(*FOLDER_RUN, prepare=images(lambda root: truncate(root / "test/square/square-2.png")),
+                           says=("square-2.png", "cannot be read", "replace or remove")),
+    "class folder missing": Bad(*FOLDER_RUN, prepare=images(lambda root: shutil.rmtree(root / "test/square")),
+                                says=("'square' is missing", "add it, or choose classes")),
+    "masks inside a class folder": Bad(
+        *FOLDER_RUN, prepare=images(lambda root: write_images(root / "train/disc", ("masks",), 2)),
+        says=("train/disc", "masks", "move everything else away")),
+    "COVID19-CXR with masks only": Bad(*COVID_RUN, prepare=covid(("masks",)),
+                                       says=("COVID", "holds no images", "unpack the whole archive")),
+    "COVID19-CXR without Lung_Opacity": Bad(*COVID_RUN, "dataset.classes=null", prepare=covid(("images", "masks")),
+                                            says=("Lung_Opacity", '"dataset.classes=[COVID,Normal]"')),
+    "COVID19-CXR still zipped": Bad(
+        *COVID_RUN, prepare=lambda folder: zipfile.ZipFile(folder / "data", "w").close(), says=("data", "unpack it")),
+    "multi-label data set": Bad(*RUN, "dataset=chestmnist", says=("chestmnist", "multi-label", "choose another")),
+    "network too deep for the images": Bad(*RUN, "network.depth=9", says=("convnet", "use network.depth=")),
+    "BatchNorm under trajectory matching": Bad(*RUN, "network.norm=batch",
+                                               says=("network.norm", "BatchNorm", "use network.norm=instance")),
+    "shape term without a middle": Bad(*RUN, "method.expert_epochs=1",
+                                       says=("method.matchers.shape", "set method.expert_epochs")),
+    "no start epoch": Bad(*RUN, "method.sampler.min_start_epoch=5",
+                          says=("method.sampler", "min_start_epoch=5", "max_start_epoch=1")),
+    "scheduler beyond the sampler": Bad(
+        *RUN, "+method.schedulers.open={name: sequential_start_epochs, first: 3, last: 5, expansion_end: 10}",
+        says=("method.schedulers.open", "raise method.sampler.max_start_epoch")),
+    "resume without a run": Bad(*RUN, "resume=true", says=("new_run", "no run to resume", "hydra.run.dir=PATH")),
+    "run folder occupied": Bad(*RUN, prepare=occupied, says=("new_run", "not empty", "choose another hydra.run.dir")),
+    "eval without a set": Bad("eval", says=("synthetic", "missing", "synthetic=PATH")),
+    "eval of a missing set": Bad("eval", "synthetic=nowhere", says=("nowhere", "no such synthetic set")),
+    "eval of another file": Bad("eval", "synthetic=set.safetensors", prepare=text_file("set.safetensors"),
+                                says=("set.safetensors", "damaged, or not a synthetic set")),
+    "comparing a folder without runs": Bad("compare", ".", says=("result.json", "name folders of finished runs")),
+    "damaged card": Bad("compare", "result.json", prepare=text_file("result.json", '{"schema": 1'),
+                        says=("result.json", "not a result card")),
+    "unknown kind to list": Bad("list", "matchres", says=("matchres", "matchers")),
+    "no networks": Bad(*RUN, "networks=[]", says=("networks", "at least one architecture")),
+    "unknown network": Bad(*RUN, "networks=[convnet,resnet]", says=("networks[1]", "'resnet'", "did you mean 'resnet18'")),
+    "tf32 on the CPU": Bad(*RUN, "runtime.precision=tf32", says=("runtime.precision", "use float32")),
+    "two mistakes": Bad(*RUN, "ipc=0", "distillation.iterations=-1", says=("ipc:", "distillation.iterations:")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_bad_input_is_refused(kind, bench, tmp_path):
+    case = CASES[kind]
+    case.prepare(tmp_path)
+    before = contents(tmp_path)
+    result = bench(*case.arguments)
+    print(kind, "\n", result.code, result.err)
+    check(result, case.says)
+    assert tmp_path.is_dir()
+    assert contents(tmp_path) == before, "something was left behind, changed or removed"
+
+
+def check(result, says):
+    assert result.code == 2, result
+    assert "Traceback" not in result.err + result.out
+    lines = [line for line in result.err.splitlines() if not line.startswith("recipe ")]
+    assert lines[0].startswith("error: ")
+    assert result.err.count("error: ") == 1
+    for text in says:
+        assert text in result.err
+
+
+def contents(folder):
+    """Return every path below ``folder`` with its bytes."""
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}

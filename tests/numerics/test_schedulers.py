@@ -1,0 +1,341 @@
+"""Pacing: HoP-TM's self-paced mask and its kappa, DATM's start epochs, and how schedulers compose in the method."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hoptm_plugin.core.interfaces import Schedule, Scheduler, value_at
+from hoptm_plugin.core.observations import TrajectoryPair
+from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
+from hoptm_plugin.schedulers import Geometric, SelfPaced, SequentialStartEpochs
+from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
+
+SIZES = (3, 2)
+P = sum(SIZES)
+
+
+def pair_with(errors, distances=(1.0,) * P, step=0, dtype=torch.float64):
+    """Return a pair whose squared errors d and squared distances n are the ones given."""
+    target = torch.zeros(P, dtype=dtype)
+    start = torch.tensor(distances, dtype=dtype).sqrt()
+    end = torch.tensor(errors, dtype=dtype).sqrt()
+    return TrajectoryPair(torch.stack([start, start / 2, target]), (start, end / 3, end), step, SIZES)
+
+
+# --- kappa -----------------------------------------------------------------------------------------------------------
+
+KAPPAS = [  # methods.md 10.3: base, growth, value in iterations [9500, 9999], and the |Delta| below which v is 1
+    (5e-9, 1.5, 1.11e-5, 7.1e-5, 3.3e-3),
+    (5e-8, 1.5, 1.1e-4, 2.2e-4, 1.05e-2),
+    (1e-10, 1.3, 1.46e-8, 1e-5, 1.2e-4),
+    (1e-10, 1.6, 7.6e-7, 1e-5, 8.7e-4),
+]
+
+
+@pytest.mark.parametrize(("base", "growth", "late", "first_delta", "late_delta"), KAPPAS)
+def test_kappa_takes_the_published_values(base, growth, late, first_delta, late_delta):
+    kappa = Geometric(start=base, growth=growth)
+    assert kappa.at(0) == kappa.at(499) == base
+    assert kappa.at(500) == pytest.approx(base * growth, rel=1e-15)
+    assert kappa.at(9500) == kappa.at(9999) == pytest.approx(base * growth**19, rel=1e-14)
+    assert kappa.at(9999) == pytest.approx(late, rel=0.02)
+    assert kappa.at(10000) == pytest.approx(kappa.at(9999) * growth, rel=1e-14)
+    assert math.sqrt(kappa.at(0)) == pytest.approx(first_delta, rel=0.02)
+    assert math.sqrt(kappa.at(9999)) == pytest.approx(late_delta, rel=0.02)
+
+
+def test_kappa_equals_equation_7_at_every_step():
+    kappa = Geometric(start=2e-7, growth=1.25, every=7)
+    value = 2e-7
+    for step in range(60):
+        if step and step % 7 == 0:
+            value *= 1.25
+        assert kappa.at(step) == pytest.approx(value, rel=1e-13)
+
+
+@pytest.mark.parametrize("bad", [{"start": 0.0, "growth": 2.0}, {"start": 1.0, "growth": 0.0},
+                                 {"start": 1.0, "growth": 2.0, "every": 0}])  # fmt: skip
+def test_senseless_schedules_are_refused(bad):
+    with pytest.raises(ValueError, match="above 0"):
+        Geometric(**bad)
+
+
+# --- the mask --------------------------------------------------------------------------------------------------------
+
+
+def masks(scheduler, rows):
+    return [scheduler.parameter_weights(pair_with(row, step=step)).tolist() for step, row in enumerate(rows)]
+
+
+# 0.25 is exactly representable, square root included: not below a kappa of 0.25
+ROWS = [(0.1, 0.9, 0.25, 2.0, 0.0), (0.9, 0.1, 0.25, 2.0, 0.9), (0.9, 0.9, 0.25, 0.2, 0.9)]
+
+
+def test_sticky_never_shrinks():
+    assert masks(SelfPaced(kappa=0.25), ROWS) == [[1, 0, 0, 0, 1], [1, 1, 0, 0, 1], [1, 1, 0, 1, 1]]
+
+
+def test_recomputed_follows_equation_6():
+    """v_i = 1 iff l_i < kappa, strictly; an empty mask is possible and is no NaN."""
+    rows = [*ROWS, (0.25, 0.6, 7.0, 8.0, 9.0)]
+    got = masks(SelfPaced(kappa=0.25, sticky=False), rows)
+    assert got == [[1, 0, 0, 0, 1], [0, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]
+
+
+def test_random_walk_of_masks_against_loops():
+    generator = torch.Generator().manual_seed(0)
+    kappa = Geometric(start=0.05, growth=1.3, every=3)
+    sticky, fresh = SelfPaced(kappa=kappa), SelfPaced(kappa=kappa, sticky=False)
+    held = [0.0] * P
+    for step in range(30):
+        errors = torch.rand(P, generator=generator, dtype=torch.float64).tolist()
+        pair = pair_with(errors, step=step)
+        d = pair.squared_errors.tolist()
+        now = [float(x < 0.05 * 1.3 ** (step // 3)) for x in d]
+        held = [max(a, b) for a, b in zip(held, now, strict=True)]
+        assert sticky.parameter_weights(pair).tolist() == held
+        assert fresh.parameter_weights(pair).tolist() == now
+    assert held != now
+
+
+def test_raw_and_normalised_errors():
+    """Normalised: l_i = d_i / n_i, Eq. 2 per parameter; one that cannot move is easy where it is right."""
+    errors, distances = (0.2, 0.2, 0.02, 0.0, 0.3), (1.0, 0.1, 0.1, 0.0, 0.0)
+    pair = pair_with(errors, distances)
+    assert SelfPaced(kappa=0.25).parameter_weights(pair).tolist() == [1, 1, 1, 1, 0]
+    assert SelfPaced(kappa=0.25, errors="normalised").parameter_weights(pair).tolist() == [1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("errors", ["raw", "normalised"])
+@pytest.mark.parametrize("granularity", ["scalar", "tensor"])
+def test_never_nan_even_if_the_student_diverged(errors, granularity):
+    inf, nan = float("inf"), float("nan")
+    scheduler = SelfPaced(kappa=0.5, errors=errors, granularity=granularity)
+    for row in ((inf, nan, 0.1, nan, inf), (0.1, nan, 0.1, 0.0, 0.0), (9.0,) * P):
+        weights = scheduler.parameter_weights(pair_with(row, (0.0, 0.0, 1.0, 0.0, 1.0)))
+        assert set(weights.tolist()) <= {0.0, 1.0}
+        assert all(math.isfinite(float(value)) for value in scheduler.logs().values())
+
+
+def test_granularity_tensor_decides_by_the_mean_of_each_tensor():
+    rows = [(0.1, 0.3, 0.8, 0.7, 0.9), (0.0, 0.0, 3.0, 0.4, 0.2)]
+    # means: (0.4, 0.8) and (1.0, 0.3)
+    assert masks(SelfPaced(kappa=0.5, granularity="tensor", sticky=False), rows) == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
+    assert masks(SelfPaced(kappa=0.5, granularity="tensor"), rows) == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+
+
+def test_weights_have_the_parameters_precision_and_no_gradient():
+    for dtype in (torch.float32, torch.float64):
+        weights = SelfPaced(kappa=0.5).parameter_weights(pair_with(ROWS[0], dtype=dtype))
+        assert weights.dtype == dtype
+        assert not weights.requires_grad
+
+
+def test_logs_say_kappa_fraction_and_the_term_without_gradient():
+    scheduler = SelfPaced(kappa=Geometric(start=0.125, growth=2.0, every=1))
+    assert scheduler.logs() == {}
+    scheduler.parameter_weights(pair_with(ROWS[0], step=1))
+    logs = {name: float(value) for name, value in scheduler.logs().items()}
+    assert logs == pytest.approx({"kappa": 0.25, "mask_fraction": 0.4, "regulariser": -0.25 * 2})
+
+
+def test_state_taken_mid_run_equals_not_stopping():
+    straight, first, second = (SelfPaced(kappa=0.25) for _ in range(3))
+    want = masks(straight, ROWS)
+    assert masks(first, ROWS[:2]) == want[:2]
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    assert masks(second, ROWS[2:]) == want[2:]
+    assert masks(SelfPaced(kappa=0.25), ROWS[2:]) != want[2:]  # the state is what made it so
+    fresh = SelfPaced(kappa=0.25)
+    fresh.load_state_dict(SelfPaced(kappa=0.25).state_dict())  # a checkpoint from before the first decision
+    assert masks(fresh, ROWS) == want
+
+
+# --- DATM ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "last", "end"), [(10, 20, 1000), (20, 40, 2000), (15, 20, 2000), (5, 5, 10)])
+def test_sequential_start_epochs(first, last, end):
+    """upper(it) = min(T+, T + int((T+ - T) it / E)), t in [.., upper - 1]; upper(0) = T, upper(E) = T+."""
+    scheduler = SequentialStartEpochs(first=first, last=last, expansion_end=end)
+    assert scheduler.start_epochs(0) == (0, first - 1)
+    assert scheduler.start_epochs(end) == scheduler.start_epochs(10 * end) == (0, last - 1)
+    for step in range(0, 2 * end, 37):
+        assert scheduler.start_epochs(step)[1] + 1 == min(last, first + int((last - first) * step / end))
+
+
+@pytest.mark.parametrize("bad", [(5, 4, 10), (0, 4, 10), (1, 4, 0)])
+def test_senseless_expansions_are_refused(bad):
+    with pytest.raises(ValueError, match="first <= last"):
+        SequentialStartEpochs(*bad)
+
+
+# --- in the method ---------------------------------------------------------------------------------------------------
+
+
+class Constant(Scheduler):
+    """Weights given beforehand, or none; remembers what it saw."""
+
+    def __init__(self, weights=None, bounds=None):
+        self.weights, self.bounds, self.seen = weights, bounds, []
+
+    def parameter_weights(self, pair):
+        self.seen.append(pair)
+        return self.weights
+
+    def start_epochs(self, step):
+        return self.bounds
+
+
+class Halving(Schedule):
+    def at(self, step):
+        return 0.5**step
+
+
+def method_with(matchers, schedulers=None, steps=6, **sampler):
+    settings = {"max_start_epoch": 3} | sampler
+    return TrajectoryMatching(
+        matchers, UniformSegments(**settings), HardLabels(), RealImages(), student_steps=steps, expert_epochs=2,
+        student_batch=2, step_size=0.05, schedulers=schedulers,
+    )  # fmt: skip
+
+
+def prepared(task, *args, **kwargs):
+    method = method_with(*args, **kwargs)
+    synthetic = method.setup(task)
+    synthetic.images.requires_grad_()
+    synthetic.step_size.requires_grad_()
+    return method, synthetic
+
+
+def one_loss(method, synthetic, step=0):
+    (term,) = method.losses(synthetic, step)
+    grads = torch.autograd.grad(term.loss, (synthetic.images, synthetic.step_size))
+    return term, grads
+
+
+@pytest.mark.parametrize("unroll", ["full", "adjoint"])
+def test_all_ones_and_lambda_zero_give_mtts_loss_and_gradient(make_task, unroll):
+    """methods.md 13.2: v = 1 (kappa very large) and lambda = 0."""
+    task = make_task(dtype=torch.float64, unroll=unroll)
+    hoptm = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.0)}
+    method, synthetic = prepared(task, hoptm, {"pace": SelfPaced(kappa=1e9)})
+    term, grads = one_loss(method, synthetic)
+    pair = method.observe(synthetic, 0)
+    mtt = (pair.student[-1] - pair.expert[-1]).norm() ** 2 / (pair.expert[0] - pair.expert[-1]).norm() ** 2
+    want = torch.autograd.grad(mtt, (synthetic.images, synthetic.step_size))
+    assert term.loss.item() == pytest.approx(mtt.item(), rel=1e-12)
+    for got, expected in zip(grads, want, strict=True):
+        assert (got - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+@pytest.mark.parametrize("unroll", ["full", "adjoint"])
+def test_hoptms_whole_loss_and_gradient_written_out(make_task, unroll):
+    task = make_task(dtype=torch.float64, unroll=unroll)
+    matchers = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)}
+    method, synthetic = prepared(task, matchers, {"pace": SelfPaced(kappa=5e-4)})
+    term, grads = one_loss(method, synthetic)
+    pair = method.observe(synthetic, 0)
+    end, target, start = pair.student[-1], pair.expert[-1], pair.expert[0]
+    d, n = (end - target) ** 2, (start - target) ** 2
+    v = (d.detach() < 5e-4).double()
+    assert 0 < v.mean() < 1
+
+    def cosines(a, b, c):
+        def at(x, y, z):
+            return torch.nn.functional.cosine_similarity(y - x, z - x, dim=0)
+
+        return torch.stack([at(a, b, c), at(b, a, c), at(c, a, b)])
+
+    teacher = cosines(start, pair.expert[1], target)
+    student = cosines(start, pair.student[3], end)
+    shape = 2 / 27 * torch.nn.functional.smooth_l1_loss(student, teacher, reduction="sum")
+    loss = (v * d).sum() / (v * n).sum() + 0.5 * shape
+    assert term.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    assert term.logs["shape"].item() == pytest.approx(shape.item(), rel=1e-11)
+    assert float(term.logs["mask_fraction"]) == pytest.approx(v.mean().item())
+    for got, expected in zip(grads, torch.autograd.grad(loss, (synthetic.images, synthetic.step_size)), strict=True):
+        assert (got - expected).abs().max() <= 1e-10 * expected.abs().max()
+
+
+def test_weights_of_several_schedulers_multiply(make_task):
+    task = make_task(dtype=torch.float64)
+    count = task.experts(0).parameters.shape[2]
+    generator = torch.Generator().manual_seed(8)
+    one, two = (torch.rand(count, generator=generator, dtype=torch.float64) for _ in range(2))
+    seen = []
+
+    class Spy(Endpoint):
+        def loss(self, pair):
+            seen.append(pair)
+            return super().loss(pair)
+
+    schedulers = {"a": Constant(one), "b": Constant(None), "c": Constant(two)}
+    method, synthetic = prepared(task, {"endpoint": WeightedMatcher(Spy())}, schedulers)
+    one_loss(method, synthetic)
+    torch.testing.assert_close(seen[0].weights, one * two)
+    assert not any(point.requires_grad for part in schedulers.values() for point in part.seen[0].student)
+    method, synthetic = prepared(task, {"endpoint": WeightedMatcher(Spy())}, {"b": Constant(None)})
+    one_loss(method, synthetic)
+    assert seen[1].weights is None
+
+
+def test_a_matchers_weight_may_be_a_schedule(make_task):
+    method, synthetic = prepared(
+        make_task(dtype=torch.float64), {"endpoint": WeightedMatcher(Endpoint(), Halving())}, None
+    )
+    for step in range(3):
+        (term,) = method.losses(synthetic, step)
+        assert term.loss.item() == pytest.approx(term.logs["endpoint"].item() * 0.5**step, rel=1e-14)
+    assert value_at(3.0, 7) == 3.0
+
+
+def test_ranges_of_start_epochs_intersect(make_task):
+    task = make_task(epochs=9)
+    schedulers = {"a": Constant(bounds=(1, 5)), "b": Constant(bounds=(0, 3)), "c": Constant()}
+    method, synthetic = prepared(task, {"endpoint": WeightedMatcher(Endpoint())}, schedulers, max_start_epoch=7)
+    trajectories, drawn = task.experts(0), set()
+    for step in range(40):
+        first = method.observe(synthetic.detached(), step).expert[0]
+        matches = (trajectories.parameters == first).all(dim=2).nonzero()
+        drawn.add(int(matches[0, 1]))
+    assert drawn == {1, 2, 3}
+
+
+def test_problems_are_known_before_any_work(make_task):
+    """A scheduler that opens epochs the sampler never draws, or none that it draws, is refused beforehand."""
+    endpoint = {"endpoint": WeightedMatcher(Endpoint())}
+    good = method_with(endpoint, {"s": SequentialStartEpochs(2, 3, 10)}, max_start_epoch=3)
+    assert good.problems(make_task()) == []
+    never = method_with(endpoint, {"s": SequentialStartEpochs(9, 9, 10)}, max_start_epoch=3)
+    assert any("method.schedulers.s" in problem for problem in never.problems(make_task()))
+    no_middle = method_with({"shape": WeightedMatcher(ShapeWisePotential())}, steps=1)
+    assert any("method.matchers.shape" in problem for problem in no_middle.problems(make_task()))
+
+
+def test_a_scheduler_that_leaves_no_start_epoch_is_a_problem_beforehand(make_task):
+    """Sampler 10..19 and a schedule that starts with 0..4: iteration 0 has nothing to draw."""
+    method = method_with({"endpoint": WeightedMatcher(Endpoint())}, {"s": SequentialStartEpochs(5, 20, 10)},
+                         max_start_epoch=20, min_start_epoch=10)  # fmt: skip
+    problems = method.problems(make_task(epochs=22))
+    assert any("start epoch" in problem for problem in problems), problems
+
+
+def test_the_methods_state_is_that_of_its_parts(make_task):
+    task = make_task()
+
+    def build():
+        return prepared(task, {"endpoint": WeightedMatcher(Endpoint())}, {"pace": SelfPaced(kappa=1e-4)})
+
+    method, synthetic = build()
+    list(method.losses(synthetic, 0))
+    state = method.state_dict()
+    assert state["schedulers"]["pace"]["mask"].dtype == torch.bool
+    other, synthetic = build()
+    other.load_state_dict(state)
+    assert torch.equal(other.schedulers["pace"].state_dict()["mask"], state["schedulers"]["pace"]["mask"])
+    (one,), (two,) = method.losses(synthetic, 1), other.losses(synthetic, 1)
+    assert torch.equal(one.loss, two.loss)

@@ -1,0 +1,187 @@
+"""How images, step size and label logits are stepped (methods.md 1.6, step 5; 11.1 row 12)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hoptm_plugin.core.dataset import Normalisation
+from hoptm_plugin.core.errors import NonFiniteLossError
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.optimisers import Optimisers
+from hoptm_plugin.engine.settings import Distillation
+
+NORMALISATION = Normalisation((0.0,), (1.0,), "none")
+
+
+def make_set(soft=False, step_size=0.1):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, 2, 2, generator=generator, dtype=torch.float64)
+    labels = torch.randn(2, 2, generator=generator, dtype=torch.float64) if soft else torch.tensor([0, 1])
+    alpha = None if step_size is None else torch.tensor(step_size, dtype=torch.float64)
+    return SyntheticSet(images, labels, alpha, ("a", "b"), NORMALISATION)
+
+
+def settings(**step_size):
+    return Distillation(
+        images={"learning_rate": 10.0, "momentum": 0.5},
+        step_size={"learning_rate": 0.01, "momentum": 0.5} | step_size,
+        labels={"learning_rate": 2.0, "momentum": 0.9},
+    )
+
+
+def curved(synthetic, step):
+    """A loss whose gradients change from step to step."""
+    total = (synthetic.images.square() * (step + 1) * 0.01).sum()
+    if synthetic.soft:
+        total = total + (synthetic.labels.square() * 0.02).sum()
+    return total if synthetic.step_size is None else total + 3 * synthetic.step_size**2
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_buffer_is_half_of_it_plus_gradient(soft):
+    """buf <- .5 buf + grad; value <- value - lr buf, from an empty buffer, unclamped, without decay or schedule."""
+    synthetic = make_set(soft)
+    images, alpha = synthetic.images.clone(), 0.1
+    logits = synthetic.labels.clone()
+    buffers = [torch.zeros_like(images), torch.zeros_like(logits), 0.0]
+    optimisers = Optimisers(synthetic, settings())
+    for step in range(5):
+        buffers[0] = 0.5 * buffers[0] + 2 * images * (step + 1) * 0.01
+        buffers[2] = 0.5 * buffers[2] + 6 * alpha
+        images, alpha = images - 10 * buffers[0], alpha - 0.01 * buffers[2]
+        if soft:
+            buffers[1] = 0.9 * buffers[1] + 0.04 * logits
+            logits = logits - 2 * buffers[1]
+        optimisers.step(curved(synthetic, step))
+        torch.testing.assert_close(synthetic.images.detach(), images, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(synthetic.labels.detach(), logits, rtol=1e-12, atol=1e-14)
+        assert synthetic.step_size.item() == pytest.approx(alpha, rel=1e-12)
+
+
+def test_the_step_size_may_become_negative_as_released():
+    synthetic = make_set(step_size=0.001)
+    optimisers = Optimisers(synthetic, settings())
+    optimisers.step(5 * synthetic.step_size)
+    assert synthetic.step_size.item() == pytest.approx(0.001 - 0.05)
+
+
+def test_clamped_keeps_the_minimum_and_the_momentum():
+    synthetic = make_set(step_size=0.001)
+    optimisers = Optimisers(synthetic, settings(constraint="clamped", minimum=1e-4))
+    optimisers.step(5 * synthetic.step_size)
+    assert synthetic.step_size.item() == 1e-4
+    optimisers.step(-10 * synthetic.step_size)  # buf = .5 * 5 - 10 = -7.5
+    assert synthetic.step_size.item() == pytest.approx(1e-4 + 0.01 * 7.5, rel=1e-12)
+
+
+def test_log_learns_the_logarithm():
+    """d loss / d log alpha = alpha * d loss / d alpha; alpha stays positive whatever happens."""
+    synthetic = make_set(step_size=0.2)
+    optimisers = Optimisers(synthetic, settings(constraint="log"))
+    assert synthetic.step_size.item() == pytest.approx(0.2, rel=1e-12)
+    log_alpha, buffer = math.log(0.2), 0.0
+    for slope in (3.0, -2.0, 5e3, 5e3):
+        buffer = 0.5 * buffer + slope * math.exp(log_alpha)
+        log_alpha -= 0.01 * buffer
+        optimisers.step(slope * synthetic.step_size)
+        assert synthetic.step_size.item() == pytest.approx(math.exp(log_alpha), rel=1e-10)
+        assert synthetic.step_size.item() > 0
+
+
+@pytest.mark.parametrize("constraint", ["none", "clamped", "log"])
+def test_a_loss_that_depends_on_nothing_learned_changes_nothing(constraint):
+    synthetic = make_set(soft=True)
+    optimisers = Optimisers(synthetic, settings(constraint=constraint))
+    optimisers.step(curved(synthetic, 0))
+    before = {name: value.clone() for name, value in optimisers.state_dict().items()}
+    optimisers.step(torch.tensor(1.0))
+    optimisers.step(2 * torch.tensor(1.0, requires_grad=True))  # depends on a tensor that is not learned here
+    after = optimisers.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_gradient_of_one_tensor_moves_that_one_alone():
+    """The others have no gradient, so neither value nor momentum of theirs moves."""
+    synthetic = make_set(soft=True)
+    optimisers = Optimisers(synthetic, settings())
+    optimisers.step(curved(synthetic, 0))
+    kept = synthetic.images.detach().clone(), synthetic.step_size.item()
+    optimisers.step(synthetic.labels.sum())
+    assert torch.equal(synthetic.images.detach(), kept[0])
+    assert synthetic.step_size.item() == kept[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing(value):
+    synthetic = make_set(soft=True)
+    optimisers = Optimisers(synthetic, settings())
+    optimisers.step(curved(synthetic, 0))
+    before = {name: tensor.clone() for name, tensor in optimisers.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        optimisers.step(curved(synthetic, 1) + synthetic.step_size * value)
+    after = optimisers.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_learning_rate_zero_freezes():
+    synthetic = make_set()
+    start = synthetic.step_size.item()
+    optimisers = Optimisers(synthetic, settings(learning_rate=0.0))
+    for step in range(2):
+        optimisers.step(curved(synthetic, step))
+    assert synthetic.step_size.item() == start
+
+
+def test_a_set_without_step_size_is_fine():
+    synthetic = make_set(step_size=None)
+    before = synthetic.images.clone()
+    Optimisers(synthetic, settings()).step(curved(synthetic, 0))
+    torch.testing.assert_close(synthetic.images.detach(), before - 10 * 0.02 * before)
+
+
+def test_the_initial_tensors_are_not_shared():
+    synthetic = make_set(soft=True)
+    images, labels, alpha = synthetic.images, synthetic.labels, synthetic.step_size
+    kept = images.clone(), labels.clone(), alpha.clone()
+    optimisers = Optimisers(synthetic, settings())
+    optimisers.step(curved(synthetic, 0))
+    assert torch.equal(images, kept[0])
+    assert torch.equal(labels, kept[1])
+    assert torch.equal(alpha, kept[2])
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("constraint", ["none", "clamped", "log"])
+def test_state_in_the_middle_continues_bit_for_bit(constraint):
+    straight = make_set(soft=True)
+    optimisers = Optimisers(straight, settings(constraint=constraint))
+    for step in range(3):
+        optimisers.step(curved(straight, step))
+    state = {name: value.clone() for name, value in optimisers.state_dict().items()}
+    resumed = make_set(soft=True)
+    again = Optimisers(resumed, settings(constraint=constraint))
+    again.load_state_dict(state)
+    for step in range(3, 6):
+        optimisers.step(curved(straight, step))
+        again.step(curved(resumed, step))
+    assert torch.equal(straight.images, resumed.images)
+    assert torch.equal(straight.labels, resumed.labels)
+    assert torch.equal(straight.step_size, resumed.step_size)
+    without = make_set(soft=True)
+    third = Optimisers(without, settings(constraint=constraint))
+    third.load_state_dict({name: value for name, value in state.items() if name.startswith("value_")})
+    for step in range(3, 6):
+        third.step(curved(without, step))
+    assert not torch.equal(straight.images, without.images)  # so the momentum did matter
+
+
+@pytest.mark.parametrize("bad", [{"learning_rate": -1.0}, {"momentum": 1.0}, {"momentum": -0.1}, {"minimum": 0.0},
+                                 {"constraint": "positive"}, {"nesterov": True}])  # fmt: skip
+def test_senseless_settings_are_refused(bad):
+    with pytest.raises(ValidationError):
+        settings(**bad)
