@@ -95,9 +95,7 @@ def main() -> None:
         line = f"{steps:>4}  "
         for strategy in STRATEGIES:
             command = [sys.executable, __file__, "--width", str(options.width), "--device", options.device]
-            done = subprocess.run(
-                [*command, "--one", strategy, str(steps)], capture_output=True, text=True, check=True
-            )
+            done = subprocess.run([*command, "--one", strategy, str(steps)], capture_output=True, text=True, check=True)
             row = json.loads(done.stdout)
             line += f"{row['peak']:>18.0f}{row['increase']:>8.0f}{row['seconds']:>8.2f}"
         print(line, flush=True)

@@ -117,8 +117,8 @@ def _explain(error: Exception) -> str:
         return _unknown(f"{group}={name}: no such choice", name, error.options)
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key and cause.parent_node is not None:
-        known = [str(key) for key in cause.parent_node]
-        return _unknown(f"{cause.full_key}: unknown setting", str(cause.key), known)
+        unknown = _unknown(f"{cause.full_key}: unknown setting", str(cause.key), map(str, cause.parent_node))
+        return f"{unknown}; a keyword that its YAML does not list is given as +{cause.full_key}=VALUE"
     return "\n".join(line for line in str(cause).splitlines() if line.strip() and not line.startswith("    "))
 
 

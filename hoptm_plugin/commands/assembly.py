@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.commands.settings import RunSettings, Runtime
 from hoptm_plugin.core.dataset import ImageData
-from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError, Problems
 from hoptm_plugin.core.interfaces import Augmentation, Method, NetworkBuilder, Task, augmentations, methods, networks
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.progress import ProgressFactory
@@ -24,30 +24,6 @@ from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
 from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.networks import create
 from hoptm_plugin.networks.flat import FlatNetwork
-
-T = TypeVar("T")
-
-
-class Problems:
-    """Collects what is wrong, so that the user hears of all of it at once."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def attempt(self, make: Callable[[], T]) -> T | None:
-        """Return what ``make`` gives, or None after noting why it could not."""
-        try:
-            return make()
-        except ConfigurationError as error:
-            self.found += error.problems
-        except DataError as error:
-            self.found.append(str(error))
-        return None
-
-    def raise_if_any(self) -> None:
-        """Raise ConfigurationError with everything found."""
-        if self.found:
-            raise ConfigurationError(list(dict.fromkeys(self.found)))
 
 
 @dataclass(frozen=True)

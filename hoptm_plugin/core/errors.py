@@ -1,5 +1,12 @@
 """Errors a user can meet, each with the exit code the command line gives for it."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class HopTMError(Exception):
     """Base of every error this package raises on purpose; its text is meant for the user."""
@@ -44,3 +51,25 @@ class RunFolderError(UserError):
 
 class NonFiniteLossError(HopTMError):
     """A loss that became NaN or infinite; the synthetic set is left as it was before that step."""
+
+
+class Problems:
+    """Collects what is wrong, so that the user hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def attempt(self, make: Callable[[], T]) -> T | None:
+        """Return what ``make`` gives, or None after noting why it could not."""
+        try:
+            return make()
+        except ConfigurationError as error:
+            self.found += error.problems
+        except DataError as error:
+            self.found.append(str(error))
+        return None
+
+    def raise_if_any(self) -> None:
+        """Raise ConfigurationError with everything found."""
+        if self.found:
+            raise ConfigurationError(list(dict.fromkeys(self.found)))

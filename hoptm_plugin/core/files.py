@@ -72,9 +72,10 @@ def read_json(path: Path, kind: str) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Any) -> None:
     """Write tensors and JSON metadata as one safetensors file, whole or not at all.
 
-    The metadata is one JSON string under one key: with several keys safetensors' order, and so the bytes, would vary.
+    Tensors are copied, because safetensors refuses those that share memory. The metadata is one JSON string under one
+    key: with several keys safetensors' order, and so the bytes, would vary.
     """
-    arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    arrays = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     header = {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)}
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata=header))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from hoptm_plugin.core.errors import ConfigurationError, PluginError, UnknownNameError
+from hoptm_plugin.core.errors import ConfigurationError, PluginError, Problems, UnknownNameError
 
 T = TypeVar("T")
 _BY_BASE: dict[type, Registry[Any]] = {}
@@ -83,26 +86,26 @@ def build(cls: Callable[..., T], keywords: Mapping[str, Any], path: str = "") ->
     signature = inspect.signature(cls)
     hints = typing.get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
     known = [name for name, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    problems = [_unknown(f"{_join(path, key)}: unknown setting", key, known) for key in keywords if key not in known]
+    problems = Problems()
+    for key in keywords:
+        if key not in known:
+            problems.found.append(_unknown(f"{_join(path, key)}: unknown setting", key, known))
     for name, parameter in signature.parameters.items():
         if name in known and name not in keywords and parameter.default is inspect.Parameter.empty:
-            problems.append(f"{_join(path, name)}: missing")
-    values: dict[str, Any] = {}
-    for key, value in keywords.items():
-        if key in known:
-            try:
-                values[key] = _convert(hints.get(key, Any), value, _join(path, key))
-            except ConfigurationError as error:
-                problems.extend(error.problems)
-    if problems:
-        raise ConfigurationError(problems)
+            problems.found.append(f"{_join(path, name)}: missing")
+    values = {
+        key: problems.attempt(partial(convert, hints.get(key, Any), value, _join(path, key)))
+        for key, value in keywords.items()
+        if key in known
+    }
+    problems.raise_if_any()
     try:
         return cls(**values)
     except ValueError as error:
         raise ConfigurationError(f"{_at(path)}{error}") from error
 
 
-def _convert(hint: Any, value: Any, path: str) -> Any:
+def convert(hint: Any, value: Any, path: str) -> Any:
     """Turn a plain value into what the annotation asks for."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if isinstance(value, Mapping):
@@ -117,11 +120,19 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 and part
                 and (part[0] in _BY_BASE or hasattr(part[0], "from_spec"))
             ):
-                items = {key: item for key, item in value.items() if item is not None}
-                return {key: _convert(part[0], item, _join(path, str(key))) for key, item in items.items()}
+                problems = Problems()
+                items = {
+                    key: problems.attempt(partial(convert, part[0], item, _join(path, str(key))))
+                    for key, item in value.items()
+                    if item is not None
+                }
+                problems.raise_if_any()
+                return items
     if any(isinstance(value, option) for option in options if isinstance(option, type) and option in _BY_BASE):
         return value
-    return checked(hint, value, path)
+    plain = [option for option in options if option not in _BY_BASE]
+    # a part's base class would only add a second, puzzling complaint about a plain value
+    return checked(functools.reduce(operator.or_, plain) if len(plain) < len(options) and plain else hint, value, path)
 
 
 def checked(hint: Any, value: Any, path: str) -> Any:

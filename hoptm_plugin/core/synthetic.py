@@ -61,6 +61,9 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
                              f"{tuple(self.labels.shape)}")  # fmt: skip
         if not soft and n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < k:
             raise ValueError(f"hard labels must lie in 0..{k - 1}")
+        if self.step_size is not None and (self.step_size.ndim != 0 or not self.step_size.is_floating_point()):
+            given = f"{self.step_size.dtype} {tuple(self.step_size.shape)}"
+            raise ValueError(f"step_size must be one floating-point number, got {given}")
         if len(self.normalisation.mean) != self.images.shape[1] or len(self.normalisation.std) != self.images.shape[1]:
             raise ValueError(f"normalisation must have {self.images.shape[1]} channels")
 

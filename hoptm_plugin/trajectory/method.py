@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.errors import ConfigurationError, Problems
 from hoptm_plugin.core.interfaces import (
     Initialiser,
     LabelPolicy,
@@ -27,7 +27,7 @@ from hoptm_plugin.core.interfaces import (
     value_at,
 )
 from hoptm_plugin.core.observations import TrajectoryPair
-from hoptm_plugin.core.registry import build
+from hoptm_plugin.core.registry import convert
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.trajectory.initial import class_major
@@ -45,9 +45,13 @@ class WeightedMatcher:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], path: str) -> WeightedMatcher:
         """Build from one mapping: ``name``, ``weight``, and the matcher's own settings."""
-        weight = {key: value for key, value in spec.items() if key == "weight"}
-        matcher = matchers.build({key: value for key, value in spec.items() if key != "weight"}, path)
-        return build(cls, {"matcher": matcher, **weight}, path)
+        problems = Problems()
+        matcher = problems.attempt(
+            lambda: matchers.build({key: value for key, value in spec.items() if key != "weight"}, path)
+        )
+        weight = problems.attempt(lambda: convert(Number, spec.get("weight", 1.0), f"{path}.weight"))
+        problems.raise_if_any()
+        return cls(matcher, weight)  # type: ignore[arg-type]
 
 
 @methods.register("trajectory_matching")
@@ -112,6 +116,10 @@ class TrajectoryMatching(Method):
             if bounds is not None and bounds[1] > self.sampler.last_start_epoch():
                 found.append(f"method.schedulers.{name}: opens start epochs the sampler never draws; "
                              f"raise method.sampler.max_start_epoch")  # fmt: skip
+        try:
+            self.sampler.draw(1, self._bounds(0), 0, task.seeds)
+        except ValueError as error:
+            found.append(f"method.schedulers: {error}; lower method.sampler.min_start_epoch or widen the schedule")
         try:
             FlatNetwork(task.network(torch.Generator()))
         except ConfigurationError as error:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import command_line
-import numpy as np
 import pytest
-from PIL import Image
-
-SIZE = 16  # pixels per side of generated images
+from generated import NPZ, write_images, write_npz
 
 
 @pytest.fixture(scope="session")
@@ -40,31 +35,12 @@ def finished_run(tmp_path_factory, experts_root, npz_file):
     return folder / "run"
 
 
-NPZ = (f"dataset.preprocess.image_size={SIZE}",)
-
-
-def pictures(rng, labels, channels=3):
-    """Return uint8 images (n, H, W, C), each class of a brightness of its own."""
-    noise = rng.integers(0, 100, (len(labels), SIZE, SIZE, channels))
-    return (noise + 50 * np.asarray(labels)[:, None, None, None]).astype(np.uint8)
-
-
 @pytest.fixture(scope="session")
 def npz_file(tmp_path_factory):
     """An npz in MedMNIST layout: 3 classes, 12/3/6 images."""
     path = tmp_path_factory.mktemp("npz") / "generated.npz"
     write_npz(path)
     return path
-
-
-def write_npz(path, **replaced):
-    """Write an npz in MedMNIST layout; ``replaced`` overrides arrays, None drops one."""
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for split, per_class in (("train", 8), ("val", 2), ("test", 4)):
-        labels = np.tile(np.arange(3, dtype=np.uint8), per_class)[:, None]
-        arrays |= {f"{split}_images": pictures(rng, labels[:, 0]), f"{split}_labels": labels}
-    np.savez(path, **{key: value for key, value in (arrays | replaced).items() if value is not None})
 
 
 @pytest.fixture(scope="session")
@@ -78,17 +54,8 @@ def image_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def covid_folder(tmp_path_factory):
-    """Two classes of the COVID-19 Radiography Database, images/ and masks/ in each."""
+    """Three classes of the COVID-19 Radiography Database, images/ and masks/ in each."""
     root = tmp_path_factory.mktemp("covid")
-    for name in ("COVID", "Viral Pneumonia"):
+    for name in ("COVID", "Normal", "Viral Pneumonia"):
         write_images(root / name, ("images", "masks"), 10)
     return root
-
-
-def write_images(folder: Path, names, count):
-    """Write ``count`` grey PNG files into each of the folders ``names`` of ``folder``."""
-    rng = np.random.default_rng(len(str(folder.name)))
-    for label, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        for index, picture in enumerate(pictures(rng, [label] * count, channels=1)):
-            Image.fromarray(picture[..., 0]).save(folder / name / f"{name}-{index}.png")

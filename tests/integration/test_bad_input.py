@@ -10,7 +10,8 @@ from pathlib import Path
 import command_line
 import numpy as np
 import pytest
-from conftest import NPZ, write_images, write_npz
+import torch
+from generated import NPZ, write_images, write_npz
 
 RUN = ("run", *command_line.TINY_RUN, "hydra.run.dir=new_run")
 
@@ -19,7 +20,7 @@ class Bad:
     """One kind of bad input.
 
     Args:
-        arguments: the command line, after ``prepare`` has made what it names.
+        arguments: the command line, after ``prepare`` has made what it names; {run} stands for a finished run.
         says: what the message must contain: the setting or file at fault, and the remedy.
         prepare: makes files in the working folder.
     """
@@ -68,6 +69,11 @@ def occupied(folder: Path) -> None:
     (folder / "new_run" / "mine.txt").write_text("mine")
 
 
+def damaged_configuration(folder: Path) -> None:
+    (folder / "new_run").mkdir()
+    (folder / "new_run" / "config.yaml").write_text("a: [1")
+
+
 def text_file(name: str, text: str = "not what it should be") -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(text) and None
 
@@ -78,7 +84,7 @@ COVID_RUN = (*RUN, "dataset=covid19cxr", "dataset.root=data", "dataset.classes=[
 
 CASES = {
     "unknown command": Bad("rnu", says=("'rnu'", "did you mean 'run'")),
-    "no command": Bad(says=("commands", "--help")),
+    "no command": Bad(says=("a command is missing", "--help")),
     "unknown setting": Bad(*RUN, "method.student_stepz=3", says=("method.student_stepz", "'student_steps'")),
     "unknown setting at the top": Bad(*RUN, "ipcc=3", says=("ipcc", "'ipc'")),
     "unknown method": Bad(*RUN, "method=hoptn", says=("method", "hoptn", "hoptm")),
@@ -87,7 +93,7 @@ CASES = {
                            says=("method.matchers.endpoint.name", "'endpiont'", "did you mean 'endpoint'")),
     "unknown keyword of a matcher": Bad(*RUN, "+method.matchers.endpoint.sharpness=2",
                                         says=("method.matchers.endpoint.sharpness", "known: ", "reduction")),
-    "a method's parts left out": Bad(*RUN, "method.sampler=null", says=("method.sampler", "sampler")),
+    "a part of a method deleted": Bad(*RUN, "~method.sampler", says=("method.sampler: missing",)),
     "no matcher left": Bad(*RUN, "method.matchers.endpoint=null", "method.matchers.shape=null",
                            says=("method", "at least one matcher")),
     "wrong type": Bad(*RUN, "ipc=abc", says=("ipc", "integer", "'abc'")),
@@ -96,9 +102,16 @@ CASES = {
     "negative learning rate": Bad(*RUN, "distillation.images.learning_rate=-1",
                                   says=("distillation.images.learning_rate", "greater than or equal to 0")),
     "negative seed": Bad(*RUN, "seed=-1", says=("seed", "greater than or equal to 0")),
-    "malformed override": Bad(*RUN, "networks=[convnet", says=("networks=[convnet",)),
-    "not an override": Bad(*RUN, "ipc", says=("ipc",)),
+    "number that is none": Bad(*RUN, "distillation.images.learning_rate=nan",
+                               says=("distillation.images.learning_rate", "greater than or equal to 0")),
+    "ipc of text where a recipe asks for it": Bad(*RUN, "dataset=pathmnist", "ipc=abc", says=("ipc", "integer")),
+    "malformed override": Bad(*RUN, "networks=[convnet", says=("networks=[convnet", "KEY=VALUE", "quote")),
+    "not an override": Bad(*RUN, "ipc", says=("ipc", "KEY=VALUE")),
+    "several values without a sweep": Bad(*RUN, "ipc=1,2", says=("ipc=1,2", "--multirun")),
+    "group chosen as null": Bad(*RUN, "method=null", says=("method=", "hoptm-bench list settings")),
+    "unknown interpolation": Bad(*RUN, "method.step_size=${nosuch}", says=("method.step_size", "'nosuch' not found")),
     "unknown flag": Bad(*RUN, "--ipc", "1", says=("--ipc", "--help")),
+    "settings of a whole sweep": Bad("run", "-m", "--cfg", "job", says=("--cfg", "not allowed", "--help")),
     "missing root": Bad(*RUN, "dataset=npz", says=("dataset.root is missing", "dataset.root=PATH")),
     "root does not exist": Bad(*NPZ_RUN, says=("data.npz", "no such file", "set dataset.root")),
     "MedMNIST file missing": Bad(*RUN, "dataset=pathmnist", "dataset.root=.",
@@ -139,31 +152,101 @@ CASES = {
         says=("method.schedulers.open", "raise method.sampler.max_start_epoch")),
     "resume without a run": Bad(*RUN, "resume=true", says=("new_run", "no run to resume", "hydra.run.dir=PATH")),
     "run folder occupied": Bad(*RUN, prepare=occupied, says=("new_run", "not empty", "choose another hydra.run.dir")),
+    "run folder is a file": Bad(*RUN, prepare=text_file("new_run"), says=("new_run", "choose another folder")),
+    "experts in a file": Bad(*RUN, "experts.root=file", prepare=text_file("file"),
+                             says=("experts.root", "is a file", "name a folder")),
+    "resume of a sort": Bad(*RUN, "resume=maybe", says=("resume", "valid boolean", "'maybe'")),
+    "run folder's configuration damaged": Bad(
+        *RUN, "resume=true", prepare=damaged_configuration, says=("config.yaml", "not a readable", "restore it")),
     "eval without a set": Bad("eval", says=("synthetic", "missing", "synthetic=PATH")),
-    "eval of a missing set": Bad("eval", "synthetic=nowhere", says=("nowhere", "no such synthetic set")),
+    "eval of a missing set": Bad("eval", "synthetic=nowhere", says=("nowhere", "does not exist", "synthetic=PATH")),
     "eval of another file": Bad("eval", "synthetic=set.safetensors", prepare=text_file("set.safetensors"),
-                                says=("set.safetensors", "damaged, or not a synthetic set")),
+                                says=("set.safetensors", "damaged, or not a synthetic set", "synthetic=PATH")),
+    "eval of a checkpoint": Bad("eval", "synthetic={run}/checkpoint.safetensors",
+                                says=("checkpoint.safetensors", "not a synthetic set", "synthetic=PATH")),
+    "eval on another data set": Bad("eval", "synthetic={run}", "dataset=digits",
+                                    says=("synthetic.safetensors", "classes", "choose the data set")),
+    "eval into the run folder": Bad("eval", "synthetic={run}", "hydra.run.dir={run}",
+                                    says=("not empty", "choose another hydra.run.dir")),
+    "comparing what is not there": Bad("compare", "nowhere", says=("nowhere", "no such result card", "finished run")),
     "comparing a folder without runs": Bad("compare", ".", says=("result.json", "name folders of finished runs")),
     "damaged card": Bad("compare", "result.json", prepare=text_file("result.json", '{"schema": 1'),
                         says=("result.json", "not a result card")),
+    "unknown format": Bad("compare", "{run}", "--format", "xml", says=("--format", "'xml'", "markdown")),
     "unknown kind to list": Bad("list", "matchres", says=("matchres", "matchers")),
     "no networks": Bad(*RUN, "networks=[]", says=("networks", "at least one architecture")),
-    "unknown network": Bad(*RUN, "networks=[convnet,resnet]", says=("networks[1]", "'resnet'", "did you mean 'resnet18'")),
+    "unknown network": Bad(*RUN, "networks=[convnet,resnet]",
+                           says=("networks[1]", "'resnet'", "did you mean 'resnet18'")),
     "tf32 on the CPU": Bad(*RUN, "runtime.precision=tf32", says=("runtime.precision", "use float32")),
-    "two mistakes": Bad(*RUN, "ipc=0", "distillation.iterations=-1", says=("ipc:", "distillation.iterations:")),
+    "two wrong values": Bad(*RUN, "ipc=0", "distillation.iterations=-1", says=("ipc:", "distillation.iterations:")),
+    "two wrong parts": Bad(*RUN, "dataset=npz", "networks=[resnet]", says=("dataset.root is missing", "networks[0]")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_bad_input_is_refused(kind, bench, tmp_path):
+def test_bad_input_is_refused(kind, bench, tmp_path, finished_run):
     case = CASES[kind]
     case.prepare(tmp_path)
     before = contents(tmp_path)
-    result = bench(*case.arguments)
-    print(kind, "\n", result.code, result.err)
+    result = bench(*(argument.replace("{run}", str(finished_run)) for argument in case.arguments))
     check(result, case.says)
     assert tmp_path.is_dir()
     assert contents(tmp_path) == before, "something was left behind, changed or removed"
+
+
+def test_at_least_twenty_kinds_are_covered():
+    assert len(CASES) >= 20
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_where_there_is_none(bench, tmp_path):
+    check(bench(*RUN, "runtime.device=cuda"), ("runtime.device", "torch sees no CUDA device", "use cpu or auto"))
+    assert contents(tmp_path) == {}
+
+
+def test_resuming_with_other_settings(bench, finished_run):
+    before = contents(finished_run)
+    result = bench("run", f"hydra.run.dir={finished_run}", "resume=true", "distillation.iterations=9", "ipc=2")
+    changed = ("distillation.iterations: 4 in the folder, 9 now", "ipc: 1 in the folder, 2 now")
+    check(result, ("was made with other settings", "give the same ones", *changed))
+    assert contents(finished_run) == before
+
+
+def test_damaged_expert(bench, tmp_path, npz_file):
+    dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
+    store = tmp_path / "store"
+    assert bench("experts", *dataset, *command_line.TINY_RUN, experts=store).code == 0
+    (damaged,) = store.rglob("expert-00001.safetensors")
+    truncate(damaged)
+    before = contents(tmp_path)
+    check(bench(*RUN, *dataset, "experts.count=3", experts=store), (str(damaged), "delete"))
+    assert contents(tmp_path) == before
+
+
+def test_damaged_checkpoint(bench, tmp_path, finished_run):
+    shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    truncate(tmp_path / "run" / "checkpoint.safetensors")
+    before = contents(tmp_path)
+    check(
+        bench("run", "hydra.run.dir=run", "resume=true"),
+        ("checkpoint.safetensors", "damaged, or not a distillation checkpoint"),
+    )
+    assert contents(tmp_path) == before
+
+
+def test_plug_in_that_cannot_be_imported_is_named(tmp_path):
+    information = tmp_path / "site" / "broken-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[hoptm_plugin.plugins]\nmine = broken_module\n")
+    (tmp_path / "site" / "broken_module.py").write_text("import a_package_that_is_not_there\n")
+    before = contents(tmp_path)
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
+    for arguments in (("list", "matchers"), RUN):
+        result = command_line.call(*arguments, cwd=tmp_path, environment=environment)
+        check(result, ("plug-in 'mine' (broken_module, from broken 1.0)", "a_package_that_is_not_there", "uninstall"))
+        assert contents(tmp_path) == before
 
 
 def check(result, says):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from command_line import TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY_PROTOCOL, TINY_RUN, card
-from conftest import NPZ, SIZE
+from generated import NPZ, SIZE
 from PIL import Image
 
 from hoptm_plugin import SyntheticSet
@@ -21,6 +21,8 @@ from hoptm_plugin.results.card import read_card
 
 FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png",
          "result.json"}  # fmt: skip
+
+THREE_CLASSES = ("dataset.classes=[COVID,Normal,Viral Pneumonia]",)
 
 
 def names(folder: Path) -> set[str]:
@@ -63,7 +65,8 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     synthetic = SyntheticSet.load(folder / "synthetic.safetensors")
     assert synthetic.images.shape == (10, 1, 32, 32)
     assert synthetic.labels.tolist() == list(range(10))
-    assert synthetic.info == {"method": method, "dataset": "digits", "ipc": 1}
+    expected = {"method_id": method, "dataset": "digits", "ipc": 1, "seed": 0, "selection": "last"}
+    assert synthetic.info == expected | {"method_title": found.title}
     with Image.open(folder / "synthetic.png") as grid:
         assert min(grid.size) > 32
 
@@ -106,7 +109,7 @@ def test_folder_run(bench, tmp_path, image_folder):
 
 
 def test_covid19cxr_run_stores_its_split_and_never_reads_masks(bench, tmp_path, covid_folder):
-    dataset = ("dataset=covid19cxr", f"dataset.root={covid_folder}", "dataset.classes=[COVID,Viral Pneumonia]", *NPZ)
+    dataset = ("dataset=covid19cxr", f"dataset.root={covid_folder}", *THREE_CLASSES, *NPZ)
     succeed(bench("run", *dataset, *TINY_RUN, "hydra.run.dir=out"))
     found = card(tmp_path / "out")
     split = json.loads((tmp_path / "out/split.json").read_text())
@@ -114,13 +117,15 @@ def test_covid19cxr_run_stores_its_split_and_never_reads_masks(bench, tmp_path, 
     counts = {name: len(files) for name, files in split.items()}
     assert counts == {name: found["dataset"][name] for name in ("train", "validation", "test")}
     files = [file for part in split.values() for file in part]
-    assert sorted(files) == sorted(path.relative_to(covid_folder).as_posix() for path in covid_folder.glob("*/images/*"))
-    assert counts["test"] == 4
+    assert sorted(files) == sorted(
+        path.relative_to(covid_folder).as_posix() for path in covid_folder.glob("*/images/*")
+    )
+    assert counts["test"] == 6
 
 
 def test_checkpoint_chosen_on_the_validation_split_with_soft_labels(bench, tmp_path, npz_file):
-    choices = ("distillation.selection=validation", "distillation.evaluate_every=2",
-               "method.labels={name: soft, teacher_epoch: 2}")  # fmt: skip
+    choices = ("distillation.selection=validation", "distillation.evaluate_every=2", "method.labels.name=soft",
+               "+method.labels.teacher_epoch=2")  # fmt: skip
     result = succeed(
         bench("run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_RUN, *choices, "hydra.run.dir=out")
     )
@@ -139,6 +144,7 @@ def test_eval_judges_a_stored_set_on_other_architectures(bench, tmp_path, finish
     assert [evaluation.network for evaluation in found.evaluations] == ["convnet(depth=2,width=4)", "alexnet"]
     assert "alexnet" in result.out
     assert "recipe" not in result.err, "the stored settings count, not the recipe"
+    assert (found.method, found.title) == ("hoptm", "HoP-TM")
     assert found.artefacts["synthetic.safetensors"] == sha256(finished_run / "synthetic.safetensors")
     assert found.evaluations[0].accuracy == read_card(finished_run).evaluations[0].accuracy
     assert {path: path.stat().st_mtime_ns for path in finished_run.iterdir()} == before

@@ -17,7 +17,9 @@ pytestmark = [
 def gradients(device, strategy):
     """Return loss and gradients of images and step size of a small unroll with DSA, in float64."""
     seeds, sizes = Seeds(0), [4] * 6
-    module = create(ConvNet(depth=2, width=8), (3, 16, 16), 5, seeds.generator("network"), torch.device(device)).double()
+    module = create(
+        ConvNet(depth=2, width=8), (3, 16, 16), 5, seeds.generator("network"), torch.device(device)
+    ).double()
     network = FlatNetwork(module)
     images = torch.randn(24, 3, 16, 16, generator=seeds.generator("images"), dtype=torch.float64)
     images = images.to(device).requires_grad_()

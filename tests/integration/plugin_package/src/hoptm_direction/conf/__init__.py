@@ -1,0 +1,1 @@
+"""Hydra YAML of the plug-in."""
