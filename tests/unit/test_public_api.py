@@ -21,3 +21,20 @@ def test_help_does_not_import_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "hoptm-bench run method=hoptm dataset=digits ipc=1" in done.stdout
+
+
+def test_registries_register_whatever_was_imported_before():
+    """`hoptm_plugin.matchers` is a registry, or the package of that name once that was imported: both must do."""
+    code = (
+        "import sys\n"
+        "if sys.argv[1] == 'late': import hoptm_plugin.builtin\n"
+        "from hoptm_plugin import matchers, schedulers, networks, Matcher, Scheduler\n"
+        "@matchers.register('m')\nclass M(Matcher):\n    def loss(self, pair): return 0\n"
+        "@schedulers.register('s')\nclass S(Scheduler): pass\n"
+        "assert networks.register\n"
+        "from hoptm_plugin.core import interfaces\n"
+        "assert 'm' in interfaces.matchers and 's' in interfaces.schedulers\n"
+    )
+    for order in ("early", "late"):
+        done = subprocess.run([sys.executable, "-c", code, order], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

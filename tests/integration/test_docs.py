@@ -1,0 +1,145 @@
+"""What README.md and CONTRIBUTING.md show is run: commands on tiny budgets, Python as it stands.
+
+A fence that cannot run is preceded by ``<!-- test: skip because REASON -->``. FILE.npz, FOLDER, COVID_FOLDER and RUN
+stand for generated data and a finished run.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from command_line import TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY_PROTOCOL
+from conftest import NPZ
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+SHELLS = ("bash", "console", "sh", "shell")
+FENCE = re.compile(r"(?:^<!-- test: (?P<mark>.*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A block of code in a document."""
+
+    language: str
+    text: str
+
+    def commands(self) -> list[list[str]]:
+        """Return the words of every shell command; in a console only lines after a prompt are commands."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        if self.language == "console":
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        parsed = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
+        return [words for words in parsed if words]
+
+
+def fences(text: str) -> list[Fence]:
+    """Return all fences but those that a comment skips with a reason."""
+    found = []
+    for match in FENCE.finditer(text):
+        mark = match["mark"]
+        if mark is None:
+            found.append(Fence(match["language"], match["text"]))
+        else:
+            assert re.fullmatch(r"skip because \S.*", mark), f"<!-- test: {mark} -->: write 'skip because REASON'"
+    return found
+
+
+def reduced(words: list[str]) -> list[str]:
+    """Return the arguments of a hoptm-bench command with a budget of seconds."""
+    command, *arguments = words
+    if {"--help", "--cfg", "resume=true"} & set(arguments) or command not in ("run", "eval", "experts"):
+        return words
+    budget = [*TINY_PROTOCOL, "runtime.device=cpu"]
+    if command != "eval":
+        budget += [*TINY_NETWORK, "experts.count=1", "experts.training.batch=512", "distillation.iterations=2"]
+        if not any(argument.startswith("method=") and "random" in argument for argument in arguments):
+            budget += [*TINY_EXPERTS, *TINY_LOOP]
+        if any(argument.startswith("dataset.root=") for argument in arguments):
+            budget += NPZ
+    return [*words, *budget]
+
+
+def check_only(words: list[str]) -> None:
+    """Check that a command which CI runs by itself refers to what exists."""
+    program, *arguments = words
+    if program in (".", "source"):
+        assert arguments == [".venv/bin/activate"], words
+    elif program == "pip":
+        with (ROOT / "pyproject.toml").open("rb") as stream:
+            extras = tomllib.load(stream)["project"]["optional-dependencies"]
+        target = re.fullmatch(r"\.(?:\[(?P<extras>[\w,]+)\])?", arguments[-1])
+        assert arguments[0] == "install", words
+        assert target, f"{words}: installs something else than this project"
+        assert set((target["extras"] or "").split(",")) <= {*extras, ""}, f"{words}: unknown extra"
+    elif program in ("python", "python3") and arguments[:1] == ["-m"]:
+        assert arguments[1:] == ["venv", ".venv"], words
+    else:
+        assert program in ("python", "python3", "pytest", "ruff", "mypy", "git", ".ci/run"), f"{words}: unknown command"
+        paths = [word for word in words if ("/" in word and "://" not in word) or word.endswith(".py")]
+        assert all((ROOT / path).exists() for path in paths), f"{words}: no such file"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands(document, bench, tmp_path, npz_file, image_folder, covid_folder, finished_run):
+    places = {r"FILE\.npz": npz_file, "FOLDER": image_folder, "COVID_FOLDER": covid_folder, "RUN": finished_run}
+    shown = [words for fence in fences((ROOT / document).read_text()) if fence.language in SHELLS
+             for words in fence.commands()]  # fmt: skip
+    assert shown, f"{document} shows no commands"
+    for words in shown:
+        if words[0] != "hoptm-bench":
+            check_only(words)
+            continue
+        for name, place in places.items():
+            words = [re.sub(rf"\b{name}\b", str(place), word) for word in words]
+        result = bench(*reduced(words[1:]))
+        assert result.code == 0, f"{shlex.join(words)}\n{result.err}"
+        assert result.out
+    assert not (tmp_path / "experts").exists(), "HOPTM_EXPERTS was not heeded"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python(document, tmp_path, finished_run):
+    blocks = [fence.text for fence in fences((ROOT / document).read_text()) if fence.language == "python"]
+    assert blocks, f"{document} shows no Python"
+    script = tmp_path / "shown.py"
+    script.write_text(re.sub(r"\bRUN\b", str(finished_run), "\n".join(blocks)))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+    missing = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_fences_are_found_and_skipped_with_a_reason_only():
+    text = (
+        "```bash\npip install -e . && hoptm-bench \\\n  list # all\n```\n\n"
+        "<!-- test: skip because it downloads -->\n```bash\nnonsense\n```\n\n"
+        "```console\n$ mypy\nSuccess\n```\n"
+    )
+    assert [fence.commands() for fence in fences(text)] == [
+        [["pip", "install", "-e", "."], ["hoptm-bench", "list"]],
+        [["mypy"]],
+    ]
+    with pytest.raises(AssertionError, match="skip because REASON"):
+        fences("<!-- test: skip -->\n```bash\nnonsense\n```\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nonsense"], ["pip", "install", "-e", ".[nosuch]"], ["pip", "install", "torch"], ["python", "no/file.py"]],
+)
+def test_unknown_commands_fail(words):
+    with pytest.raises(AssertionError):
+        check_only(words)
