@@ -1,0 +1,244 @@
+"""How settings become one: recipes, stored runs, overrides; and every YAML file in every combination builds."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import hydra
+import pytest
+import yaml
+from hydra.core.plugins import Plugins
+
+import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
+from hoptm_plugin.cli import _settings
+from hoptm_plugin.commands.composition import apply_recipe, explicit_paths, overlay, resumed
+from hoptm_plugin.commands.folder import RunFolder, config_sha256, read_config, remove_if_empty
+from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
+from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks
+from hoptm_plugin.core.plugins import load_plugins
+from hoptm_plugin.data.prepare import Preprocess
+from hoptm_plugin.search_path import PluginSearchPath
+
+PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
+MULTI_LABEL = "chestmnist"
+
+
+def choices(group):
+    found = [path.name for package in PACKAGES if (files(package) / group).is_dir()
+             for path in (files(package) / group).iterdir()]  # fmt: skip
+    return sorted(name.removesuffix(".yaml") for name in found)
+
+
+def recipes():
+    """Yield (method, dataset, ipc) for every IPC that a recipe lists."""
+    for package in PACKAGES:
+        for method in (files(package) / "recipe").iterdir():
+            for path in method.iterdir():
+                recipe = yaml.safe_load(path.read_text())
+                yield from ((method.name, path.name.removesuffix(".yaml"), ipc) for ipc in recipe.get("ipc", {1: {}}))
+
+
+def compose(*overrides):
+    """Return the settings that the command line would have, recipe included."""
+    Plugins.instance().register(PluginSearchPath)
+    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3"):
+        return _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
+
+
+def builds(values):
+    """Check a whole configuration: it is valid, and every part that needs no data can be built."""
+
+    load_plugins()
+    settings = validate_settings(values)
+    dataset = dict(settings.dataset)
+    Preprocess.model_validate(dataset.pop("preprocess"))
+    for registry, spec in ((methods, settings.method), (networks, settings.network),
+                           (augmentations, settings.augment), (datasets, dataset)):  # fmt: skip
+        assert registry.build(spec) is not None
+
+
+@pytest.mark.parametrize("dataset", choices("dataset"))
+@pytest.mark.parametrize("method", choices("method"))
+def test_every_method_composes_with_every_data_set(method, dataset):
+    values, explicit, _ = compose(f"method={method}", f"dataset={dataset}")
+    assert explicit == ["method=", "dataset="]
+    assert values["method_id"] == method
+    if dataset == MULTI_LABEL:
+        with pytest.raises(ConfigurationError, match="multi-label"):
+            builds(values)
+    else:
+        builds(values)
+
+
+@pytest.mark.parametrize(("method", "dataset", "ipc"), sorted(recipes()))
+def test_every_recipe_composes(method, dataset, ipc):
+    values, _, note = compose(f"method={method}", f"dataset={dataset}", f"ipc={ipc}")
+    assert note.startswith(f"recipe {method}/{dataset}")
+    assert "none for" not in note
+    builds(values)
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{group}={name}" for group in ("network", "augment", "experts", "protocol", "runtime")
+               for name in choices(group)]
+)  # fmt: skip
+def test_every_other_choice_composes(choice):
+    builds(compose(choice)[0])
+
+
+def test_explicit_paths():
+    overrides = ["method=mtt", "network=vgg11", "dataset@dataset=npz", "+a.b=1", "++c=2", "~d.e", "ipc=3", "x=a=b"]
+    groups = {"method", "dataset", "network"}
+    assert explicit_paths(overrides, groups) == ["method=", "network", "dataset=", "a.b", "c", "d.e", "ipc", "x"]
+
+
+def values():
+    return {"ipc": 5, "reported": None, "network": {"width": 128, "depth": 3}, "method": {"steps": 1, "part": None},
+            "dataset": {"size": 28}}  # fmt: skip
+
+
+RECIPE = {
+    "all": {"network": {"width": 32}, "method": {"steps": 2}},
+    "ipc": {
+        1: {"method": {"steps": 3}, "reported": {"accuracy": 0.1, "source": "one"}},
+        5: {"method": {"steps": 4}, "reported": {"accuracy": 0.5, "source": "five"}},
+    },
+}
+
+
+def applied(recipe=RECIPE, explicit=(), **changed):
+    result = values() | changed
+    note = apply_recipe(result, recipe, list(explicit), "mine")
+    return result, note
+
+
+def test_a_recipe_s_ipc_beats_its_all():
+    result, note = applied()
+    assert note == "recipe mine, ipc 5"
+    assert result["network"] == {"width": 32, "depth": 3}
+    assert result["method"]["steps"] == 4
+    assert result["reported"] == {"accuracy": 0.5, "source": "five"}
+
+
+@pytest.mark.parametrize(("ipc", "used", "steps"), [(3, 1, 3), (50, 5, 4)])
+def test_nearest_lower_ipc_serves_without_its_reported_accuracy(ipc, used, steps):
+    result, note = applied(ipc=ipc)
+    assert note == f"recipe mine: none for ipc {ipc}, that of ipc {used} is used"
+    assert result["method"]["steps"] == steps
+    assert result["reported"] is None
+
+
+def test_lowest_ipc_serves_below_all():
+    result, note = applied({"ipc": {10: {"method": {"steps": 9}}}}, ipc=1)
+    assert "that of ipc 10 is used" in note
+    assert result["method"]["steps"] == 9
+
+
+def test_explicit_settings_beat_the_recipe():
+    result, _ = applied(explicit=["network.width", "method.steps"])
+    assert result["network"]["width"] == 128
+    assert result["method"]["steps"] == 1
+    assert applied(explicit=["network"])[0]["network"] == {"width": 128, "depth": 3}
+
+
+def test_a_chosen_method_or_data_set_does_not_shut_out_the_recipe():
+    assert applied(explicit=["method=", "dataset="])[0]["method"]["steps"] == 4
+
+
+def test_an_explicit_path_below_keeps_a_recipe_from_replacing_what_holds_it():
+    recipe = {"all": {"method": {"part": {"name": "other", "weight": 2}}}}
+    assert applied(recipe)[0]["method"]["part"] == {"name": "other", "weight": 2}
+    assert applied(recipe, ["method.part.weight"])[0]["method"]["part"] is None
+
+
+@pytest.mark.parametrize(
+    ("explicit", "kept"), [(["dataset.root"], True), (["dataset.download"], True), (["dataset.size"], False)]
+)
+def test_what_was_reported_belongs_to_the_data_set_as_it_is(explicit, kept):
+    assert (applied(explicit=explicit)[0]["reported"] is not None) == kept
+
+
+def test_recipes_are_not_shared_between_runs():
+    result, _ = applied({"all": {"method": {"part": {"list": [1]}}}})
+    result["method"]["part"]["list"].append(2)
+    assert applied({"all": {"method": {"part": {"list": [1]}}}})[0]["method"]["part"] == {"list": [1]}
+
+
+@pytest.mark.parametrize("recipe", [{"al": {}}, {"all": {"netwrok": {}}}])
+def test_malformed_recipes_are_refused_by_name(recipe):
+    with pytest.raises(ConfigurationError, match=r"recipe mine.*(al|netwrok)"):
+        applied(recipe)
+
+
+@pytest.mark.parametrize("ipc", ["abc", None, [1]])
+def test_an_impossible_ipc_is_left_to_validation(ipc):
+    result, note = applied(ipc=ipc)
+    assert note == "recipe mine"
+    assert result["ipc"] == ipc
+
+
+def test_overlay_takes_explicit_settings_only():
+    stored, given = values(), values() | {"ipc": 9, "network": {"width": 8, "depth": 2}, "reported": {"x": 1}}
+    result = overlay(stored, given, ["network.width", "reported"])
+    assert result == stored | {"network": {"width": 8, "depth": 3}, "reported": {"x": 1}}
+    assert stored == values(), "what is stored must not change"
+
+
+def test_overlay_adds_below_null_and_removes_what_was_deleted():
+    given = values()
+    given["method"] = {"part": {"new": {"name": "a"}}}
+    assert overlay(values(), given, ["method.part.new"])["method"] == {"steps": 1, "part": {"new": {"name": "a"}}}
+    assert overlay(values(), given, ["method.steps"])["method"] == {"part": None}
+
+
+def test_overlay_of_a_chosen_method_takes_its_name_along():
+    stored = values() | {"method_id": "a", "method_title": "A"}
+    given = values() | {"method_id": "b", "method_title": "B", "method": {"name": "b"}, "ipc": 7}
+    assert overlay(stored, given, ["method="]) == stored | {key: given[key] for key in
+                                                           ("method", "method_id", "method_title")}  # fmt: skip
+
+
+def test_resumed_settings_are_the_stored_ones(tmp_path):
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        resumed(values(), [], tmp_path)
+    RunFolder(tmp_path / "run").begin(values())
+    given = values() | {"ipc": 8, "network": {"width": 4, "depth": 4}}
+    assert resumed(given, ["network.depth"], tmp_path / "run") == values() | {"network": {"width": 128, "depth": 4}}
+
+
+def test_folder_check_names_what_differs_but_not_what_may(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.check(values(), resume=False)
+    folder.begin(values() | {"runtime": {"device": "cuda"}, "resume": False})
+    folder.check(values() | {"runtime": {"device": "cpu"}, "resume": True}, resume=True)
+    with pytest.raises(RunFolderError, match=r"network.depth: 3 in the folder, 4 now"):
+        folder.check(values() | {"network": {"width": 128, "depth": 4}}, resume=True)
+    with pytest.raises(RunFolderError, match="not empty"):
+        folder.check(values(), resume=False)
+
+
+def test_config_digest_ignores_what_changes_no_result():
+    digest = config_sha256(values())
+    assert config_sha256(values() | {"resume": True, "runtime": {"device": "cpu"}}) == digest
+    assert config_sha256(dict(reversed(values().items()))) == digest
+    assert config_sha256(values() | {"ipc": 6}) != digest
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1", "!!python/object/apply:os.getcwd []", "\x00"])
+def test_configurations_that_are_none(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(FileFormatError, match=r"config\.yaml"):
+        read_config(tmp_path / "config.yaml")
+
+
+def test_only_empty_folders_below_the_working_folder_are_removed(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    for path in (here / "runs/today/run", here / "kept/run", tmp_path / "there/run"):
+        path.mkdir(parents=True)
+    (here / "kept/file").write_text("")
+    monkeypatch.chdir(here)
+    for path in (here / "runs/today/run", here / "kept/run", tmp_path / "there/run", here, tmp_path):
+        remove_if_empty(path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"here", "here/kept", "here/kept/file",
+                                                                                 "there"}  # fmt: skip
