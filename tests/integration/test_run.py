@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import command_line
@@ -195,6 +197,24 @@ def test_sweep_goes_on_after_a_failure_and_reports_it(bench, tmp_path, npz_file)
     assert "job 0-hoptm-npz-ipc9-seed0 failed: ipc=9" in result.err
     assert result.err.splitlines()[-3].startswith("error: ipc=9")
     assert names(tmp_path / "sweep") == {"multirun.yaml", "1-hoptm-npz-ipc1-seed0"}
+
+
+def test_interrupted_run_says_how_to_go_on(tmp_path, experts_root, npz_file):
+    dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
+    endless = ("distillation.iterations=1000000", "distillation.checkpoint_every=1", "hydra.run.dir=out")
+    process = command_line.start("run", *dataset, *TINY_RUN, *endless, cwd=tmp_path,
+                                 environment={"HOPTM_EXPERTS": str(experts_root)})  # fmt: skip
+    try:
+        while not (tmp_path / "out/checkpoint.safetensors").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=command_line.SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert f"error: interrupted; go on with: hoptm-bench run hydra.run.dir={tmp_path / 'out'} resume=true" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "csv", "json"])

@@ -48,7 +48,6 @@ def compose(*overrides):
 
 def builds(values):
     """Check a whole configuration: it is valid, and every part that needs no data can be built."""
-
     load_plugins()
     settings = validate_settings(values)
     dataset = dict(settings.dataset)
