@@ -130,6 +130,8 @@ def convert(hint: Any, value: Any, path: str) -> Any:
                 return items
     if any(isinstance(value, option) for option in options if isinstance(option, type) and option in _BY_BASE):
         return value
+    if any(hasattr(option, "from_spec") for option in options) and not isinstance(value, tuple(options)):
+        raise ConfigurationError(f"{path}: must be a mapping with a 'name', got {value!r}")
     plain = [option for option in options if option not in _BY_BASE]
     # a part's base class would only add a second, puzzling complaint about a plain value
     return checked(functools.reduce(operator.or_, plain) if len(plain) < len(options) and plain else hint, value, path)
@@ -139,7 +141,7 @@ def checked(hint: Any, value: Any, path: str) -> Any:
     """Check a plain value against a type (pydantic's rules: "1e-10" is a float, "abc" is not)."""
     try:
         try:
-            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
         except (PydanticSchemaGenerationError, TypeError):
             adapter = TypeAdapter(hint)
         except Exception as error:

@@ -19,7 +19,7 @@ from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import METADATA_KEY, read_json, write_json, write_tensors
 from hoptm_plugin.experts.recipe import ExpertRecipe
 
-TENSOR, KIND, VERSION = "parameters", "expert", 1
+TENSOR, KIND, VERSION, MANIFEST = "parameters", "expert", 1, "manifest.json"
 
 
 class ExpertStore:
@@ -67,7 +67,7 @@ class ExpertStore:
 
     def write(self, expert: int, trajectory: Tensor, epoch_losses: list[float], seconds: float) -> None:
         """Store an expert's trajectory (epochs+1, P), its mean training loss per epoch, and how long it took."""
-        self._write_manifest()
+        self._agree_on_manifest()
         metadata = {"kind": KIND, "version": VERSION, "recipe": self.recipe.digest,
                     "epoch_losses": epoch_losses, "seconds": seconds}  # fmt: skip
         write_tensors(self.path(expert), {TENSOR: trajectory}, metadata)
@@ -84,10 +84,12 @@ class ExpertStore:
 
     def missing(self, count: int, epochs: int) -> list[int]:
         """Return which of the first ``count`` experts do not reach ``epochs``."""
+        if (self.folder / MANIFEST).exists():
+            self._agree_on_manifest()
         return [expert for expert in range(count) if self.epochs(expert) < epochs]
 
-    def _write_manifest(self) -> None:
-        path = self.folder / "manifest.json"
+    def _agree_on_manifest(self) -> None:
+        path = self.folder / MANIFEST
         content = {"kind": "expert store", "version": VERSION, "parameters": self.num_parameters,
                    "recipe": self.recipe.model_dump(mode="json")}  # fmt: skip
         if not path.exists():
