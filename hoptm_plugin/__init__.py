@@ -41,10 +41,13 @@ if TYPE_CHECKING:
         schedules,
         value_at,
     )
+    from hoptm_plugin.core.mosaic import expand_mosaic
     from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.engine.evaluation import real_subset
+    from hoptm_plugin.networks.layers import features
+    from hoptm_plugin.trajectory.initial import class_major
 
 _HOMES = {
     "core.dataset": ("ImageData", "Normalisation", "Split"),
@@ -55,10 +58,13 @@ _HOMES = {
         "datasets", "feature_matchers", "initialisers", "label_policies", "matchers", "methods", "networks", "samplers",
         "schedulers", "schedules", "value_at",
     ),
+    "core.mosaic": ("expand_mosaic",),
     "core.observations": ("FeaturePair", "TrajectoryPair"),
     "core.seeding": ("Seeds",),
     "core.synthetic": ("SyntheticSet",),
     "engine.evaluation": ("real_subset",),
+    "networks.layers": ("features",),
+    "trajectory.initial": ("class_major",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

@@ -131,12 +131,20 @@ def _add_plugins_to_search_path() -> None:
     Plugins.instance().register(PluginSearchPath)
 
 
-def _print_settings(overrides: list[str]) -> None:
+def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return the settings of a run with these overrides, recipe included, and a note on the recipe."""
     import hydra
+
+    _add_plugins_to_search_path()
+    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
+        values, _, note = _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
+    return values, note
+
+
+def _print_settings(overrides: list[str]) -> None:
     from omegaconf import OmegaConf
 
-    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
-        values, _, note = _settings(hydra.compose("config", overrides, return_hydra_config=True))
+    values, note = compose(overrides)
     _say(note)
     print(OmegaConf.to_yaml(OmegaConf.create(values)), end="")  # noqa: T201
 
@@ -204,12 +212,10 @@ def _run(config: DictConfig) -> None:
     def work(values: dict[str, Any], explicit: list[str], note: str, folder: Path) -> None:
         from hoptm_plugin.commands.composition import resumed
         from hoptm_plugin.commands.run import run
-        from hoptm_plugin.core.registry import checked
         from hoptm_plugin.results.console import console_progress, print_card
 
-        if checked(bool, values["resume"], "resume"):
-            values = resumed(values, explicit, folder)
-        else:
+        values = resumed(values, explicit, folder)
+        if not values["resume"]:
             _say(note)
         print_card(run(values, folder, console_progress()), folder)
 

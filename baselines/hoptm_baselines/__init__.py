@@ -1,5 +1,16 @@
 """Baselines: methods beside HoP-TM, registered as any third party's package would."""
 
+from hoptm_baselines.coresets import Herding, KCenter
+from hoptm_baselines.distribution_matching import DistributionMatching
+from hoptm_baselines.full_data import FullData
+from hoptm_baselines.improved_distribution_matching import ImprovedDistributionMatching
 from hoptm_baselines.random_subset import RandomSubset
 
-__all__ = ["RandomSubset"]
+__all__ = [
+    "DistributionMatching",
+    "FullData",
+    "Herding",
+    "ImprovedDistributionMatching",
+    "KCenter",
+    "RandomSubset",
+]

@@ -66,6 +66,8 @@ class DSA(Augmentation):
     Deviates: numbers come from the given generator, not from a reseeded global one.
     """
 
+    cites = ("zhao2021dsa", "riba2020kornia")
+
     def __init__(
         self,
         strategy: tuple[Group, ...] = ("color", "crop", "cutout", "flip", "scale", "rotate"),

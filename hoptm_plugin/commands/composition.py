@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hoptm_plugin.commands.folder import CONFIG, read_config
 from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
+from hoptm_plugin.core.registry import checked
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")
-WHERE_DATA_LIES = ("dataset.root", "dataset.download")
+# settings that leave a run what was published: any other one, given on the command line, drops ``reported``
+LEAVES_REPORTED = (
+    "method=", "dataset=", "dataset.root", "dataset.download", "ipc", "seed", "data_seed", "networks", "resume",
+    "synthetic", "method_title", "runtime", "experts.root", "experts.seed", "hydra",
+    "distillation.checkpoint_every", "distillation.log_every", "protocol.random_subset",
+)  # fmt: skip
 
 
 def explicit_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
@@ -45,13 +51,19 @@ def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[
     if by_ipc and isinstance(ipc, int):  # anything else is refused when the settings are validated
         used = max((known for known in by_ipc if known <= ipc), default=min(by_ipc))
         layers.append(by_ipc[used])
-        if used != ipc or any(path.startswith("dataset.") and path not in WHERE_DATA_LIES for path in explicit):
-            # what was published belongs to that IPC and to that data set as it is
-            layers[-1] = {key: value for key, value in layers[-1].items() if key != "reported"}
         note += f", ipc {used}" if used == ipc else f": none for ipc {ipc}, that of ipc {used} is used"
     for layer in layers:
         _merge(values, layer, "", explicit, name)
+    drop_reported(values, explicit)
     return note
+
+
+def drop_reported(values: dict[str, Any], explicit: Iterable[str]) -> None:
+    """Forget what was published where the command line changed what it was published for."""
+    harmless = ("reported", *LEAVES_REPORTED)
+    changed = [path for path in explicit if not any(path == known or path.startswith(f"{known}.") for known in harmless)]
+    if changed and not any(path == "reported" or path.startswith("reported.") for path in explicit):
+        values["reported"] = None
 
 
 def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, explicit: list[str], name: str) -> None:
@@ -72,7 +84,7 @@ def overlay(stored: dict[str, Any], values: dict[str, Any], explicit: list[str])
     result = deepcopy(stored)
     for path in explicit:
         if path == "method=":
-            result |= {key: deepcopy(values[key]) for key in ("method", "method_id", "method_title")}
+            result |= {key: deepcopy(values[key]) for key in ("method", "method_id", "method_title", "method_cites")}
         else:
             _take(result, values, path.rstrip("=").split("."))
     return result
@@ -90,7 +102,17 @@ def _take(target: dict[str, Any], source: dict[str, Any], keys: list[str]) -> No
 
 
 def resumed(values: dict[str, Any], explicit: list[str], folder: Path) -> dict[str, Any]:
-    """Return the stored settings of the run in ``folder`` with what the command line set on top."""
+    """Return the settings to run with in ``folder``: stored ones, command line on top, where a run is resumed there.
+
+    Raises:
+        RunFolderError: ``resume`` is true and there is no run.
+    """
+    resume = checked(bool | Literal["auto"], values["resume"], "resume")
+    if resume == "auto":
+        resume = (folder / CONFIG).exists()
+    values = values | {"resume": resume}
+    if not resume:
+        return values
     if not (folder / CONFIG).exists():
         raise RunFolderError(f"{folder}: holds no run to resume; name its folder with hydra.run.dir=PATH")
     return overlay(read_config(folder / CONFIG), values, explicit)

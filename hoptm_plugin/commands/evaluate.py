@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hoptm_plugin.commands.assembly import Workbench
-from hoptm_plugin.commands.composition import overlay
-from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, RunFolder, read_config
+from hoptm_plugin.commands.composition import drop_reported, overlay
+from hoptm_plugin.commands.folder import AVERAGE, CARD, CONFIG, SYNTHETIC, RunFolder, read_config
 from hoptm_plugin.commands.run import evaluate, finished_card
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.dataset import ImageData
@@ -17,6 +17,7 @@ from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.results.card import Card, write_card
 
 REMEDY = "name the folder of a finished run, or a .safetensors file, with synthetic=PATH"
@@ -34,37 +35,48 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
     if not file.is_file():
         raise ConfigurationError(f"synthetic: {file} does not exist; {REMEDY}")
     config = file.parent / CONFIG
-    return overlay(read_config(config), values, explicit) if config.exists() else None
+    if not config.exists():
+        return None
+    stored = overlay(read_config(config), values, explicit)
+    drop_reported(stored, explicit)
+    return stored
 
 
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     """Evaluate the set that ``values`` name and write its card into ``path``.
 
-    What the card says of the method comes from the stored set; what was published for the method is left out where
+    Of a run folder that holds a moving average as well, both are evaluated. What the card says of the method comes from the stored set; what was published for the method is left out where
     other networks are asked for.
     """
-    file = _file(validate_settings(values).synthetic or Path())
+    named = validate_settings(values).synthetic or Path()
+    file, average_file = _file(named), named / AVERAGE
     folder = RunFolder(path)
     folder.check(values, resume=False)
-    try:
-        synthetic = SyntheticSet.load(file)
-    except FileFormatError as error:
-        raise FileFormatError(f"{error}; {REMEDY}") from None
+    synthetic = _load(file)
+    average = _load(average_file) if average_file.is_file() else None
     values = _described_by(synthetic, values)
     settings = validate_settings(values)
     bench = Workbench(settings, progress)
     _check_fit(synthetic, bench.data, file)
     bench.check()
-    synthetic = synthetic.to(bench.device)
+    distilled = Distilled(synthetic.to(bench.device), None if average is None else average.to(bench.device))
     began = time.perf_counter()
-    results = evaluate(synthetic, bench, bench.evaluator())
+    results = evaluate(distilled, bench, bench.evaluator())
     folder.begin(values)
     cost = {"experts_s": None, "distill_s": None, "evaluate_s": time.perf_counter() - began,
             "seconds_per_iteration": None}  # fmt: skip
-    artefacts = folder.artefacts(CONFIG) | {file.name: sha256(file)}
+    judged = [file] if average is None else [file, average_file]
+    artefacts = folder.artefacts(CONFIG) | {judged_file.name: sha256(judged_file) for judged_file in judged}
     card = finished_card(values, bench, results, cost, artefacts)
     write_card(card, folder / CARD)
     return card
+
+
+def _load(file: Path) -> SyntheticSet:
+    try:
+        return SyntheticSet.load(file)
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; {REMEDY}") from None
 
 
 def _file(path: Path) -> Path:
@@ -77,10 +89,10 @@ def _described_by(synthetic: SyntheticSet, values: dict[str, Any]) -> dict[str, 
     values = values | {
         "method_id": name,
         "method_title": str(info.get("method_title", name)),
-        "ipc": info.get("ipc", max(1, len(synthetic) // len(synthetic.class_names))),
+        "ipc": info.get("ipc", max(1, len(synthetic.images) // len(synthetic.class_names))),
     }
     values["distillation"] = values["distillation"] | {"selection": info.get("selection", "last")}
-    return values if values["networks"] is None else values | {"reported": None}
+    return values
 
 
 def _check_fit(synthetic: SyntheticSet, data: ImageData, file: Path) -> None:

@@ -11,10 +11,11 @@ import yaml
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.files import sha256, write_text
 
-CONFIG, CARD, SYNTHETIC, GRID, SPLIT = (
+CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, SPLIT = (
     "config.yaml",
     "result.json",
     "synthetic.safetensors",
+    "synthetic_average.safetensors",
     "synthetic.png",
     "split.json",
 )

@@ -29,7 +29,7 @@ Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the
   distillation.selection=validation                keep the checkpoint that does best on the validation split
   runtime.device=auto|cpu|cuda  runtime.unroll=full|adjoint|auto  runtime.precision=float32|tf32
   hydra.run.dir=PATH                               where the run is written
-  hydra.run.dir=PATH resume=true                   go on with the run that lies there
+  hydra.run.dir=PATH resume=true                   go on with the run that lies there; resume=auto begins it if none does
   -m method=hoptm,mtt ipc=1,10                     all combinations, one after the other
   --cfg job                                        print the settings, recipe included, and stop
 

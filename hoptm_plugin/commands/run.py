@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from hoptm_plugin.commands.assembly import Workbench
-from hoptm_plugin.commands.folder import CARD, CONFIG, GRID, SPLIT, SYNTHETIC, RunFolder, config_sha256
+from hoptm_plugin.commands.folder import AVERAGE, CARD, CONFIG, GRID, SPLIT, SYNTHETIC, RunFolder, config_sha256
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.engine.distil import METRICS, Distiller
+from hoptm_plugin.engine.distil import METRICS, Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.results.card import Card, make_card, peak_memory_bytes, read_card, write_card
 from hoptm_plugin.results.images import write_grid
@@ -40,11 +40,26 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     if "split" in bench.data.provenance:
         write_json(folder / SPLIT, bench.data.provenance["split"])
     evaluator = bench.evaluator()
+    distilled, cost = _distil(bench, evaluator, folder)
+    began = time.perf_counter()
+    results = evaluate(distilled, bench, evaluator)
+    cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
+    artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, METRICS, CONFIG, SPLIT)
+    card = finished_card(values, bench, results, cost, artefacts)
+    write_card(card, folder / CARD)
+    return card
+
+
+def _distil(bench: Workbench, evaluator: Evaluator, folder: RunFolder) -> tuple[Distilled, dict[str, Any]]:
+    """Distil and write what was distilled into the folder; return it and what it cost."""
+    settings, method = bench.settings, bench.parts.method
+    if method.whole_split:  # nothing is learned, and real data are not copied into a run folder
+        return Distilled(method.setup(bench.task), None), {"distill_s": None, "seconds_per_iteration": None}
     distiller = Distiller(
-        bench.parts.method, bench.task, settings.distillation, path, progress, _selection(bench, evaluator)
+        method, bench.task, settings.distillation, folder.path, bench.progress, _selection(bench, evaluator)
     )
-    synthetic = distiller.run()
-    synthetic.info = {
+    distilled = distiller.run()
+    info = {
         "method_id": settings.method_id,
         "method_title": settings.method_title,
         "dataset": bench.data.name,
@@ -52,22 +67,13 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
         "seed": settings.seed,
         "selection": settings.distillation.selection,
     }
-    synthetic.save(folder / SYNTHETIC)
-    write_grid(bench.data.pixels(synthetic.images), folder / GRID, settings.ipc)
-    began = time.perf_counter()
-    results = evaluate(synthetic, bench, evaluator)
-    card = finished_card(
-        values, bench, results,
-        cost={
-            "experts_s": bench.experts_seconds,
-            "distill_s": distiller.seconds,
-            "evaluate_s": time.perf_counter() - began,
-            "seconds_per_iteration": distiller.seconds / settings.distillation.iterations,
-        },
-        artefacts=folder.artefacts(SYNTHETIC, GRID, METRICS, CONFIG, SPLIT),
-    )  # fmt: skip
-    write_card(card, folder / CARD)
-    return card
+    for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
+        if synthetic is not None:
+            synthetic.info = dict(info)
+            synthetic.save(folder / name)
+    write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
+    per_iteration = distiller.seconds / settings.distillation.iterations
+    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 
 def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str:
@@ -87,12 +93,15 @@ def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str
     )
 
 
-def evaluate(synthetic: SyntheticSet, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
-    """Evaluate a set, and a random subset beside it if asked, on the test split."""
-    test, settings = bench.data.test, bench.settings
-    results: dict[str, Any] = {"evaluations": evaluator.evaluate(lambda repeat: synthetic, test, "synthetic set")}
-    results["random_subset"] = None
-    if settings.protocol.random_subset:
+def evaluate(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
+    """Evaluate a set, its moving average, and a random subset if asked, on the test split."""
+    test, settings, average = bench.data.test, bench.settings, distilled.average
+    results: dict[str, Any] = {"averaged": None, "random_subset": None}
+    results["evaluations"] = evaluator.evaluate(lambda repeat: distilled.synthetic, test, "synthetic set")
+    if average is not None:
+        warm_up = distilled.synthetic if settings.protocol.warm_start_average else None
+        results["averaged"] = evaluator.evaluate(lambda repeat: average, test, "moving average", warm_up)
+    if settings.protocol.random_subset and not bench.parts.method.whole_split:
         seeds = bench.seeds.child("random subset")
         results["random_subset"] = evaluator.evaluate(
             lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), test, "random subset"
@@ -105,15 +114,16 @@ def finished_card(
 ) -> Card:
     """Return the card of results that :func:`evaluate` gave."""
     settings = bench.settings
+    ipc = None if bench.parts.method.whole_split else settings.ipc
     return make_card(
         method=settings.method_id,
         title=settings.method_title,
         data=bench.data,
-        ipc=settings.ipc,
+        ipc=ipc,
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
         selection=settings.distillation.selection,
-        reported=None if settings.reported is None else settings.reported.model_dump(),
+        reported=None if settings.reported is None else settings.reported.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench.device)},
         config_sha256=config_sha256(values),
         artefacts=artefacts,

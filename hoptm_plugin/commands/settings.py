@@ -13,7 +13,7 @@ from hoptm_plugin.core.interfaces import UnrollStrategy
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
-from hoptm_plugin.results.card import Reported
+from hoptm_plugin.results.card import Fraction, ReportedAccuracy
 
 
 class _Settings(BaseModel):
@@ -55,12 +55,38 @@ class Runtime(_Settings):
     threads: PositiveInt | None = None
 
 
+class PublishedAccuracy(ReportedAccuracy):
+    """A published accuracy, with those of other architectures by name."""
+
+    networks: dict[str, ReportedAccuracy] = {}
+
+
+class Published(_Settings):
+    """What a publication reports for a method on a data set.
+
+    Attributes:
+        source: publication and table.
+        ipc: accuracies by images per class.
+        whole: the accuracy of training on all images.
+    """
+
+    source: str
+    ipc: dict[PositiveInt, PublishedAccuracy] = {}
+    whole: PublishedAccuracy | None = None
+
+    def of(self, ipc: int | None) -> dict[str, Any] | None:
+        """Return the fields of a card's ``reported`` for an IPC (None: all images), or None."""
+        entry = self.whole if ipc is None else self.ipc.get(ipc)
+        return None if entry is None else {"source": self.source, **entry.model_dump()}
+
+
 class RunSettings(_Settings):
     """A whole run. Mappings describe parts by ``name`` and are checked when the parts are built.
 
     Attributes:
         method_id: short name of the method, as typed on the command line.
         method_title: its name in tables.
+        method_cites: BibTeX keys of its publications, the method's own first.
         method: the method and its parts.
         dataset: reader and preprocessing.
         network: the network that experts and students are.
@@ -73,13 +99,14 @@ class RunSettings(_Settings):
         ipc: images per class.
         seed: of distillation and evaluation.
         data_seed: of splits that a data set does not fix; part of the data's fingerprint.
-        resume: continue the run that lies in the run folder.
+        resume: continue the run that lies in the run folder; "auto": if there is one, else begin it.
         synthetic: for ``eval``: the stored set, or the run folder that holds it.
-        reported: accuracy (a fraction) and source published for this setting, or None.
+        reported: what was published for this setting, or None.
     """
 
     method_id: str
     method_title: str
+    method_cites: list[str] = []
     method: dict[str, Any]
     dataset: dict[str, Any]
     network: dict[str, Any]
@@ -92,9 +119,9 @@ class RunSettings(_Settings):
     ipc: PositiveInt
     seed: NonNegativeInt
     data_seed: NonNegativeInt = 0
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
     synthetic: Path | None = None
-    reported: Reported | None = None
+    reported: Published | None = None
 
 
 def validate_settings(values: Mapping[str, Any]) -> RunSettings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,17 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 
 State: TypeAlias = dict[str, Any]
 UnrollStrategy: TypeAlias = Literal["full", "adjoint", "auto"]
+Gradient: TypeAlias = Literal["exact", "tesla", "tesla_halved"]
 
 
 class Part:
-    """Base of every exchangeable part: state that survives an iteration, empty unless overridden."""
+    """Base of every exchangeable part: state that survives an iteration, empty unless overridden.
+
+    Attributes:
+        cites: BibTeX keys of what the part implements, in the ``references.bib`` of its own package or of this one.
+    """
+
+    cites: ClassVar[tuple[str, ...]] = ()
 
     def state_dict(self) -> State:
         """Return tensors, numbers, strings or nested dicts of them."""
@@ -63,6 +70,10 @@ class Matcher(Part, ABC):
     def problems(self, expert_epochs: int, student_steps: int) -> list[str]:
         """Return, before any work, why segments of these lengths cannot be matched; one line each."""
         return []
+
+    def logs(self) -> dict[str, float | Tensor]:
+        """Return numbers worth a line in ``metrics.jsonl`` after the last loss."""
+        return {}
 
 
 class FeatureMatcher(Part, ABC):
@@ -238,7 +249,14 @@ class SegmentSampler(Part, ABC):
 
 
 class Method(Part, ABC):
-    """A distillation method: makes the initial synthetic set and yields losses to step on."""
+    """A distillation method: makes the initial synthetic set and yields losses to step on.
+
+    Attributes:
+        whole_split: the method distils nothing but trains on the whole training split, whatever the IPC asked for; no
+            images are then written to the run folder.
+    """
+
+    whole_split: ClassVar[bool] = False
 
     def problems(self, task: Task) -> list[str]:
         """Return, before any work, what does not fit together; one line each, in the user's words."""
@@ -259,6 +277,10 @@ class Method(Part, ABC):
     def after_step(self, step: int) -> None:
         """Be told that iteration ``step`` is over."""
         return None
+
+    def image_passes(self, classes: int, ipc: int) -> float:
+        """Return about how many images go forward and backward through a network per iteration, to estimate cost."""
+        return 0
 
 
 matchers: Registry[Matcher] = Registry("matcher", Matcher)

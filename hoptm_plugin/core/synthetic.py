@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import read_tensors, write_tensors
+from hoptm_plugin.core.mosaic import expand_mosaic
 
 KIND, VERSION = "synthetic set", 1
 
@@ -26,12 +28,13 @@ class _Metadata(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     normalisation: str
+    mosaic: int = Field(1, ge=1)
     info: dict[str, Any]
 
 
 @dataclass
 class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
-    """Synthetic images and labels; an ordinary torch data set of (image, target).
+    """Synthetic images and labels; an ordinary torch data set of (image, target), mosaics taken apart.
 
     Attributes:
         images: (n, C, H, W) float, in normalised or whitened space, never clamped.
@@ -41,6 +44,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         class_names: one per class index.
         normalisation: of the data set it was distilled from.
         info: JSON values: data set, method, images per class.
+        mosaic: each stored image is a mosaic of mosaic x mosaic training images (IDM); 1 where it is one itself.
     """
 
     images: Tensor
@@ -49,6 +53,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     class_names: tuple[str, ...]
     normalisation: Normalisation
     info: dict[str, Any] = field(default_factory=dict)
+    mosaic: int = 1
 
     def __post_init__(self) -> None:
         """Refuse shapes and types that do not fit together."""
@@ -66,6 +71,9 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             raise ValueError(f"step_size must be one floating-point number, got {given}")
         if len(self.normalisation.mean) != self.images.shape[1] or len(self.normalisation.std) != self.images.shape[1]:
             raise ValueError(f"normalisation must have {self.images.shape[1]} channels")
+        if self.mosaic < 1 or any(side % self.mosaic for side in self.images.shape[2:]):
+            size = "x".join(map(str, self.images.shape[2:]))
+            raise ValueError(f"images of {size} pixels are no mosaics of {self.mosaic}x{self.mosaic} images")
 
     @property
     def soft(self) -> bool:
@@ -78,24 +86,36 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         return self.labels.softmax(dim=1) if self.soft else self.labels
 
     def __len__(self) -> int:
-        """Return the number of synthetic images."""
-        return len(self.images)
+        """Return the number of images to train on."""
+        return len(self.images) * self.mosaic**2
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return (image (C, H, W), target: class index or probabilities)."""
-        return self.images[index], self.targets[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} images")
+        tile, at = divmod(index % len(self), len(self.images))
+        return expand_mosaic(self.images[at : at + 1], self.mosaic)[tile], self.targets[at]
+
+    def expanded(self) -> SyntheticSet:
+        """Return the set to train on: mosaics taken apart, labels repeated; differentiable."""
+        if self.mosaic == 1:
+            return self
+        labels = torch.cat([self.labels] * self.mosaic**2)
+        return replace(self, images=expand_mosaic(self.images, self.mosaic), labels=labels, mosaic=1)
 
     def detached(self) -> SyntheticSet:
         """Return a copy without gradients that later steps do not change."""
-        step_size = None if self.step_size is None else self.step_size.detach().clone()
-        images, labels = self.images.detach().clone(), self.labels.detach().clone()
-        return SyntheticSet(images, labels, step_size, self.class_names, self.normalisation, dict(self.info))
+        return self._map(lambda tensor: tensor.detach().clone())
 
     def to(self, device: torch.device) -> SyntheticSet:
         """Return the set on a device."""
-        step_size = None if self.step_size is None else self.step_size.to(device)
-        images, labels = self.images.to(device), self.labels.to(device)
-        return SyntheticSet(images, labels, step_size, self.class_names, self.normalisation, dict(self.info))
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> SyntheticSet:
+        step_size = None if self.step_size is None else change(self.step_size)
+        return replace(
+            self, images=change(self.images), labels=change(self.labels), step_size=step_size, info=dict(self.info)
+        )
 
     def save(self, path: Path) -> None:
         """Write one safetensors file with JSON metadata, whole or not at all."""
@@ -104,7 +124,8 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             tensors["step_size"] = self.step_size
         normalisation = self.normalisation
         metadata = _Metadata(kind=KIND, version=VERSION, class_names=self.class_names, mean=normalisation.mean,
-                             std=normalisation.std, normalisation=normalisation.kind, info=self.info)  # fmt: skip
+                             std=normalisation.std, normalisation=normalisation.kind, mosaic=self.mosaic,
+                             info=self.info)  # fmt: skip
         write_tensors(path, tensors, metadata.model_dump(mode="json"))
 
     @classmethod
@@ -125,7 +146,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
                 raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
             normalisation = Normalisation(metadata.mean, metadata.std, metadata.normalisation)
             return cls(tensors["images"], tensors["labels"], tensors.get("step_size"), metadata.class_names,
-                       normalisation, metadata.info)  # fmt: skip
+                       normalisation, metadata.info, metadata.mosaic)  # fmt: skip
         except ValidationError as error:
             fault = error.errors()[0]
             raise FileFormatError(f"{path}: not a {KIND}: metadata {fault['loc']}: {fault['msg']}") from None

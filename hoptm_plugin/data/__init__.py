@@ -1,6 +1,15 @@
 """Data sets: one reader per source, and the preprocessing that makes them ready for training."""
 
-from hoptm_plugin.data import cifar10, covid19cxr, digits, folder, medmnist, npz  # noqa: F401 - importing registers
+from hoptm_plugin.data import (  # noqa: F401 - importing registers
+    cifar10,
+    cifar100,
+    covid19cxr,
+    digits,
+    folder,
+    medmnist,
+    npz,
+    tinyimagenet,
+)
 from hoptm_plugin.data.loading import check_ipc, check_spec, load
 from hoptm_plugin.data.prepare import Preprocess
 

@@ -1,7 +1,8 @@
-"""CIFAR-10: the official binary version, or image folders."""
+"""CIFAR-10: the official binary version, or image folders; and what CIFAR-100 shares with it."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +23,98 @@ TRAIN_FILES = tuple(f"data_batch_{index}.bin" for index in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
 RECORDS = 10_000  # per file
 SHAPE = (3, 32, 32)
-WHAT = "the unpacked binary version (cifar-10-batches-bin), or image folders train/CLASS/ and test/CLASS/"
+
+
+class CifarReader(FileReader):
+    """A data set of CIFAR's kind: files of equal records, each some label bytes and 3072 pixel bytes (C, H, W).
+
+    The last label byte is the class. Subclasses say what their files are called and hold.
+
+    Args:
+        root: the folder that holds the binary files, or ``train`` and ``test``; or its parent.
+    """
+
+    title: str  # as its authors write it
+    name: str  # in tables
+    archive: str  # that holds the binary version
+    unpacked: str  # its folder
+    pickled: str  # a file of the Python version
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...]
+    label_bytes: int
+    released: tuple[tuple[float, ...], tuple[float, ...]]
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root
+
+    @abstractmethod
+    def binary_classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the class names of the binary version in ``folder``."""
+
+    @abstractmethod
+    def image_classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the class names of the image folders in ``folder``."""
+
+    @abstractmethod
+    def records(self, file: str) -> int:
+        """Return how many images the binary file called ``file`` holds."""
+
+    def locate(self) -> Path:
+        """Return the folder that holds the binary files or the image folders."""
+        what = f"the unpacked binary version ({self.unpacked}), or image folders train/CLASS/ and test/CLASS/"
+        root = existing_folder(self.root, what)
+        found = here_or_below(root, lambda path: self._is_binary(path) or is_image_folder(path), self.title)
+        if found is None:
+            if here_or_below(root, lambda path: (path / self.pickled).is_file(), self.title) is not None:
+                raise DataError(f"{root}: holds the Python version, which is pickled and could run code when read; "
+                                f"fetch {self.archive} instead and set dataset.root to {what}")  # fmt: skip
+            raise DataError(f"{root}: no {self.title} there; set dataset.root to {what}")
+        return found
+
+    def read(self, seeds: Seeds) -> RawImages:
+        """Return the official train and test splits; ``seeds`` decides nothing."""
+        folder = self.locate()
+        return self._read_binary(folder) if self._is_binary(folder) else self._read_images(folder)
+
+    def _is_binary(self, path: Path) -> bool:
+        return (path / self.train_files[0]).is_file()
+
+    def _read_binary(self, folder: Path) -> RawImages:
+        classes = self.binary_classes(folder)
+        parts: list[tuple[Tensor, Tensor]] = []
+        for files in (self.train_files, self.test_files):
+            batches = [self._read_records(folder / file, len(classes)) for file in files]
+            parts.append((torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])))
+        return RawImages(self.name, classes, parts[0], parts[1], released=self.released)
+
+    def _read_records(self, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
+        records, size = self.records(path.name), self.label_bytes + int(np.prod(SHAPE))
+        try:
+            content = np.fromfile(path, dtype=np.uint8)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); unpack {self.archive} again") from None
+        if content.size != records * size:
+            raise DataError(f"{path}: has {content.size} bytes instead of {records * size}, so it is truncated or not "
+                            f"{self.title}; unpack {self.archive} again")  # fmt: skip
+        table = content.reshape(records, size)
+        images = torch.from_numpy(table[:, self.label_bytes :].reshape(records, *SHAPE).copy())
+        labels = torch.from_numpy(table[:, self.label_bytes - 1].astype(np.int64))
+        check_split(images, labels, num_classes, str(path))
+        return images, labels
+
+    def _read_images(self, folder: Path) -> RawImages:
+        classes = self.image_classes(folder)
+        raw = read_folders(folder, classes, SHAPE[0], self.name)
+        if raw.train[0].shape[1:] != SHAPE or raw.provenance["resized_while_reading"]:
+            raise DataError(f"{folder}: {self.title} images are 32x32, but these are {tuple(raw.train[0].shape[2:])} "
+                            f"or differ; read them with dataset=folder")  # fmt: skip
+        first = images_in(folder / "train" / raw.class_names[0])[0]
+        recompressed = first.suffix.lower() in (".jpg", ".jpeg")
+        return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released)
 
 
 @datasets.register("cifar10")
-class Cifar10(FileReader):
+class Cifar10(CifarReader):
     """CIFAR-10, 10 classes of 32x32 RGB, from the official binary version or from image folders.
 
     The official Python version is not read, because it is pickled. Image folders of JPEGs were recompressed, which the
@@ -38,60 +126,19 @@ class Cifar10(FileReader):
         root: the folder that holds ``data_batch_1.bin`` and so on, or ``train`` and ``test``; or its parent.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = root
+    title, name = "CIFAR-10", "cifar10"
+    archive, unpacked, pickled = "cifar-10-binary.tar.gz", "cifar-10-batches-bin", "data_batch_1"
+    train_files, test_files, label_bytes = TRAIN_FILES, TEST_FILES, 1
+    released = RELEASED
 
-    def locate(self) -> Path:
-        """Return the folder that holds the binary files or the image folders."""
-        root = existing_folder(self.root, WHAT)
-        found = here_or_below(root, lambda path: _is_binary(path) or is_image_folder(path), "CIFAR-10")
-        if found is None:
-            if here_or_below(root, lambda path: (path / "data_batch_1").is_file(), "CIFAR-10") is not None:
-                raise DataError(f"{root}: holds the Python version, which is pickled and could run code when read; "
-                                f"fetch cifar-10-binary.tar.gz instead and set dataset.root to {WHAT}")  # fmt: skip
-            raise DataError(f"{root}: no CIFAR-10 there; set dataset.root to {WHAT}")
-        return found
+    def binary_classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the official names."""
+        return CLASSES
 
-    def read(self, seeds: Seeds) -> RawImages:
-        """Return the official train and test splits; ``seeds`` decides nothing."""
-        folder = self.locate()
-        return _read_binary(folder) if _is_binary(folder) else _read_images(folder)
+    def image_classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the official names, which the class folders must have."""
+        return CLASSES
 
-
-def _is_binary(path: Path) -> bool:
-    return (path / TRAIN_FILES[0]).is_file()
-
-
-def _read_binary(folder: Path) -> RawImages:
-    parts: list[tuple[Tensor, Tensor]] = []
-    for files in (TRAIN_FILES, TEST_FILES):
-        batches = [_records(folder / file) for file in files]
-        parts.append((torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])))
-    return RawImages("cifar10", CLASSES, parts[0], parts[1], released=RELEASED)
-
-
-def _records(path: Path) -> tuple[Tensor, Tensor]:
-    """Read records of one label byte and 3072 pixel bytes (C, H, W)."""
-    record = 1 + int(np.prod(SHAPE))
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); unpack cifar-10-binary.tar.gz again") from None
-    if content.size != RECORDS * record:
-        raise DataError(f"{path}: has {content.size} bytes instead of {RECORDS * record}, so it is truncated or not "
-                        f"CIFAR-10; unpack cifar-10-binary.tar.gz again")  # fmt: skip
-    table = content.reshape(RECORDS, record)
-    images = torch.from_numpy(table[:, 1:].reshape(RECORDS, *SHAPE).copy())
-    labels = torch.from_numpy(table[:, 0].astype(np.int64))
-    check_split(images, labels, len(CLASSES), str(path))
-    return images, labels
-
-
-def _read_images(folder: Path) -> RawImages:
-    raw = read_folders(folder, CLASSES, SHAPE[0], "cifar10")
-    if raw.train[0].shape[1:] != SHAPE or raw.provenance["resized_while_reading"]:
-        raise DataError(f"{folder}: CIFAR-10 images are 32x32, but these are {tuple(raw.train[0].shape[2:])} or differ"
-                        f"; read them with dataset=folder")  # fmt: skip
-    first = images_in(folder / "train" / CLASSES[0])[0]
-    recompressed = first.suffix.lower() in (".jpg", ".jpeg")
-    return replace(raw, name="cifar10 (JPEG)" if recompressed else "cifar10", released=RELEASED)
+    def records(self, file: str) -> int:
+        """Return the same number for every file."""
+        return RECORDS

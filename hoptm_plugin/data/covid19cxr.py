@@ -36,6 +36,8 @@ class Covid19Cxr(FileReader):
         channels: decode to RGB (3, as published) or grey (1, for which no constants were released).
     """
 
+    cites = ("chowdhury2020covid", "rahman2021covid")
+
     def __init__(
         self, root: Path | None = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
     ) -> None:

@@ -32,6 +32,8 @@ class MedMnist(FileReader):
         download: let medmnist fetch a missing file.
     """
 
+    cites = ("yang2023medmnist",)
+
     def __init__(
         self, flag: str, root: Path | None = None, size: Literal[28, 64, 128, 224] = 28, download: bool = False
     ) -> None:

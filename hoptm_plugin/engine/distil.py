@@ -6,7 +6,9 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from torch import Tensor
 
@@ -15,11 +17,25 @@ from hoptm_plugin.core.files import write_text
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.average import MovingAverage
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation made, without gradients.
+
+    Attributes:
+        synthetic: the synthetic set of the selected iteration.
+        average: its moving average, if one was kept; a selection by score chooses its iteration by its own score.
+    """
+
+    synthetic: SyntheticSet
+    average: SyntheticSet | None
 
 
 class Distiller:
@@ -46,15 +62,18 @@ class Distiller:
         self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
         self.synthetic = method.setup(task)
         self.optimisers = Optimisers(self.synthetic, settings)
-        self._best: tuple[float, SyntheticSet] | None = None
+        self.average: MovingAverage | None = None
+        if settings.average_decay is not None:
+            self.average = MovingAverage(self.synthetic, settings.average_decay, settings.average_labels)
+        self._best: dict[str, tuple[float, SyntheticSet]] = {}
         self.first = 0
         self.seconds = 0.0
         """Seconds spent in the loop, earlier sessions of a resumed run included."""
         if (folder / CHECKPOINT).exists():
             self._restore(read_checkpoint(folder / CHECKPOINT))
 
-    def run(self) -> SyntheticSet:
-        """Run the remaining iterations and return the selected synthetic set, without gradients.
+    def run(self) -> Distilled:
+        """Run the remaining iterations and return what they made.
 
         Raises:
             NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
@@ -76,11 +95,12 @@ class Distiller:
                     metrics.flush()
                     bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
                 if self.score is not None and (done % settings.evaluate_every == 0 or done == settings.iterations):
-                    self._select(self.score(self.synthetic.detached()))
+                    self._select(self.score)
                 if done % settings.checkpoint_every == 0 or done == settings.iterations:
                     write_checkpoint(self.folder / CHECKPOINT, self._state(done))
                 bar.advance(1)
-        return self._best[1] if self._best is not None else self.synthetic.detached()
+        chosen = self._candidates() | {name: best for name, (_, best) in self._best.items()}
+        return Distilled(chosen["synthetic"], chosen.get("average"))
 
     def _iterate(self, step: int) -> list[LossTerm]:
         terms = []
@@ -89,10 +109,13 @@ class Distiller:
             try:
                 if not math.isfinite(value):
                     raise NonFiniteLossError(f"the loss is {value}")
-                self.optimisers.step(term.loss)
+                if self.settings.skip_above is None or value <= self.settings.skip_above:
+                    self.optimisers.step(term.loss)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(self._explain(error, step, term)) from None
             terms.append(term)
+        if self.average is not None:
+            self.average.update(self.synthetic)
         self.method.after_step(step)
         return terms
 
@@ -108,17 +131,31 @@ class Distiller:
 
     def _row(self, step: int, terms: list[LossTerm]) -> dict[str, float]:
         row: dict[str, float] = {"step": step}
-        if terms:
-            row["loss"] = float(sum(float(term.loss.detach()) for term in terms))
+        losses = [float(term.loss.detach()) for term in terms]
+        if losses:
+            row["loss"] = sum(losses)
+        if self.settings.skip_above is not None:
+            row["skipped"] = sum(loss > self.settings.skip_above for loss in losses)
+        numbers: dict[str, list[float]] = {}
         for term in terms:
-            row |= {name: float(value) for name, value in term.logs.items()}
+            for name, value in term.logs.items():
+                numbers.setdefault(name, []).append(float(value))
+        row |= {name: fmean(values) for name, values in numbers.items()}
         if self.synthetic.step_size is not None:
             row["step_size"] = float(self.synthetic.step_size.detach())
         return row
 
-    def _select(self, accuracy: float) -> None:
-        if self._best is None or accuracy > self._best[0]:
-            self._best = (accuracy, self.synthetic.detached())
+    def _candidates(self) -> dict[str, SyntheticSet]:
+        candidates = {"synthetic": self.synthetic.detached()}
+        if self.average is not None:
+            candidates["average"] = self.average.of(self.synthetic)
+        return candidates
+
+    def _select(self, score: Callable[[SyntheticSet], float]) -> None:
+        for name, candidate in self._candidates().items():
+            accuracy = score(candidate)
+            if name not in self._best or accuracy > self._best[name][0]:
+                self._best[name] = (accuracy, candidate)
 
     def _state(self, done: int) -> State:
         state: State = {
@@ -127,25 +164,28 @@ class Distiller:
             "optimisers": self.optimisers.state_dict(),
             "method": self.method.state_dict(),
         }
-        if self._best is not None:
-            accuracy, best = self._best
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        for name, (accuracy, best) in self._best.items():
             tensors: dict[str, Tensor] = {"images": best.images, "labels": best.labels}
             if best.step_size is not None:
                 tensors["step_size"] = best.step_size
-            state["best"] = {"accuracy": accuracy, **tensors}
+            state.setdefault("best", {})[name] = {"accuracy": accuracy, **tensors}
         return state
 
     def _restore(self, state: State) -> None:
         self.first, self.seconds = int(state["done"]), float(state["seconds"])
         self.optimisers.load_state_dict(state["optimisers"])
         self.method.load_state_dict(state.get("method", {}))
-        if "best" in state:
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for name, stored in state.get("best", {}).items():
             best = self.synthetic.detached()
             device = best.images.device
-            best.images, best.labels = state["best"]["images"].to(device), state["best"]["labels"].to(device)
-            if "step_size" in state["best"]:
-                best.step_size = state["best"]["step_size"].to(device)
-            self._best = (float(state["best"]["accuracy"]), best)
+            best.images, best.labels = stored["images"].to(device), stored["labels"].to(device)
+            if "step_size" in stored:
+                best.step_size = stored["step_size"].to(device)
+            self._best[name] = (float(stored["accuracy"]), best)
 
     def _cut_metrics(self) -> None:
         """Drop the lines that iterations after the checkpoint had written: they are run again."""

@@ -40,7 +40,7 @@ class Evaluator:
     progress: ProgressFactory
 
     def evaluate(
-        self, subset: Callable[[int], SyntheticSet], split: Split, what: str
+        self, subset: Callable[[int], SyntheticSet], split: Split, what: str, warm_up: SyntheticSet | None = None
     ) -> dict[str, list[dict[str, Any]]]:
         """Return, per architecture, one dict of metrics on ``split`` for each of ``protocol.repeats`` networks.
 
@@ -48,24 +48,31 @@ class Evaluator:
             subset: what the j-th network trains on.
             split: where it is tested.
             what: named in the progress report.
+            warm_up: a set that every network is trained on beforehand.
         """
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in self.networks}
         with self.progress(f"evaluating {what}", len(self.networks) * self.protocol.repeats) as bar:
             for name in self.networks:
                 for repeat in range(self.protocol.repeats):
-                    results[name].append(self.score(name, subset(repeat), split, repeat))
+                    results[name].append(self.score(name, subset(repeat), split, repeat, warm_up))
                     bar.advance(1, accuracy=results[name][-1]["accuracy"])
         return results
 
-    def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> dict[str, Any]:
+    def score(
+        self, name: str, synthetic: SyntheticSet, split: Split, repeat: int, warm_up: SyntheticSet | None = None
+    ) -> dict[str, Any]:
         """Train one fresh network of architecture ``name`` on a set and return its metrics on ``split``."""
         seeds = self.seeds.child(name, repeat)
         network = self.networks[name](seeds.generator("initialisation"))
-        rate = self.protocol.learning_rate if synthetic.step_size is None else float(synthetic.step_size)
-        train_network(
-            network, synthetic.images, synthetic.targets.detach(), self.protocol, rate, self.augmentation, seeds
-        )
+        if warm_up is not None:
+            self._train(network, warm_up, seeds.child("warm-up"))
+        self._train(network, synthetic, seeds)
         return classification_metrics(split.labels.cpu(), predict(network, split))
+
+    def _train(self, network: nn.Module, synthetic: SyntheticSet, seeds: Seeds) -> None:
+        rate = self.protocol.learning_rate if synthetic.step_size is None else float(synthetic.step_size)
+        whole = synthetic.expanded()
+        train_network(network, whole.images, whole.targets.detach(), self.protocol, rate, self.augmentation, seeds)
 
 
 def real_subset(data: ImageData, ipc: int, seeds: Seeds) -> SyntheticSet:

@@ -44,6 +44,9 @@ class Distillation(_Settings):
         evaluate_every: iterations between evaluations; used when a checkpoint is selected by score.
         selection: "last", "validation" (best of the evaluated checkpoints by accuracy on the validation split), or
             "test_leaky" (by accuracy on the test split, only to mimic published numbers; cards are marked).
+        skip_above: no optimiser steps in an iteration whose loss is above this (DATM's threshold); None: every one does.
+        average_decay: of the moving average of the images that is kept and judged beside them (FTD, ATT); None: none.
+        average_labels: average learned labels as well.
     """
 
     iterations: PositiveInt = 5000
@@ -54,6 +57,9 @@ class Distillation(_Settings):
     log_every: PositiveInt = 10
     evaluate_every: PositiveInt = 500
     selection: Literal["last", "validation", "test_leaky"] = "last"
+    skip_above: PositiveFloat | None = None
+    average_decay: float | None = Field(None, ge=0, lt=1)
+    average_labels: bool = False
 
 
 class Protocol(_Settings):
@@ -68,13 +74,16 @@ class Protocol(_Settings):
         weight_decay: of SGD.
         decay: factor on the learning rate after epoch index (epochs-1)//2+1, where momentum is reset as well.
         random_subset: also evaluate random training images of the same IPC, a fresh subset for each network.
+        warm_start_average: train on the moving average with the network already trained on the set itself, as the
+            released code of FTD and ATT does; only to mimic their numbers.
     """
 
     repeats: PositiveInt = 5
     epochs: PositiveInt = 1001
-    batch: PositiveInt = 256
+    batch: PositiveInt = 128
     learning_rate: PositiveFloat = 0.01
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 5e-4
     decay: PositiveFloat = 0.1
     random_subset: bool = True
+    warm_start_average: bool = False

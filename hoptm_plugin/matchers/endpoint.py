@@ -43,6 +43,8 @@ class Endpoint(Matcher):
     as in the code; the self-paced scheduler logs it.
     """
 
+    cites = ("cazenavette2022mtt",)
+
     def __init__(self, reduction: Reduction = "masked_ratio", eps: float = 1e-12) -> None:
         if eps <= 0:
             raise ValueError("eps must be above 0")

@@ -42,6 +42,8 @@ class ShapeWisePotential(Matcher):
     Source: HoP-TM (Dong et al. 2025), Eq. 3 and 4.
     """
 
+    cites = ("dong2025hoptm",)
+
     def __init__(self, vertices: Vertices = "all", beta: float = 1.0) -> None:
         if beta <= 0:
             raise ValueError("beta must be above 0")

@@ -5,7 +5,7 @@ from hoptm_plugin.networks.alexnet import AlexNet
 from hoptm_plugin.networks.convnet import ConvNet
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.initialise import create, has_buffers, initialise
-from hoptm_plugin.networks.layers import Classifier
+from hoptm_plugin.networks.layers import Classifier, features
 from hoptm_plugin.networks.resnet import ResNet18, ResNet18AP
 from hoptm_plugin.networks.vgg import VGG11
 
@@ -22,6 +22,7 @@ __all__ = [
     "ResNet18AP",
     "build",
     "create",
+    "features",
     "has_buffers",
     "initialise",
     "register",

@@ -21,6 +21,8 @@ class AlexNet(NetworkBuilder):
     released code fails there); smaller maps feed a smaller linear layer.
     """
 
+    cites = ("krizhevsky2012alexnet",)
+
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the network.
 

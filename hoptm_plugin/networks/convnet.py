@@ -38,6 +38,8 @@ class ConvNet(NetworkBuilder):
     for its named variants.
     """
 
+    cites = ("gidaris2018convnet", "zhao2021dc")
+
     def __init__(
         self, depth: int = 3, width: int = 128, norm: Norm = "instance", act: Activation = "relu", pool: Pool = "avg"
     ) -> None:

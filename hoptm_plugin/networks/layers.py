@@ -35,6 +35,20 @@ class Classifier(nn.Module):
         return self.classifier(self.features(images))
 
 
+def features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the flat features (B, F) that ``network`` computes of images (B, C, H, W) before its last linear layer.
+
+    Raises:
+        ConfigurationError: the network does not tell its features from its classifier.
+    """
+    if not isinstance(getattr(network, "features", None), nn.Module):
+        raise ConfigurationError(
+            f"network: {type(network).__name__} has no submodule `features`, which matching distributions compares; "
+            f"build it as a hoptm_plugin.networks.Classifier or choose a network that `hoptm-bench list networks` shows"
+        )
+    return network.features(images).flatten(1)  # type: ignore[operator]
+
+
 def norm_layers(norm: Norm, channels: int, height: int, width: int) -> list[nn.Module]:
     """Return the norm layer for maps (channels, height, width), or nothing; eps is 1e-5.
 

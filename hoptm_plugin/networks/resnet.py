@@ -78,6 +78,8 @@ class ResNet18(NetworkBuilder):
     released code fails there).
     """
 
+    cites = ("he2016resnet",)
+
     def __init__(self, norm: DeepNorm = "instance") -> None:
         self.norm = norm
 
@@ -103,6 +105,8 @@ class ResNet18AP(NetworkBuilder):
     Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
     released code fails there); smaller maps (3x3 at 28x28) feed a smaller linear layer.
     """
+
+    cites = ("he2016resnet",)
 
     def __init__(self, norm: DeepNorm = "instance") -> None:
         self.norm = norm

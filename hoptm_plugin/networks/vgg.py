@@ -25,6 +25,8 @@ class VGG11(NetworkBuilder):
     released code fails there).
     """
 
+    cites = ("simonyan2014vgg",)
+
     def __init__(self, norm: DeepNorm = "instance") -> None:
         self.norm = norm
 

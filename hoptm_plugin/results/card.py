@@ -110,11 +110,23 @@ class DatasetRecord(Record):
     test: PositiveInt
 
 
-class Reported(Record):
-    """The accuracy, a fraction, that a publication reports for this setting, and where."""
+class ReportedAccuracy(Record):
+    """A published accuracy and its standard deviation, fractions; std is None where none was published."""
 
     accuracy: Fraction
+    std: Annotated[float, Field(ge=0, le=0.5)] | None = None
+
+
+class Reported(ReportedAccuracy):
+    """What a publication reports for this setting on the network that was distilled with.
+
+    Attributes:
+        source: publication and place, such as a table.
+        networks: what it reports for other networks that were trained on the set, by a card's name of them.
+    """
+
     source: Line
+    networks: dict[Line, ReportedAccuracy] = Field(default_factory=dict)
 
 
 class Cost(Record):
@@ -145,10 +157,11 @@ class Card(Record):
         method: short name, as on the command line.
         title: the method's name in tables.
         dataset: what was distilled.
-        ipc: synthetic images per class.
+        ipc: synthetic images per class; None where the whole training split was trained on (the upper bound).
         seed: of distillation and evaluation.
         protocol: all that decides how a set is evaluated; cards share a table only where it is equal.
         evaluations: one per architecture.
+        averaged: the same for the moving average (EMA) of the synthetic set, or None.
         random_subset: the same for random training images of the same IPC under the same protocol, or None.
         reported: a published figure to hold beside it, or None.
         selection: how the iteration was chosen; "test_leaky" looked at the test split.
@@ -162,10 +175,11 @@ class Card(Record):
     method: Line
     title: Line
     dataset: DatasetRecord
-    ipc: PositiveInt
+    ipc: PositiveInt | None
     seed: int
     protocol: dict[str, JsonValue]
     evaluations: Annotated[tuple[Evaluation, ...], Field(min_length=1)]
+    averaged: tuple[Evaluation, ...] | None = None
     random_subset: tuple[Evaluation, ...] | None = None
     reported: Reported | None = None
     selection: Literal["last", "validation", "test_leaky"]
@@ -182,7 +196,8 @@ class Card(Record):
 
     @model_validator(mode="after")
     def _fits(self) -> Card:
-        for kind, evaluations in (("evaluations", self.evaluations), ("random_subset", self.random_subset or ())):
+        for kind in ("evaluations", "averaged", "random_subset"):
+            evaluations: tuple[Evaluation, ...] = getattr(self, kind) or ()
             names = [evaluation.network for evaluation in evaluations]
             if len(set(names)) < len(names):
                 raise ValueError(f"{kind}: a network is listed twice")
@@ -198,7 +213,7 @@ def make_card(
     method: str,
     title: str,
     data: ImageData,
-    ipc: int,
+    ipc: int | None,
     seed: int,
     protocol: Mapping[str, Any],
     selection: Literal["last", "validation", "test_leaky"],
@@ -208,11 +223,13 @@ def make_card(
     cost: Mapping[str, Any],
     config_sha256: str,
     artefacts: Mapping[str, str],
+    averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Card:
     """Put a card together from the fields of :class:`Card`, some of them still raw.
 
-    ``evaluations`` and ``random_subset`` hold, per architecture, one dict of metrics for each network, as the evaluator
-    returns them; ``protocol``, ``reported`` and ``cost`` are mappings of plain values; the software is found out here.
+    ``evaluations``, ``averaged`` and ``random_subset`` hold, per architecture, one dict of metrics for each network, as
+    the evaluator returns them; ``protocol``, ``reported`` and ``cost`` are mappings of plain values; the software is
+    found out here.
 
     Raises:
         ValueError: values that a card cannot hold (pydantic.ValidationError).
@@ -230,6 +247,7 @@ def make_card(
         seed=seed,
         protocol=dict(protocol),
         evaluations=_evaluations(evaluations),
+        averaged=None if averaged is None else _evaluations(averaged),
         random_subset=None if random_subset is None else _evaluations(random_subset),
         reported=None if reported is None else Reported(**reported),
         selection=selection,

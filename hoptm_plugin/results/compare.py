@@ -1,31 +1,35 @@
-"""Comparison of cards in tables: only what was evaluated alike shares one."""
+"""Comparison of cards: only what was evaluated alike shares a table."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import pandas
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
+from hoptm_plugin.results.card import FILE_NAME, Card, read_card
+from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
+from hoptm_plugin.results.console import SELECTIONS
 
-from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.engine.metrics import summarise
-from hoptm_plugin.results.card import FILE_NAME, Card, Evaluation, read_card
-from hoptm_plugin.results.console import SELECTIONS, percent
+# the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
+HARMLESS = ("random_subset", "warm_start_average")
 
-FoundCard: TypeAlias = tuple[Path, Card]
-Format: TypeAlias = Literal["markdown", "csv", "json"]
-RANDOM, RANDOM_ROW = "random", "random subset*"
-FOOTNOTE = "* random training images, evaluated within the other methods' runs, one set of networks a seed"
-COLUMNS = ["dataset", "ipc", "network"]
+
+@dataclass(frozen=True)
+class Bound:
+    """A method that trained on the whole training split: the upper bound below a table.
+
+    Attributes:
+        cell: its pooled networks.
+        images: training images.
+        remarks: how it was judged otherwise than the table, in words; empty if alike.
+    """
+
+    cell: Cell
+    images: int
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,37 +38,33 @@ class Comparison:
 
     Attributes:
         heading: the data set, and in words where this group differs from the other groups.
-        cells: one row per (method, dataset, ipc, network): ``mean`` and ``std`` as fractions, ``networks`` and ``runs``
-            that were pooled.
+        dataset: its name.
+        cells: every row's cells.
+        bounds: results on the whole training split.
+        notes: on what is not shown.
+        tested: whether cells were tested.
+        against: the row they were tested against; None where that is each column's best.
     """
 
     heading: str
-    cells: pandas.DataFrame
+    dataset: str
+    cells: tuple[Cell, ...]
+    bounds: tuple[Bound, ...] = ()
+    notes: tuple[str, ...] = ()
+    tested: bool = True
+    against: str | None = None
 
-    def table(self) -> pandas.DataFrame:
-        """Return "mean ± std (networks)" in percent: a row per method, columns (dataset, ipc, network); "" if none."""
-        return self._pivot(self.cells.assign(text=[_text(cell) for cell in self.cells.itertuples()]), "text").fillna("")
+    def columns(self) -> list[Column]:
+        """Return the table's columns, (IPC, network), in order."""
+        return sorted({cell.column for cell in self.cells}, key=lambda column: (column[0] or 0, column[1]))
 
-    def best(self) -> pandas.DataFrame:
-        """Return, in the shape of :meth:`table`, whether a cell has its column's highest mean."""
-        means = self._pivot(self.cells, "mean")
-        return means == means.max()
+    def rows(self) -> list[str]:
+        """Return the names of the table's rows: the random subset, then by name."""
+        return sorted({cell.row for cell in self.cells}, key=lambda row: (row != RANDOM_ROW, row.casefold(), row))
 
-    def columns(self) -> list[tuple[str, int, str]]:
-        """Return the (dataset, ipc, network) of :meth:`table`'s columns."""
-        ordered = self.cells[COLUMNS].drop_duplicates().sort_values(COLUMNS)
-        return list(ordered.itertuples(index=False, name=None))
-
-    def rows(self) -> list[tuple[str, list[tuple[str, bool]]]]:
-        """Return :meth:`table`'s rows: the method, and (text, whether it is its column's best) per column."""
-        table = self.table()
-        rows = zip(table.index, table.to_numpy().tolist(), self.best().to_numpy().tolist(), strict=True)
-        return [(name, list(zip(texts, marks, strict=True))) for name, texts, marks in rows]
-
-    @staticmethod
-    def _pivot(cells: pandas.DataFrame, values: str) -> pandas.DataFrame:
-        wide = cells.pivot(index="method", columns=COLUMNS, values=values)
-        return wide.reindex(sorted(wide.index, key=lambda name: (name != RANDOM_ROW, name.casefold())))
+    def cell(self, row: str, column: Column) -> Cell | None:
+        """Return a cell, or None where the method was not run."""
+        return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
 
 def find_cards(paths: Iterable[Path]) -> list[FoundCard]:
@@ -88,25 +88,54 @@ def find_cards(paths: Iterable[Path]) -> list[FoundCard]:
     return list(found.items())
 
 
-def compare(cards: Sequence[FoundCard]) -> list[Comparison]:
-    """Group cards by data set, fingerprint, protocol and selection, and pool each cell's networks over seeds.
+def compare(cards: Sequence[FoundCard], *, against: str | None = None, tests: bool = True) -> list[Comparison]:
+    """Group cards by data set, fingerprint, protocol and selection; pool each cell's networks over seeds; test.
 
-    Two runs of a method with the same seed differ in their settings: they are not pooled but get a row each, named by
-    their folders.
+    Cards of the whole training split (``ipc`` None) stand below every table of the same data set, whatever their
+    protocol, and in a table of their own where there is none. The order of ``cards`` does not matter.
+
+    Args:
+        cards: as :func:`find_cards` gives them.
+        against: title or short name of the method to test against; None takes each column's best.
+        tests: whether to test at all.
+
+    Raises:
+        ConfigurationError: no table, or more than one row of a table, is called ``against``.
     """
-    groups: dict[str, list[FoundCard]] = {}
-    for found in cards:
-        groups.setdefault(json.dumps(_conditions(found[1]), sort_keys=True), []).append(found)
-    all_conditions = [_flat(_conditions(members[0][1])) for members in groups.values()]
+    cards = sorted(cards, key=lambda found: found[0])
+    sized = [found for found in cards if found[1].ipc is not None]
+    hosts = {_data(card) for _, card in sized}
+    whole = [found for found in cards if found[1].ipc is None]
+    groups = _grouped([*sized, *(found for found in whole if _data(found[1]) not in hosts)])
+    conditions = [_flat(_conditions(members[0][1])) for members in groups]
     differing = [
         key
-        for key in dict.fromkeys(key for conditions in all_conditions for key in conditions)
-        if len({json.dumps(conditions.get(key)) for conditions in all_conditions}) > 1
+        for key in dict.fromkeys(key for flat in conditions for key in flat)
+        if len({json.dumps(flat.get(key)) for flat in conditions}) > 1
     ]
-    return [
-        Comparison(_heading(members[0][1], conditions, differing), _cells(members))
-        for members, conditions in zip(groups.values(), all_conditions, strict=True)
-    ]
+    bounds = _grouped([found for found in whole if _data(found[1]) in hosts])
+    comparisons = []
+    for members, flat in zip(groups, conditions, strict=True):
+        card = members[0][1]
+        cells, notes = pooled(members)
+        comparisons.append(Comparison(
+            _heading(card, flat, differing), card.dataset.name, tuple(with_best(cells)),
+            tuple(bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)),
+            tuple(notes), tests,
+        ))  # fmt: skip
+    return _tested(comparisons, against) if tests else comparisons
+
+
+def _grouped(cards: Sequence[FoundCard]) -> list[list[FoundCard]]:
+    groups: dict[str, list[FoundCard]] = {}
+    for found in cards:
+        key = [_conditions(found[1]), found[1].ipc is None]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(found)
+    return list(groups.values())
+
+
+def _data(card: Card) -> tuple[str, str]:
+    return card.dataset.name, card.dataset.fingerprint
 
 
 def _conditions(card: Card) -> dict[str, Any]:
@@ -114,7 +143,7 @@ def _conditions(card: Card) -> dict[str, Any]:
         "dataset": card.dataset.name,
         "fingerprint": card.dataset.fingerprint,
         "selection": card.selection,
-        "protocol": card.protocol,
+        "protocol": {key: value for key, value in card.protocol.items() if key not in HARMLESS},
     }
 
 
@@ -132,94 +161,47 @@ def _heading(card: Card, conditions: Mapping[str, Any], differing: Sequence[str]
             parts.append(f"{key} {card.dataset.fingerprint[:12]}")
         elif key not in ("dataset", "selection"):
             parts.append(f"{key} {conditions.get(key, '(not set)')}")
+    if card.ipc is None:
+        parts.append(f"upper bound: all {card.dataset.train:,} training images")
     if "selection" in differing or card.selection == "test_leaky":
         parts.append(f"chosen: {SELECTIONS[card.selection]}")
     return "; ".join(parts)
 
 
-def _cells(members: Sequence[FoundCard]) -> pandas.DataFrame:
-    pools: dict[tuple[str, int, str], list[Evaluation]] = {}
-    names = _row_names(members)
-    for name, (_, card) in zip(names, members, strict=True):
-        for evaluation in card.evaluations:
-            pools.setdefault((name, card.ipc, evaluation.network), []).append(evaluation)
-    measured = {(c.ipc, e.network) for _, c in members if c.method == RANDOM for e in c.evaluations}
-    seen: set[tuple[int, int, str]] = set()
-    for _, card in members:
-        for evaluation in card.random_subset or ():
-            place = (card.ipc, evaluation.network)
-            if place not in measured and (card.seed, *place) not in seen:  # methods of one seed draw the same subsets
-                seen.add((card.seed, *place))
-                pools.setdefault((RANDOM_ROW, *place), []).append(evaluation)
-    dataset = members[0][1].dataset.name
-    rows = []
-    for (name, ipc, network), evaluations in pools.items():
-        summary = summarise([value for evaluation in evaluations for value in evaluation.accuracy.values])
-        counts = {"networks": len(summary["values"]), "runs": len(evaluations)}
-        rows.append({"method": name, "dataset": dataset, "ipc": ipc, "network": network,
-                     "mean": summary["mean"], "std": summary["std"], **counts})  # fmt: skip
-    return pandas.DataFrame(rows)
+def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
+    """Return the results of cards on the whole training split, with what sets them apart from the table's cards."""
+    card = members[0][1]
+    theirs, ours = (_flat(_conditions(each)["protocol"]) for each in (card, host))
+    differences = [
+        f"{key} {theirs.get(key, '(not set)')} instead of {ours.get(key, '(not set)')}"
+        for key in dict.fromkeys([*ours, *theirs])
+        if json.dumps(theirs.get(key)) != json.dumps(ours.get(key))
+    ]
+    remarks = [f"protocol differs: {', '.join(differences)}"] if differences else []
+    if card.selection == "test_leaky":
+        remarks.append(f"chosen: {SELECTIONS[card.selection]}")
+    cells = [cell for cell in pooled(members)[0] if cell.row != RANDOM_ROW]
+    return [Bound(cell, card.dataset.train, tuple(remarks)) for cell in cells]
 
 
-def _row_names(members: Sequence[FoundCard]) -> list[str]:
-    """Return each card's row: its title, with the method's short name or the folder where the title would mislead."""
-    methods: dict[str, set[str]] = {}
-    for _, card in members:
-        methods.setdefault(card.title, set()).add(card.method)
-    counts = Counter((card.method, card.title, card.ipc, card.seed) for _, card in members)
-    repeated = {key[:2] for key, count in counts.items() if count > 1}
-    folders = [path.parent if path.name == FILE_NAME else path for path, _ in members]
-    common = os.path.commonpath(folders)
-    names = []
-    for folder, (_, card) in zip(folders, members, strict=True):
-        name = card.title if len(methods[card.title]) == 1 else f"{card.title} [{card.method}]"
-        alone = (card.method, card.title) not in repeated
-        names.append(name if alone else f"{name} ({folder.relative_to(common)})")
-    return names
+def _tested(comparisons: Sequence[Comparison], against: str | None) -> list[Comparison]:
+    rows = [None if against is None else _row_called(against, comparison) for comparison in comparisons]
+    if against is not None and not any(rows):
+        known = sorted({row for comparison in comparisons for row in comparison.rows()}, key=str.casefold)
+        raise ConfigurationError(f"--against {against}: no row is called that (known: {', '.join(known)})")
+    tested = []
+    for comparison, row in zip(comparisons, rows, strict=True):
+        absent = against is not None and row is None
+        cells = comparison.cells if absent else tuple(with_tests(comparison.cells, row))
+        tested.append(replace(comparison, cells=cells, tested=not absent, against=row))
+    return tested
 
 
-def _text(cell: Any) -> str:
-    return f"{percent(cell.mean, cell.std)} ({cell.networks})"
-
-
-def print_comparison(console: Console, comparisons: Sequence[Comparison]) -> None:
-    """Print every table with its heading; each column's best is bold on a terminal."""
-    for comparison in comparisons:
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("method")
-        for _, ipc, network in comparison.columns():
-            table.add_column(Text(f"IPC {ipc}\n{network}"), justify="right")
-        for name, cells in comparison.rows():
-            table.add_row(Text(name), *(Text(text, "bold" if best else "") for text, best in cells))
-        console.print(Text(comparison.heading, "bold"), soft_wrap=True)
-        console.print(table)
-    console.print(
-        Text("Accuracy in percent: mean ± population std (number of networks, pooled over seeds)."), soft_wrap=True
-    )
-    if any(RANDOM_ROW in set(comparison.cells["method"]) for comparison in comparisons):
-        console.print(Text(FOOTNOTE), soft_wrap=True)
-
-
-def render(comparisons: Sequence[Comparison], form: Format) -> str:
-    """Return the tables as text: Markdown in percent with the best in bold, or CSV or JSON with fractions."""
-    if form == "markdown":
-        tables = [_markdown(comparison) for comparison in comparisons]
-        notes = [FOOTNOTE.replace("*", r"\*")] if any(r"\*" in table for table in tables) else []
-        return "\n\n".join([*tables, *notes]) + "\n"
-    cells = pandas.concat([comparison.cells.assign(group=comparison.heading) for comparison in comparisons])
-    if form == "csv":
-        return cells.to_csv(index=False)
-    return json.dumps(cells.to_dict("records"), indent=2, ensure_ascii=False) + "\n"
-
-
-def _markdown(comparison: Comparison) -> str:
-    columns = comparison.columns()
-    lines = [["method", *(_escaped(f"IPC {ipc}, {network}") for _, ipc, network in columns)]]
-    lines.append(["---", *("--:" for _ in columns)])
-    for name, cells in comparison.rows():
-        lines.append([_escaped(name), *(f"**{text}**" if best else text for text, best in cells)])
-    return f"{_escaped(comparison.heading)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|").replace("*", r"\*")
+def _row_called(name: str, comparison: Comparison) -> str | None:
+    """Return the row called ``name``, by its name or by its method's short name; None if there is none."""
+    if name in comparison.rows():
+        return name
+    rows = sorted({cell.row for cell in comparison.cells if cell.method == name and AVERAGED not in cell.row})
+    if len(rows) > 1:
+        raise ConfigurationError(f"--against {name}: it has several rows, name one of them: {', '.join(rows)}")
+    return rows[0] if rows else None

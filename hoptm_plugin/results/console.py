@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hoptm_plugin.core.progress import Progress, ProgressFactory, Shown
-from hoptm_plugin.results.card import Card, Cost, Evaluation
+from hoptm_plugin.results.card import Card, Cost, Evaluation, ReportedAccuracy
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
 DRAWS_PER_SECOND = 5
@@ -165,30 +165,44 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     """Print a card as a table: per network the method's metrics in percent, and below them the random subset's."""
     console = console or output_console()
     table = Table(box=box.SIMPLE_HEAD)
-    networks, s = len(card.evaluations[0].accuracy.values), "s" if card.ipc > 1 else ""
+    networks = len(card.evaluations[0].accuracy.values)
     title = (
-        f"{card.title} on {card.dataset.name}, {card.ipc} image{s} per class, seed {card.seed}"
+        f"{card.title} on {card.dataset.name}, {_trained_on(card)}, seed {card.seed}"
         f" (percent; mean ± std, networks per line: {networks})"
     )
     for name in ("network", "set"):
         table.add_column(name)
     for name in ("accuracy", "balanced\naccuracy", "macro\nAUROC", "macro\nF1"):
         table.add_column(name, justify="right", no_wrap=True)  # 80 columns suffice
-    floors = {evaluation.network: evaluation for evaluation in card.random_subset or ()}
+    beside = ((f"{card.title}, EMA", card.averaged), ("random subset", card.random_subset))
     for evaluation in card.evaluations:
         table.add_row(*_cells(evaluation, card.title), style="bold")
-        if evaluation.network in floors:
-            table.add_row(*_cells(floors[evaluation.network], "random subset"))
+        for name, evaluations in beside:
+            for other in evaluations or ():
+                if other.network == evaluation.network:
+                    table.add_row(*_cells(other, name))
     console.print(Text(title, "bold"), soft_wrap=True)
     console.print(table)
     lines = []
     if card.reported is not None:
-        lines.append(f"reported: {100 * card.reported.accuracy:.2f} ({card.reported.source})")
+        others = [f"{network} {published(value)}" for network, value in card.reported.networks.items()]
+        lines.append(f"reported: {', '.join([published(card.reported), *others])} ({card.reported.source})")
     lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
     if folder is not None:
         lines.append(f"folder: {folder}")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def published(value: ReportedAccuracy) -> str:
+    """Return a published accuracy in percent, with its standard deviation where there is one."""
+    return f"{100 * value.accuracy:.2f}" if value.std is None else percent(value.accuracy, value.std)
+
+
+def _trained_on(card: Card) -> str:
+    if card.ipc is None:
+        return f"all {card.dataset.train:,} training images"
+    return f"{card.ipc} image{'s' if card.ipc > 1 else ''} per class"
 
 
 def _cells(evaluation: Evaluation, trained_on: str) -> list[Text]:

@@ -15,6 +15,8 @@ class Geometric(Schedule):
         every: iterations per period (P in the paper; 500 there).
     """
 
+    cites = ("dong2025hoptm",)
+
     def __init__(self, start: float, growth: float, every: int = 500) -> None:
         if start <= 0 or growth <= 0 or every < 1:
             raise ValueError("start and growth must be above 0 and every at least 1")

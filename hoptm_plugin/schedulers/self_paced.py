@@ -31,6 +31,8 @@ class SelfPaced(Scheduler):
     -kappa * sum(v), the term of Eq. 8 that carries no gradient.
     """
 
+    cites = ("dong2025hoptm",)
+
     def __init__(
         self,
         kappa: Number,

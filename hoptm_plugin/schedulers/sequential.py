@@ -17,6 +17,8 @@ class SequentialStartEpochs(Scheduler):
     Source: DATM (Guo et al. 2023, arXiv 2310.05773), "sequential generation". The lower end T- is the sampler's.
     """
 
+    cites = ("guo2024datm",)
+
     def __init__(self, first: int, last: int, expansion_end: int) -> None:
         if not 1 <= first <= last or expansion_end < 1:
             raise ValueError("needs 1 <= first <= last and expansion_end >= 1")

@@ -45,6 +45,8 @@ class CorrectlyPredicted(Initialiser):
     Deviates: every class starts again from expert 0; the released code goes on with the expert at hand.
     """
 
+    cites = ("guo2024datm",)
+
     def __init__(self, teacher_epoch: int = 50) -> None:
         self.teacher_epoch = teacher_epoch
 

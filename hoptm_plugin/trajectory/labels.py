@@ -34,6 +34,8 @@ class SoftLabels(LabelPolicy):
     Source: DATM (Guo et al. 2023). Deviates: the released code divides by zero where no expert is right.
     """
 
+    cites = ("guo2024datm",)
+
     def __init__(
         self, start: Literal["experts", "one_hot"] = "experts", teacher_epoch: int = 50, confidence: float = 0.99
     ) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import ConfigurationError, Problems
 from hoptm_plugin.core.interfaces import (
+    Gradient,
     Initialiser,
     LabelPolicy,
     LossTerm,
@@ -72,9 +73,13 @@ class TrajectoryMatching(Method):
         student_batch: synthetic images per student step; None takes the whole set.
         step_size: initial alpha; it is learned.
         schedulers: pace the matching; weights multiply and ranges of start epochs intersect.
+        gradient: "exact", or TESLA's approximation: "tesla", or "tesla_halved" as its released code has it; see
+            :func:`hoptm_plugin.trajectory.unroll`.
 
     Source: Cazenavette et al. 2022 (arXiv 2203.11932), Algorithm 1; HoP-TM (Dong et al. 2025), Algorithm 1.
     """
+
+    cites = ("cazenavette2022mtt",)
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class TrajectoryMatching(Method):
         student_batch: int | None,
         step_size: float,
         schedulers: Mapping[str, Scheduler] | None = None,
+        gradient: Gradient = "exact",
     ) -> None:
         if min(student_steps, expert_epochs) < 1 or (student_batch is not None and student_batch < 1):
             raise ValueError("student_steps, expert_epochs and student_batch must be at least 1")
@@ -97,7 +103,7 @@ class TrajectoryMatching(Method):
         self.matchers, self.schedulers = dict(matchers), dict(schedulers or {})
         self.sampler, self.labels, self.initial_images = sampler, labels, initial_images
         self.student_steps, self.expert_epochs, self.student_batch = student_steps, expert_epochs, student_batch
-        self.step_size = step_size
+        self.step_size, self.gradient = step_size, gradient
 
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read."""
@@ -149,8 +155,8 @@ class TrajectoryMatching(Method):
         terms = {name: term.matcher.loss(pair) for name, term in self.matchers.items()}
         total = torch.stack([value_at(self.matchers[name].weight, step) * loss for name, loss in terms.items()]).sum()
         logs: dict[str, float | Tensor] = {name: loss.detach() for name, loss in terms.items()}
-        for scheduler in self.schedulers.values():
-            logs.update(scheduler.logs())
+        for part in (*self.schedulers.values(), *(term.matcher for term in self.matchers.values())):
+            logs.update(part.logs())
         yield LossTerm(total, logs)
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
@@ -159,17 +165,22 @@ class TrajectoryMatching(Method):
         assert synthetic.step_size is not None
         expert, start = self.sampler.draw(len(self._trajectories), self._bounds(step), step, task.seeds)
         segment = self._trajectories.segment(expert, start, start + self.expert_epochs)
-        plan = plan_batches(
-            len(synthetic), self.student_batch, self.student_steps, task.seeds.generator("batches", step)
-        )
+        generator = task.seeds.generator("batches", step)
+        plan = plan_batches(len(synthetic.images), self.student_batch, self.student_steps, generator)
         indices = plan.indices.to(device)
         images = synthetic.images.index_select(0, indices)
         generator = task.seeds.generator("augmentation", step)
         draws = [task.augmentation.draw(size, task.data.image_shape, generator) for size in plan.sizes]
         images = task.augmentation.apply_many(images, draws, plan.sizes)
         targets = synthetic.targets.index_select(0, indices)
-        path = unroll(self._network, segment[0], images, targets, plan.sizes, synthetic.step_size, task.unroll)
+        path = unroll(
+            self._network, segment[0], images, targets, plan.sizes, synthetic.step_size, task.unroll, self.gradient
+        )
         return TrajectoryPair(segment, path, step, self._network.sizes)
+
+    def image_passes(self, classes: int, ipc: int) -> float:
+        """Return N mini-batches three times: forward, again on the way back, and the second derivatives."""
+        return 3.0 * self.student_steps * min(self.student_batch or classes * ipc, classes * ipc)
 
     def _bounds(self, step: int) -> tuple[int, int] | None:
         ranges = [bounds for part in self.schedulers.values() if (bounds := part.start_epochs(step)) is not None]

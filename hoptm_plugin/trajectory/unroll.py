@@ -1,7 +1,8 @@
 """The student's N steps of gradient descent as one differentiable function of images, targets and step size.
 
 Both strategies give the same exact gradients. ``full`` keeps the graph of all N steps, so memory grows with N;
-``adjoint`` keeps the N+1 parameter vectors and rebuilds one step's graph at a time, walking backwards.
+``adjoint`` keeps the N+1 parameter vectors and rebuilds one step's graph at a time, walking backwards. TESLA's
+approximation is the adjoint without the steps' Hessians.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.autograd import grad
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
-from hoptm_plugin.core.interfaces import UnrollStrategy
+from hoptm_plugin.core.interfaces import Gradient, UnrollStrategy
 from hoptm_plugin.networks.flat import FlatNetwork
 
 
@@ -27,6 +28,7 @@ def unroll(
     sizes: Sequence[int],
     step_size: Tensor,
     strategy: UnrollStrategy = "auto",
+    gradient: Gradient = "exact",
 ) -> tuple[Tensor, ...]:
     """Return the student's path theta_0 ... theta_N, N+1 vectors (P,).
 
@@ -39,12 +41,17 @@ def unroll(
         targets: class indices (sum of sizes,), or probabilities (sum of sizes, K).
         sizes: mini-batch size of each of the N steps.
         step_size: alpha, 0-d.
-        strategy: "full", "adjoint", or "auto" (adjoint: the graph of one step, whatever N).
+        strategy: "full", "adjoint", or "auto" (adjoint: the graph of one step, whatever N). An approximate gradient has
+            one way to be computed, and leaves this out of account.
+        gradient: "exact"; "tesla", which takes every step's gradient as if theta_i did not depend on earlier images
+            and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it by a slip.
+
+    Source of TESLA: Cui et al. 2023 (arXiv 2211.10586); methods.md 6.
     """
     start = start.detach()
-    if strategy == "full":
+    if strategy == "full" and gradient == "exact":
         return _full(network, start, images, targets, sizes, step_size)
-    return start, *_Adjoint.apply(network, tuple(sizes), start, images, targets, step_size)
+    return start, *_Adjoint.apply(network, tuple(sizes), start, images, targets, step_size, gradient)
 
 
 def _full(
@@ -63,7 +70,7 @@ class _Adjoint(torch.autograd.Function):
     With lam_i the gradient of the loss with respect to theta_i through all later steps, and l_i the loss of step i:
     lam_i = dL/dtheta_i + lam_{i+1} - alpha * H_i lam_{i+1}, dL/dX_i = -alpha * d<grad l_i, lam_{i+1}>/dX_i (targets
     likewise), dL/dalpha = -sum_i <grad l_i, lam_{i+1}>. H_i lam is a Hessian-vector product of one step,
-    recomputed here.
+    recomputed here; TESLA's gradient is the same with H_i = 0.
     """
 
     @staticmethod
@@ -75,6 +82,7 @@ class _Adjoint(torch.autograd.Function):
         images: Tensor,
         targets: Tensor,
         step_size: Tensor,
+        gradient_kind: Gradient,
     ) -> tuple[Tensor, ...]:
         path = [start]
         for x, y in zip(images.split(sizes), targets.split(sizes), strict=True):
@@ -82,7 +90,7 @@ class _Adjoint(torch.autograd.Function):
             with torch.enable_grad():
                 (gradient,) = grad(cross_entropy(network(theta, x), y), theta)
             path.append(theta.detach() - step_size * gradient)
-        ctx.network, ctx.sizes = network, sizes
+        ctx.network, ctx.sizes, ctx.gradient_kind = network, sizes, gradient_kind
         ctx.save_for_backward(images, targets, step_size, *path)
         ctx.set_materialize_grads(False)
         return tuple(path[1:])
@@ -91,7 +99,8 @@ class _Adjoint(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *path_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         images, targets, step_size, *path = ctx.saved_tensors
-        _, _, _, wants_images, wants_targets, wants_step_size = ctx.needs_input_grad
+        _, _, _, wants_images, wants_targets, wants_step_size, _ = ctx.needs_input_grad
+        exact, image_factor = ctx.gradient_kind == "exact", 0.5 if ctx.gradient_kind == "tesla_halved" else 1.0
         image_parts, target_parts = images.split(ctx.sizes), targets.split(ctx.sizes)
         image_grads = [torch.zeros_like(part) for part in image_parts] if wants_images else []
         target_grads = [torch.zeros_like(part) for part in target_parts] if wants_targets else []
@@ -106,15 +115,16 @@ class _Adjoint(torch.autograd.Function):
             theta = path[i].detach().requires_grad_()
             x = image_parts[i].detach().requires_grad_(wants_images)
             y = target_parts[i].detach().requires_grad_(wants_targets)
-            wanted = [theta] * (i > 0) + [x] * wants_images + [y] * wants_targets
+            hessian = exact and i > 0
+            wanted = [theta] * hessian + [x] * wants_images + [y] * wants_targets
             with torch.enable_grad():
                 (gradient,) = grad(cross_entropy(ctx.network(theta, x), y), theta, create_graph=True)
             step_size_grad -= gradient.detach() @ adjoint
             products = iter(grad(gradient, wanted, adjoint) if wanted else ())
-            if i > 0:
+            if hessian:
                 adjoint = adjoint - step_size * next(products)
             if wants_images:
-                image_grads[i] = -step_size * next(products)
+                image_grads[i] = -image_factor * step_size * next(products)
             if wants_targets:
                 target_grads[i] = -step_size * next(products)
         return (
@@ -124,4 +134,5 @@ class _Adjoint(torch.autograd.Function):
             torch.cat(image_grads) if wants_images else None,
             torch.cat(target_grads) if wants_targets else None,
             step_size_grad if wants_step_size else None,
+            None,
         )

@@ -7,7 +7,8 @@ import pytest
 
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.results.card import Card, Evaluation, software_versions, write_card
-from hoptm_plugin.results.compare import compare, find_cards, print_comparison, render
+from hoptm_plugin.results.compare import compare, find_cards
+from hoptm_plugin.results.tables import print_comparison, render
 from hoptm_plugin.results.console import output_console
 
 

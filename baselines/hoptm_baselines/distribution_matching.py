@@ -1,0 +1,113 @@
+"""DM: match class means of features under random networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hoptm_baselines.real_batches import network_problems, real_batch
+from hoptm_plugin import (
+    FeatureMatcher,
+    FeaturePair,
+    Initialiser,
+    LossTerm,
+    Method,
+    SyntheticSet,
+    Task,
+    class_major,
+    features,
+    methods,
+)
+
+
+@methods.register("distribution_matching")
+class DistributionMatching(Method):
+    """Matches features of real and synthetic images under a fresh random network every iteration (DM).
+
+    L = sum_c matcher(phi(A(real_c)), phi(A(S_c))) with phi the features before the classifier, ``real_batch`` real
+    images of class c, all its synthetic images, and one Siamese draw of the augmentation A for both. Images alone are
+    learned; labels are hard.
+
+    Args:
+        matcher: compares the features of one class.
+        initial_images: where distillation starts.
+        real_batch: real images per class and iteration, without replacement.
+        stepping: "joint" sums all classes into one optimiser step; "per_class" steps after each, which needs the
+            memory of one class, and moves the others by momentum meanwhile.
+
+    Source: DM (Zhao & Bilen 2023, arXiv 2110.04181), Algorithm 1; methods.md 3. With BatchNorm the classes go through
+    the network in one batch, as in the released code, so that its statistics are not those of one class.
+    """
+
+    cites = ("zhao2023dm",)
+
+    def __init__(
+        self,
+        matcher: FeatureMatcher,
+        initial_images: Initialiser,
+        real_batch: int = 256,
+        stepping: Literal["joint", "per_class"] = "joint",
+    ) -> None:
+        if real_batch < 1:
+            raise ValueError("real_batch must be at least 1")
+        self.matcher, self.initial_images = matcher, initial_images
+        self.real_batch, self.stepping = real_batch, stepping
+
+    def last_expert_epoch(self) -> int:
+        """Return what the initial images need; the matching needs none."""
+        return self.initial_images.last_expert_epoch()
+
+    def problems(self, task: Task) -> list[str]:
+        """Return why the network's features cannot be matched."""
+        return network_problems(task)
+
+    def setup(self, task: Task) -> SyntheticSet:
+        """Return the initial synthetic set."""
+        self._task = task
+        images = self.initial_images.images(task)
+        return SyntheticSet(images, class_major(task), None, task.data.class_names, task.data.normalisation)
+
+    def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
+        """Yield the sum over classes, or one term per class."""
+        network = self._task.network(self._task.seeds.generator("network", step)).train().requires_grad_(False)
+        classes = range(len(synthetic.class_names))
+        if self.stepping == "per_class":
+            for label in classes:
+                (loss,) = self._matched(network, synthetic, step, [label])
+                yield LossTerm(loss)
+        else:
+            yield LossTerm(torch.stack(self._matched(network, synthetic, step, list(classes))).sum())
+
+    def _matched(self, network: nn.Module, synthetic: SyntheticSet, step: int, labels: list[int]) -> list[Tensor]:
+        """Return the matcher's loss of each class."""
+        pairs = [self._batches(synthetic, step, label) for label in labels]
+        real, own = zip(*pairs, strict=True)
+        with torch.no_grad():
+            seen = _class_features(network, real)
+        return [
+            self.matcher.loss(FeaturePair(*pair, label, step))
+            for label, *pair in zip(labels, seen, _class_features(network, own), strict=True)
+        ]
+
+    def _batches(self, synthetic: SyntheticSet, step: int, label: int) -> tuple[Tensor, Tensor]:
+        """Return augmented real and synthetic images of one class."""
+        task = self._task
+        real = real_batch(task, label, self.real_batch, task.seeds.generator("real", step, label))
+        generator = task.seeds.generator("augmentation", step, label)
+        draw = task.augmentation.draw(len(real), task.data.image_shape, generator, siamese=True)
+        own = synthetic.images[synthetic.labels == label]
+        return task.augmentation.apply(real, draw), task.augmentation.apply(own, draw)
+
+    def image_passes(self, classes: int, ipc: int) -> float:
+        """Return the synthetic images, and a third of the real ones, which only go forward."""
+        return classes * (ipc + self.real_batch / 3)
+
+
+def _class_features(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the features of each batch; in one pass where the network mixes the images of a batch."""
+    if next(network.buffers(), None) is None:
+        return [features(network, batch) for batch in batches]
+    return list(features(network, torch.cat(batches)).split([len(batch) for batch in batches]))

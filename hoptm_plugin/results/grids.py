@@ -1,0 +1,123 @@
+"""What a comparison says, as text in rows and columns; how it is drawn is :mod:`hoptm_plugin.results.tables`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
+from hoptm_plugin.results.compare import Bound, Comparison
+from hoptm_plugin.results.console import percent, published
+from hoptm_plugin.results.significance import LEVEL
+
+INDISTINCT, UNDEFINED, MINUS = "≈", "-", "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell's text, and a second line beside or below it; "" where there is none."""
+
+    text: str = ""
+    aside: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text: headings of two lines each, and rows by name."""
+
+    title: str
+    columns: list[tuple[str, str]]
+    rows: list[tuple[str, list[Entry]]]
+
+
+def accuracies(comparison: Comparison) -> Grid:
+    """Return the main table: "mean ± std (networks)" in percent, and in brackets what was published."""
+    return _grid(comparison, comparison.heading, _accuracy)
+
+
+def differences(comparison: Comparison) -> Grid | None:
+    """Return the table of differences, or None where nothing was tested."""
+    cells = [cell for cell in comparison.cells if cell.against is not None]
+    if not cells:
+        return None
+    tests = sum(cell.p_holm is not None for cell in cells)
+    title = (
+        f"Differences to {comparison.against or 'the best of each column'} in percentage points [95 % confidence "
+        f"interval], p corrected for {tests} test{'' if tests == 1 else 's'}"
+    )
+    return _grid(comparison, title, _difference)
+
+
+def _grid(comparison: Comparison, title: str, entry: Callable[[Cell], Entry]) -> Grid:
+    columns = comparison.columns()
+    cells = {row: [comparison.cell(row, column) for column in columns] for row in comparison.rows()}
+    rows = [(row, [Entry() if cell is None else entry(cell) for cell in line]) for row, line in cells.items()]
+    return Grid(title, [_heading(column) for column in columns], rows)
+
+
+def _heading(column: Column) -> tuple[str, str]:
+    ipc, network = column
+    return "all images" if ipc is None else f"IPC {ipc}", network
+
+
+def _accuracy(cell: Cell) -> Entry:
+    text = _measured(cell) + (f" {INDISTINCT}" if cell.indistinct else "")
+    return Entry(text, "" if cell.reported is None else f"[{published(cell.reported)}]", cell.best)
+
+
+def _measured(cell: Cell) -> str:
+    return f"{percent(cell.mean, cell.std)} ({len(cell.values)})"
+
+
+def _difference(cell: Cell) -> Entry:
+    if cell.against is None:
+        return Entry("best" if cell.best else UNDEFINED)
+    if cell.difference is None:
+        return Entry(UNDEFINED)
+    low, high = cell.difference.low, cell.difference.high
+    interval = "" if low is None or high is None else f" [{_points(low)}, {_points(high)}]"
+    return Entry(_points(cell.difference.mean) + interval, _p_value(cell.p_holm))
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}".replace("-", MINUS)
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return f"p {UNDEFINED}"
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def bound_line(bound: Bound) -> str:
+    """Return the line on one upper bound."""
+    reported = "" if bound.cell.reported is None else f" [{published(bound.cell.reported)}]"
+    where = f"{bound.cell.row} on all {bound.images:,} training images, {bound.cell.network}"
+    return "; ".join([f"Upper bound, {where}: {_measured(bound.cell)}{reported}", *bound.remarks])
+
+
+def footnotes(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return what explains the marks in all tables, one note a line."""
+    cells = [cell for c in comparisons for cell in (*c.cells, *(bound.cell for bound in c.bounds))]
+    rows = {cell.row for cell in cells}
+    notes = ["Accuracy in percent: mean ± population std (number of networks, pooled over seeds); the best are bold."]
+    if RANDOM_ROW in rows:
+        notes.append("* random training images, evaluated within the other methods' runs, one set of networks a seed")
+    if any(AVERAGED in row for row in rows):
+        notes.append("EMA: the exponential moving average of the synthetic set.")
+    if any(row.endswith(WARM) for row in rows):
+        notes.append("(warm): trained on by networks already trained on the set itself, as the released code does.")
+    sources = sorted({f"{cell.row}: {cell.source}" for cell in cells if cell.source})
+    if sources:
+        notes.append(f"In [brackets] what was reported. {'; '.join(sources)}")
+    if any(cell.against for cell in cells):
+        reference = next((c.against for c in comparisons if c.against), "the best of its column")
+        notes += [
+            f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: Welch's t-test, p-values "
+            f'corrected by Holm\'s method over all tests of a table; "{UNDEFINED}" where no test is possible (a single '
+            f"network, or no scatter).",
+            "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
+            "unless several seeds are pooled; and networks of one set are not independent of it.",
+        ]
+    return notes

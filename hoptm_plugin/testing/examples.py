@@ -1,0 +1,124 @@
+"""Small examples that contracts and tests are run on; all random, none slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hoptm_plugin.augment import DSA
+from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
+from hoptm_plugin.core.interfaces import Augmentation, Task, UnrollStrategy
+from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+
+EXPERT_EPOCHS, STUDENT_STEPS, SIZES = 3, 5, (6, 4, 2)
+
+
+def example_pair(step: int = 0, requires_grad: bool = True) -> TrajectoryPair:
+    """Return a small float64 pair: M = 3, N = 5, P = 12 in three tensors."""
+    generator = Seeds(step).generator("example pair")
+    parameters = sum(SIZES)
+    expert = torch.randn(EXPERT_EPOCHS + 1, parameters, generator=generator, dtype=torch.float64).cumsum(dim=0)
+    moves = torch.randn(STUDENT_STEPS, parameters, generator=generator, dtype=torch.float64)
+    student = [expert[0].clone(), *(expert[0] + move for move in moves.cumsum(dim=0))]
+    for point in student[1:]:
+        point.requires_grad_(requires_grad)
+    return TrajectoryPair(expert, student, step, SIZES)
+
+
+def example_features(step: int = 0, real: int = 7, synthetic: int = 3, dimensions: int = 5) -> FeaturePair:
+    """Return float64 features of one class, (real, D) and (synthetic, D); the synthetic ones require gradients."""
+    generator = Seeds(step).generator("example features")
+    parts = torch.randn(real + synthetic, dimensions, generator=generator, dtype=torch.float64).split([real, synthetic])
+    return FeaturePair(parts[0].clone(), parts[1].clone().requires_grad_(), 1, step)
+
+
+def example_data(
+    classes: int = 3,
+    per_class: int = 6,
+    size: int = 8,
+    channels: int = 2,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> ImageData:
+    """Return random, learnable image data: each class has a mean image of its own, the same in all three splits."""
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.randn(classes, channels, size, size, generator=generator, dtype=dtype)
+    normalisation = Normalisation((0.5,) * channels, (0.25,) * channels, "measured")
+
+    def split() -> Split:
+        labels = torch.arange(classes).repeat(per_class)
+        noise = torch.randn(len(labels), channels, size, size, generator=generator, dtype=dtype)
+        return Split(means[labels] + 0.5 * noise, labels, normalisation)
+
+    names = tuple(f"class {k}" for k in range(classes))
+    return ImageData("tiny", names, split(), split(), split(), normalisation, f"fingerprint {seed}")
+
+
+@dataclass
+class MemoryExperts:
+    """Trajectories held in one tensor (experts, epochs + 1, P)."""
+
+    parameters: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of experts."""
+        return len(self.parameters)
+
+    def segment(self, expert: int, first: int, last: int) -> Tensor:
+        """Return parameters after epochs ``first`` to ``last``, both included."""
+        assert last < self.parameters.shape[1], "read past the end of the trajectory"
+        return self.parameters[expert, first : last + 1]
+
+    def until(self, epoch: int) -> MemoryExperts:
+        """Return the trajectories up to an epoch, which is all that a store promises to one who asked for it."""
+        held = self.parameters.shape[1] - 1
+        assert epoch <= held, f"experts up to epoch {epoch} were asked for; pass example_task(epochs={epoch}) or more"
+        return MemoryExperts(self.parameters[:, : epoch + 1])
+
+
+def example_task(
+    ipc: int = 1,
+    experts: int = 2,
+    epochs: int = 5,
+    dtype: torch.dtype = torch.float32,
+    width: int = 4,
+    depth: int = 2,
+    augmentation: Augmentation | None = None,
+    unroll: UnrollStrategy = "auto",
+    seed: int = 0,
+    stride: float = 0.02,
+    data: ImageData | None = None,
+) -> Task:
+    """Return a task of :func:`example_data`, a small ConvNet, and experts in memory that walk at random.
+
+    Args:
+        ipc: synthetic images per class.
+        experts: how many.
+        epochs: length of each expert's trajectory.
+        dtype: of data, network and experts.
+        width: of the ConvNet.
+        depth: of the ConvNet.
+        augmentation: by default DSA.
+        unroll: strategy of the task.
+        seed: of the distillation and of the experts.
+        stride: standard deviation of an expert's step per epoch and parameter.
+        data: other data than the example's.
+    """
+    chosen = data or example_data(dtype=dtype)
+    builder = ConvNet(depth=depth, width=width)
+
+    def network(generator: torch.Generator) -> nn.Module:
+        return create(builder, chosen.image_shape, len(chosen.class_names), generator).to(dtype)
+
+    generator = torch.Generator().manual_seed(seed + 100)
+    paths = []
+    for _ in range(experts):
+        start = FlatNetwork(network(generator)).flatten()
+        steps = stride * torch.randn(epochs, len(start), generator=generator, dtype=dtype)
+        paths.append(torch.cat([start[None], start + steps.cumsum(0)]))
+    stored = MemoryExperts(torch.stack(paths))
+    return Task(chosen, ipc, network, augmentation or DSA(), stored.until, Seeds(seed), unroll)
