@@ -9,28 +9,26 @@ was interrupted.
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
+import re
 import shlex
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from estimate import DataSize, Job, estimate, expert_stores, print_estimate
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.assembly import build_parts
-from hoptm_plugin.commands.settings import validate_settings
-from hoptm_plugin.core.errors import ConfigurationError, DataError, FileFormatError, HopTMError
+from hoptm_plugin.commands.settings import Published, validate_settings
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.data import check_spec
 
@@ -42,34 +40,24 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Published(_Model):
-    """A published accuracy and its standard deviation, fractions."""
-
-    accuracy: float = Field(ge=0, le=1)
-    std: float | None = Field(None, ge=0, le=0.5)
-
-
-class Reported(_Model):
-    """What a publication reports for the runs of a sweep, by IPC."""
-
-    source: str = Field(pattern=r"^[^'\\]*$")
-    ipc: dict[int, Published] = Field(min_length=1)
-
-    def override(self) -> str:
-        """Return the setting ``reported={source:...,ipc:{...}}`` in Hydra's grammar."""
-        rows = ",".join(
-            f"{ipc}:{{{','.join(f'{key}:{value}' for key, value in row.model_dump(exclude_none=True).items())}}}"
-            for ipc, row in self.ipc.items()
-        )
-        return f"reported={{source:'{self.source}',ipc:{{{rows}}}}}"
-
-
 class Sweep(_Model):
-    """One ``hoptm-bench run -m``: a row or several of the table."""
+    """One ``hoptm-bench run -m``: a row or several of the table.
+
+    Attributes:
+        title: what it measures.
+        overrides: settings and lists of settings to sweep over.
+        reported: what was published for all its runs, where no recipe says it.
+    """
 
     title: str
     overrides: list[str] = Field(min_length=1)
-    reported: Reported | None = None
+    reported: Published | None = None
+
+    def settings(self) -> list[str]:
+        """Return the overrides, ``reported`` among them."""
+        if self.reported is None:
+            return self.overrides
+        return [*self.overrides, f"reported={grammar(self.reported.model_dump(exclude_defaults=True))}"]
 
 
 class Variant(_Model):
@@ -77,8 +65,8 @@ class Variant(_Model):
 
     Attributes:
         note: what is reduced.
-        settings: beat those of the suite and of its sweeps.
-        sweeps: instead of the suite's; None keeps them, without what was reported.
+        settings: beat those of the suite and, where they are kept, of its sweeps.
+        sweeps: instead of the suite's, beating ``settings``; None keeps them, without what was reported.
         data: instead of the suite's.
     """
 
@@ -120,11 +108,16 @@ class Suite(_Model):
         if name not in self.variants:
             raise ConfigurationError(f"--variant {name}: the suite has {', '.join([FULL, *self.variants])}")
         variant = self.variants[name]
-        sweeps = [
-            # the overrides come in this order because Hydra's sweeper lets the last of a key win
-            Sweep(title=sweep.title, overrides=[*sweep.overrides, *variant.settings])
-            for sweep in variant.sweeps or self.sweeps
-        ]
+        # in this order because Hydra's sweeper lets the last of a key win
+        if variant.sweeps:
+            sweeps = [
+                sweep.model_copy(update={"overrides": [*variant.settings, *sweep.overrides]})
+                for sweep in variant.sweeps
+            ]
+        else:
+            sweeps = [
+                Sweep(title=sweep.title, overrides=[*sweep.overrides, *variant.settings]) for sweep in self.sweeps
+            ]
         notes = "\n".join(filter(None, [self.note, variant.note]))
         return self.model_copy(update={"sweeps": sweeps, "note": notes, "data": variant.data or self.data})
 
@@ -142,6 +135,15 @@ def load_suite(path: Path) -> Suite:
         raise FileFormatError(f"{path}: not a suite: {what}") from None
 
 
+def grammar(value: Any) -> str:
+    """Return plain values in Hydra's override grammar, whatever characters their texts hold."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{grammar(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str):
+        return "'" + value.replace("'", r"\'") + "'"
+    return str(value)
+
+
 def expand(overrides: Sequence[str]) -> list[list[str]]:
     """Return the overrides of every single run of a sweep, in the order of its jobs, as ``hoptm-bench run -m`` does.
 
@@ -154,7 +156,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     try:
         return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
     except HydraException as error:
-        raise ConfigurationError(str(error).splitlines()[0]) from None
+        given = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+        raise ConfigurationError(f"{given}{str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)
@@ -167,14 +170,14 @@ class Plan:
 
     def overrides(self, sweep: Sweep) -> list[str]:
         """Return all overrides of a sweep but those of its folder."""
-        reported = [sweep.reported.override()] if sweep.reported else []
-        return [*self.suite.settings, *sweep.overrides, *reported, *self.extra]
+        return [*self.suite.settings, *sweep.settings(), *self.extra]
 
     def commands(self) -> list[list[str]]:
         """Return the arguments of ``hoptm-bench``, one command per sweep."""
+        plain = re.fullmatch(r"[\w./-]+", str(self.folder))  # nothing that Hydra's grammar gives a meaning
         return [
-            ["run", "-m", *self.overrides(sweep), f"hydra.sweep.dir={self.folder / str(index)}", "resume=auto"]
-            for index, sweep in enumerate(self.suite.sweeps)
+            ["run", "-m", *self.overrides(sweep), f"hydra.sweep.dir={path if plain else grammar(path)}", "resume=auto"]
+            for sweep, path in ((sweep, f"{self.folder}/{index}") for index, sweep in enumerate(self.suite.sweeps))
         ]
 
     @cached_property

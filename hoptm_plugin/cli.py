@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             print(f"{PROGRAM} {version('hoptm-plugin')}")  # noqa: T201
         else:
-            unknown = _unknown(f"no command is called {command!r}", command, [*HELP, "list", "compare"])
+            unknown = _unknown(f"no command is called {command!r}", command, [*HELP, "compare", "list"])
             _fail(f"{unknown}\nSee {PROGRAM} --help", 2)
     except HopTMError as error:
         _fail(str(error), error.exit_code)
@@ -74,9 +74,10 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         print(HELP[command])  # noqa: T201
         return
     parser = _Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("-m", "--multirun", action="store_true")
-    mode.add_argument("--cfg", choices=["job"])
+    if command != "cite":
+        mode = parser.add_mutually_exclusive_group()
+        mode.add_argument("-m", "--multirun", action="store_true")
+        mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args(arguments)
     import hydra
@@ -86,10 +87,10 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     _add_plugins_to_search_path()
     # makes Hydra raise instead of printing a traceback of its own and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    job = {"run": _run, "experts": _experts, "eval": _eval}[command]
+    job = {"run": _run, "experts": _experts, "eval": _eval}.get(command)
     try:
-        if options.cfg:
-            _print_settings(options.settings)
+        if command == "cite" or options.cfg:
+            (_cite if command == "cite" else _print_settings)(options.settings)
             return
         sys.argv = [PROGRAM, *(["--multirun"] if options.multirun else []), *options.settings]
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(job)()
@@ -139,6 +140,12 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
         values, _, note = _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
     return values, note
+
+
+def _cite(overrides: list[str]) -> None:
+    from hoptm_plugin.commands.cite import bibliography
+
+    print(bibliography(compose(overrides)[0]), end="")  # noqa: T201
 
 
 def _print_settings(overrides: list[str]) -> None:
@@ -251,7 +258,9 @@ def _eval(config: DictConfig) -> None:
 def _list(arguments: list[str]) -> None:
     from hoptm_plugin.commands.listing import KINDS, print_listing
 
-    parser = _Parser(f"{PROGRAM} list", description="Show what can be chosen: settings groups, and parts by kind.")
+    parser = _Parser(
+        f"{PROGRAM} list", description="Show what can be chosen: settings groups, methods, and parts by kind."
+    )
     parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
     kind = parser.parse_args(arguments).kind
     _add_plugins_to_search_path()
@@ -270,19 +279,20 @@ def _compare(arguments: list[str]) -> None:
     parser = _Parser(
         f"{PROGRAM} compare",
         description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
-        "Runs that were not judged alike never share a column.",
+        "Runs that were not judged alike never share a column. Differences are tested (Welch, Holm).",
     )
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, cards, or folders to search")
-    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "csv", "json"])
+    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    tests = parser.add_mutually_exclusive_group()
+    tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
+    tests.add_argument("--no-tests", action="store_true", help="test nothing")
     options = parser.parse_args(arguments)
-    from hoptm_plugin.results.compare import compare, find_cards, print_comparison, render
-    from hoptm_plugin.results.console import output_console
+    from hoptm_plugin.results.compare import compare, find_cards
+    from hoptm_plugin.results.tables import publish
 
-    comparisons = compare(find_cards(options.paths))
-    if options.format == "terminal":
-        print_comparison(output_console(), comparisons)
-    else:
-        print(render(comparisons, options.format))  # noqa: T201
+    cards = find_cards(options.paths)
+    publish(compare(cards, against=options.against, tests=not options.no_tests), options.format, options.output)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hoptm_baselines.real_batches import network_problems, real_batch
+from hoptm_baselines.real_batches import network_problems, real_batch, real_features
 from hoptm_plugin import (
     FeatureMatcher,
     FeaturePair,
@@ -85,11 +85,15 @@ class DistributionMatching(Method):
         """Return the matcher's loss of each class."""
         pairs = [self._batches(synthetic, step, label) for label in labels]
         real, own = zip(*pairs, strict=True)
-        with torch.no_grad():
-            seen = _class_features(network, real)
+        if mixes := next(network.buffers(), None) is not None:
+            with torch.no_grad():
+                seen = _joint_features(network, real)
+        else:
+            seen = [real_features(network, batch) for batch in real]
+        shown = _joint_features(network, own) if mixes else [features(network, batch) for batch in own]
         return [
-            self.matcher.loss(FeaturePair(*pair, label, step))
-            for label, *pair in zip(labels, seen, _class_features(network, own), strict=True)
+            self.matcher.loss(FeaturePair(theirs, ours, label, step))
+            for label, theirs, ours in zip(labels, seen, shown, strict=True)
         ]
 
     def _batches(self, synthetic: SyntheticSet, step: int, label: int) -> tuple[Tensor, Tensor]:
@@ -106,8 +110,6 @@ class DistributionMatching(Method):
         return classes * (ipc + self.real_batch / 3)
 
 
-def _class_features(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the features of each batch; in one pass where the network mixes the images of a batch."""
-    if next(network.buffers(), None) is None:
-        return [features(network, batch) for batch in batches]
+def _joint_features(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the features of each batch, from one pass over all of them."""
     return list(features(network, torch.cat(batches)).split([len(batch) for batch in batches]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from hoptm_baselines.network_queue import QueuedNetwork, QueueTraining, drawn
-from hoptm_baselines.real_batches import network_problems, real_batch
+from hoptm_baselines.real_batches import network_problems, real_batch, real_features
 from hoptm_plugin import (
     FeatureMatcher,
     FeaturePair,
@@ -132,22 +132,23 @@ class ImprovedDistributionMatching(Method):
             for label in range(len(synthetic.class_names)):
                 yield self._term(network, synthetic, label, step, number)
 
-    def _term(
-        self, network: QueuedNetwork, synthetic: SyntheticSet, label: int, step: int, number: int
-    ) -> LossTerm:
+    def _term(self, network: QueuedNetwork, synthetic: SyntheticSet, label: int, step: int, number: int) -> LossTerm:
         task = self._task
         real = real_batch(task, label, self.real_batch, task.seeds.generator("real", step, number, label))
         generator = task.seeds.generator("augmentation", step, number, label)
         draw = task.augmentation.draw(len(real), task.data.image_shape, generator, siamese=True)
         own = expand_mosaic(synthetic.images[synthetic.labels == label], synthetic.mosaic)
-        with torch.no_grad():
-            seen = features(network.module, task.augmentation.apply(real, draw))
+        seen = real_features(network.module, task.augmentation.apply(real, draw))
         shown = features(network.module, task.augmentation.apply(own, draw))
         matched = self.matcher.loss(FeaturePair(seen, shown, label, step))
         logits = network.module.classifier(shown)  # type: ignore[operator]
         weight = self.ce_weight * self._scale(network.accuracy)
         entropy = cross_entropy(logits, torch.full((len(logits),), label, device=logits.device))
-        logs = {"matched": matched.detach(), "cross_entropy": entropy.detach(), "ce_weight": weight}
+        logs: dict[str, float | Tensor] = {
+            "matched": matched.detach(),
+            "cross_entropy": entropy.detach(),
+            "ce_weight": weight,
+        }
         return LossTerm(matched + weight * entropy, logs)
 
     def _scale(self, accuracy: float) -> float:

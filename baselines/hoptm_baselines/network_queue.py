@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
@@ -19,7 +20,7 @@ class QueueTraining(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: PositiveFloat = 0.01
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 5e-4
 
 
@@ -81,7 +82,9 @@ class QueuedNetwork:
         stored: dict[str, dict[str, Tensor]] = {"momentum": {}, **state}  # type: ignore[dict-item]
         module.load_state_dict(stored["module"])
         device = next(module.parameters()).device
-        momentum = [buffer.to(device) for _, buffer in sorted(stored["momentum"].items(), key=lambda item: int(item[0]))]
+        momentum = [
+            buffer.to(device) for _, buffer in sorted(stored["momentum"].items(), key=lambda item: int(item[0]))
+        ]
         return cls(module.eval().requires_grad_(False), momentum, int(state["seen"]), int(state["correct"]))  # type: ignore[call-overload]
 
 

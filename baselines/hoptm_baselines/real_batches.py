@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from hoptm_plugin import ConfigurationError, Task, features
+
+BLOCK = 256  # real images that go through a network at once, whatever the batch
 
 
 def real_batch(task: Task, label: int, size: int, generator: Generator) -> Tensor:
@@ -13,6 +15,12 @@ def real_batch(task: Task, label: int, size: int, generator: Generator) -> Tenso
     members = task.train.of_class(label)
     order = torch.randperm(len(members), generator=generator)[:size]
     return task.train.batch(members[order.to(members.device)])
+
+
+@torch.no_grad()
+def real_features(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the features (n, F) of real images, block by block, of a network that does not mix a batch's images."""
+    return torch.cat([features(network, block) for block in images.split(BLOCK)])
 
 
 def network_problems(task: Task) -> list[str]:

@@ -61,7 +61,9 @@ def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[
 def drop_reported(values: dict[str, Any], explicit: Iterable[str]) -> None:
     """Forget what was published where the command line changed what it was published for."""
     harmless = ("reported", *LEAVES_REPORTED)
-    changed = [path for path in explicit if not any(path == known or path.startswith(f"{known}.") for known in harmless)]
+    changed = [
+        path for path in explicit if not any(path == known or path.startswith(f"{known}.") for known in harmless)
+    ]
     if changed and not any(path == "reported" or path.startswith("reported.") for path in explicit):
         values["reported"] = None
 

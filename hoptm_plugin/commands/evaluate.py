@@ -45,8 +45,8 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     """Evaluate the set that ``values`` name and write its card into ``path``.
 
-    Of a run folder that holds a moving average as well, both are evaluated. What the card says of the method comes from the stored set; what was published for the method is left out where
-    other networks are asked for.
+    Of a run folder that holds a moving average as well, both are evaluated. What the card says of the method comes from
+    the stored set.
     """
     named = validate_settings(values).synthetic or Path()
     file, average_file = _file(named), named / AVERAGE

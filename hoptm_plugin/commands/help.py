@@ -10,8 +10,9 @@ commands
   run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
-  compare   one table from several runs                         {PROGRAM} compare runs
-  list      methods, data sets, matchers and all other parts    {PROGRAM} list matchers
+  compare   one table from several runs, differences tested     {PROGRAM} compare runs --format latex
+  cite      the BibTeX of what a run would use                  {PROGRAM} cite method=hoptm dataset=pathmnist
+  list      methods, data sets, matchers and all other parts    {PROGRAM} list methods
 
 "{PROGRAM} COMMAND --help" explains a command."""
 
@@ -29,7 +30,7 @@ Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the
   distillation.selection=validation                keep the checkpoint that does best on the validation split
   runtime.device=auto|cpu|cuda  runtime.unroll=full|adjoint|auto  runtime.precision=float32|tf32
   hydra.run.dir=PATH                               where the run is written
-  hydra.run.dir=PATH resume=true                   go on with the run that lies there; resume=auto begins it if none does
+  hydra.run.dir=PATH resume=true                   go on with the run that lies there; auto: begin it if none does
   -m method=hoptm,mtt ipc=1,10                     all combinations, one after the other
   --cfg job                                        print the settings, recipe included, and stop
 
@@ -44,4 +45,7 @@ HELP = {
     f"(a run folder or a .safetensors file) and test them. Settings come from the run the set lies in, where it lies "
     f"in one; otherwise name the data set.\n\n"
     f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
+    "cite": f"usage: {PROGRAM} cite [KEY=VALUE ...]\n\nPrint the BibTeX of what a run with these settings would use: "
+    f"method, matchers, schedulers, experts, network, augmentation, data set. Reads no data, writes nothing.\n\n"
+    f"{SETTINGS_HELP}",
 }

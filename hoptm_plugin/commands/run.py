@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hoptm_plugin.commands.assembly import Workbench
+from hoptm_plugin.commands.assembly import Workbench, network_label
 from hoptm_plugin.commands.folder import AVERAGE, CARD, CONFIG, GRID, SPLIT, SYNTHETIC, RunFolder, config_sha256
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.files import write_json
@@ -30,8 +30,9 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     """
     settings = validate_settings(values)
     folder = RunFolder(path)
-    folder.check(values, settings.resume)
-    if settings.resume and (folder / CARD).exists():
+    resume = (folder / CONFIG).exists() if settings.resume == "auto" else settings.resume
+    folder.check(values, resume)
+    if resume and (folder / CARD).exists():
         return read_card(folder / CARD)
     bench = Workbench(settings, progress)
     bench.check()
@@ -115,6 +116,8 @@ def finished_card(
     """Return the card of results that :func:`evaluate` gave."""
     settings = bench.settings
     ipc = None if bench.parts.method.whole_split else settings.ipc
+    # a card's reported accuracy is that of its first network: only of the one distilled with
+    published = settings.reported if next(iter(results["evaluations"])) == network_label(settings.network) else None
     return make_card(
         method=settings.method_id,
         title=settings.method_title,
@@ -123,7 +126,7 @@ def finished_card(
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
         selection=settings.distillation.selection,
-        reported=None if settings.reported is None else settings.reported.of(ipc),
+        reported=None if published is None else published.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench.device)},
         config_sha256=config_sha256(values),
         artefacts=artefacts,

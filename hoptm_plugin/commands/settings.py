@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import UnrollStrategy
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
-from hoptm_plugin.results.card import Fraction, ReportedAccuracy
+from hoptm_plugin.results.card import ReportedAccuracy
 
 
 class _Settings(BaseModel):
@@ -58,7 +58,7 @@ class Runtime(_Settings):
 class PublishedAccuracy(ReportedAccuracy):
     """A published accuracy, with those of other architectures by name."""
 
-    networks: dict[str, ReportedAccuracy] = {}
+    networks: dict[str, ReportedAccuracy] = Field(default_factory=dict)
 
 
 class Published(_Settings):
@@ -71,7 +71,7 @@ class Published(_Settings):
     """
 
     source: str
-    ipc: dict[PositiveInt, PublishedAccuracy] = {}
+    ipc: dict[PositiveInt, PublishedAccuracy] = Field(default_factory=dict)
     whole: PublishedAccuracy | None = None
 
     def of(self, ipc: int | None) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ class RunSettings(_Settings):
 
     method_id: str
     method_title: str
-    method_cites: list[str] = []
+    method_cites: list[str] = Field(default_factory=list)
     method: dict[str, Any]
     dataset: dict[str, Any]
     network: dict[str, Any]

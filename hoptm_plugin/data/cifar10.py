@@ -34,6 +34,8 @@ class CifarReader(FileReader):
         root: the folder that holds the binary files, or ``train`` and ``test``; or its parent.
     """
 
+    cites = ("krizhevsky2009cifar",)
+
     title: str  # as its authors write it
     name: str  # in tables
     archive: str  # that holds the binary version

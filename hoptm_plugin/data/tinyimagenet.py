@@ -38,6 +38,8 @@ class TinyImageNet(FileReader):
         root: the folder that holds ``wnids.txt``, ``train`` and ``val``, or its parent.
     """
 
+    cites = ("le2015tinyimagenet",)
+
     def __init__(self, root: Path | None = None) -> None:
         self.root = root
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -37,11 +36,12 @@ class MovingAverage:
 
     def of(self, synthetic: SyntheticSet) -> SyntheticSet:
         """Return E, with the rest from ``synthetic``, as a copy without gradients."""
-        return replace(synthetic, **self._tensors).detached()
+        images, labels = self._tensors["images"], self._tensors.get("labels", synthetic.labels)
+        return replace(synthetic, images=images, labels=labels).detached()
 
     def state_dict(self) -> State:
         """Return the averaged tensors."""
-        return dict[str, Tensor | State](self._tensors)
+        return dict(self._tensors)
 
     def load_state_dict(self, state: State) -> None:
         """Take the averaged tensors back."""

@@ -44,7 +44,7 @@ class Distillation(_Settings):
         evaluate_every: iterations between evaluations; used when a checkpoint is selected by score.
         selection: "last", "validation" (best of the evaluated checkpoints by accuracy on the validation split), or
             "test_leaky" (by accuracy on the test split, only to mimic published numbers; cards are marked).
-        skip_above: no optimiser steps in an iteration whose loss is above this (DATM's threshold); None: every one does.
+        skip_above: an iteration with a loss above this takes no optimiser step (DATM's threshold); None: all do.
         average_decay: of the moving average of the images that is kept and judged beside them (FTD, ATT); None: none.
         average_labels: average learned labels as well.
     """

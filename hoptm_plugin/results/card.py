@@ -27,29 +27,12 @@ from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
+from hoptm_plugin.results.summary import Fraction, Summary
 
 FILE_NAME, LARGEST_BYTES = "result.json", 16 * 2**20
 SCHEMA: Final = 1
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Summary(Record):
-    """One metric over several networks: mean, population std (ddof 0) and values; None where undefined."""
-
-    mean: Fraction | None
-    std: Annotated[float, Field(ge=0, le=0.5)] | None
-    values: Annotated[tuple[Fraction | None, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Summary:
-        expected = summarise(self.values)
-        for name, given in (("mean", self.mean), ("std", self.std)):
-            wanted = expected[name]
-            if (given is None) != (wanted is None) or abs((given or 0) - (wanted or 0)) > 1e-9:
-                raise ValueError(f"{name} is {given}, but the values give {wanted}")
-        return self
 
 
 class Evaluation(Record):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
 from hoptm_plugin.results.compare import Bound, Comparison
@@ -46,7 +47,7 @@ def differences(comparison: Comparison) -> Grid | None:
         f"Differences to {comparison.against or 'the best of each column'} in percentage points [95 % confidence "
         f"interval], p corrected for {tests} test{'' if tests == 1 else 's'}"
     )
-    return _grid(comparison, title, _difference)
+    return _grid(comparison, title, partial(_difference, against=comparison.against))
 
 
 def _grid(comparison: Comparison, title: str, entry: Callable[[Cell], Entry]) -> Grid:
@@ -70,9 +71,11 @@ def _measured(cell: Cell) -> str:
     return f"{percent(cell.mean, cell.std)} ({len(cell.values)})"
 
 
-def _difference(cell: Cell) -> Entry:
+def _difference(cell: Cell, against: str | None) -> Entry:
+    if cell.row == against:
+        return Entry("reference")
     if cell.against is None:
-        return Entry("best" if cell.best else UNDEFINED)
+        return Entry("best" if cell.best and against is None else UNDEFINED)
     if cell.difference is None:
         return Entry(UNDEFINED)
     low, high = cell.difference.low, cell.difference.high

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pandas
@@ -13,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hoptm_plugin.core.errors import UserError
+from hoptm_plugin.core.files import write_text
 from hoptm_plugin.results.cells import Cell
 from hoptm_plugin.results.compare import Comparison
 from hoptm_plugin.results.console import output_console
@@ -26,6 +30,23 @@ _LATEX = str.maketrans({
     "≈": r"$\approx$", MINUS: "$-$",
     "[": "{[}", "]": "{]}", "*": "{*}",  # at a row's start they would be taken for arguments of the line break
 })  # fmt: skip
+
+
+def publish(comparisons: Sequence[Comparison], form: Format, output: Path | None) -> None:
+    """Print the tables, or write them to the file ``output``, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if output is not None:
+        try:
+            write_text(output, render(comparisons, form))
+        except OSError as error:
+            raise UserError(f"{output}: {error.strerror}; name another file with --output FILE") from None
+    elif form == "terminal":
+        print_comparison(output_console(), comparisons)
+    else:
+        sys.stdout.write(render(comparisons, form))
 
 
 def render(comparisons: Sequence[Comparison], form: Format) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,15 @@ def example_data(
 
 @dataclass
 class MemoryExperts:
-    """Trajectories held in one tensor (experts, epochs + 1, P)."""
+    """Trajectories held in one tensor.
+
+    Attributes:
+        parameters: (experts, epochs + 1, P).
+        last: the epoch up to which they were asked for, which is all that a store promises.
+    """
 
     parameters: Tensor
+    last: int
 
     def __len__(self) -> int:
         """Return the number of experts."""
@@ -70,14 +77,10 @@ class MemoryExperts:
 
     def segment(self, expert: int, first: int, last: int) -> Tensor:
         """Return parameters after epochs ``first`` to ``last``, both included."""
-        assert last < self.parameters.shape[1], "read past the end of the trajectory"
-        return self.parameters[expert, first : last + 1]
-
-    def until(self, epoch: int) -> MemoryExperts:
-        """Return the trajectories up to an epoch, which is all that a store promises to one who asked for it."""
+        assert last <= self.last, f"epoch {last} is read of experts that were asked for up to epoch {self.last}"
         held = self.parameters.shape[1] - 1
-        assert epoch <= held, f"experts up to epoch {epoch} were asked for; pass example_task(epochs={epoch}) or more"
-        return MemoryExperts(self.parameters[:, : epoch + 1])
+        assert last <= held, f"epoch {last} is read; pass example_task(epochs={last}) or more"
+        return self.parameters[expert, first : last + 1]
 
 
 def example_task(
@@ -120,5 +123,5 @@ def example_task(
         start = FlatNetwork(network(generator)).flatten()
         steps = stride * torch.randn(epochs, len(start), generator=generator, dtype=dtype)
         paths.append(torch.cat([start[None], start + steps.cumsum(0)]))
-    stored = MemoryExperts(torch.stack(paths))
-    return Task(chosen, ipc, network, augmentation or DSA(), stored.until, Seeds(seed), unroll)
+    stored = partial(MemoryExperts, torch.stack(paths))
+    return Task(chosen, ipc, network, augmentation or DSA(), stored, Seeds(seed), unroll)

@@ -75,7 +75,8 @@ class CorrectlyPredicted(Initialiser):
         if short := [f"{names[k]} ({len(f)})" for k, f in enumerate(found) if len(f) < task.ipc]:
             raise ConfigurationError(
                 f"method.initial_images: the experts predict fewer than ipc={task.ipc} training images correctly for: "
-                f"{', '.join(short)}. Use method.initial_images.name=real, train experts longer, or lower ipc."
+                f"{', '.join(short)}. Use method.initial_images.name=real ~method.initial_images.teacher_epoch, train "
+                f"experts longer, or lower ipc."
             )
         return task.train.batch(torch.cat(found))
 

@@ -155,8 +155,10 @@ class TrajectoryMatching(Method):
         terms = {name: term.matcher.loss(pair) for name, term in self.matchers.items()}
         total = torch.stack([value_at(self.matchers[name].weight, step) * loss for name, loss in terms.items()]).sum()
         logs: dict[str, float | Tensor] = {name: loss.detach() for name, loss in terms.items()}
-        for part in (*self.schedulers.values(), *(term.matcher for term in self.matchers.values())):
-            logs.update(part.logs())
+        for scheduler in self.schedulers.values():
+            logs.update(scheduler.logs())
+        for term in self.matchers.values():
+            logs.update(term.matcher.logs())
         yield LossTerm(total, logs)
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:

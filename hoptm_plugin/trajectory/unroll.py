@@ -44,7 +44,7 @@ def unroll(
         strategy: "full", "adjoint", or "auto" (adjoint: the graph of one step, whatever N). An approximate gradient has
             one way to be computed, and leaves this out of account.
         gradient: "exact"; "tesla", which takes every step's gradient as if theta_i did not depend on earlier images
-            and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it by a slip.
+            and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it.
 
     Source of TESLA: Cui et al. 2023 (arXiv 2211.10586); methods.md 6.
     """

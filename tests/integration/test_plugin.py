@@ -34,6 +34,7 @@ def test_is_listed_only_while_installed(installed, bench):
     assert listed.code == 0, listed.err
     assert "direction" in listed.out
     assert "Angle between the student's and the expert's way" in listed.out
+    assert "from_the_start" in installed("list", "schedulers").out
     assert "direction" not in bench("list", "matchers").out
 
 
@@ -52,16 +53,12 @@ def test_brings_yaml_of_its_own(installed, tmp_path, npz_file):
     assert card(tmp_path / "out")["title"] == "Direction"
 
 
-def test_inherits_the_contracts(site, tmp_path):
-    (tmp_path / "test_direction.py").write_text(
-        "from hoptm_direction import Direction\n"
-        "from hoptm_plugin.testing import MatcherContract\n\n\n"
-        "class TestDirection(MatcherContract):\n"
-        '    specs = [{"name": "direction"}]\n'
-    )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+def test_its_own_tests_inherit_the_contracts(site):
+    source = site.with_name("source")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(source), str(source)]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True, check=False
+        command, cwd=source, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 passed" in done.stdout
+    # seven checks of one matcher, five of two settings of a scheduler
+    assert "17 passed" in done.stdout

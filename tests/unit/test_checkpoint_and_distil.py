@@ -91,13 +91,13 @@ def folder(tmp_path):
 @pytest.mark.parametrize("constraint", ["none", "clamped", "log"])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_task, folder, soft, constraint):
     chosen = settings(step_size={"learning_rate": 1e-3, "constraint": constraint})
-    straight = Distiller(hoptm(soft), make_task(), chosen, folder("a"), silent).run()
+    straight = Distiller(hoptm(soft), make_task(), chosen, folder("a"), silent).run().synthetic
     for kill_after in (3, 8, 5, 2):  # before the first checkpoint, between two, right at one, in a resumed session
         with pytest.raises(Killed):
             Distiller(hoptm(soft), make_task(), chosen, folder("b"), KillAt(kill_after)).run()
     last = Distiller(hoptm(soft), make_task(), chosen, folder("b"), silent)
     assert last.first > 0
-    resumed = last.run()
+    resumed = last.run().synthetic
     assert same(straight, resumed)
     assert rows(folder("a")) == rows(folder("b"))
     one, two = read_checkpoint(folder("a") / CHECKPOINT), read_checkpoint(folder("b") / CHECKPOINT)
@@ -110,7 +110,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_task, folder
 @pytest.mark.parametrize("lost", ["momentum", "mask"])
 def test_momentum_and_mask_are_what_makes_it_so(make_task, folder, lost):
     """Guards the test above: without either, the bits differ."""
-    straight = Distiller(hoptm(), make_task(), settings(), folder("a"), silent).run()
+    straight = Distiller(hoptm(), make_task(), settings(), folder("a"), silent).run().synthetic
     with pytest.raises(Killed):
         Distiller(hoptm(), make_task(), settings(), folder("b"), KillAt(8)).run()
     path = folder("b") / CHECKPOINT
@@ -120,28 +120,28 @@ def test_momentum_and_mask_are_what_makes_it_so(make_task, folder, lost):
     else:
         del state["optimisers"]["momentum_images"]
     write_checkpoint(path, state)
-    assert not same(straight, Distiller(hoptm(), make_task(), settings(), folder("b"), silent).run())
+    assert not same(straight, Distiller(hoptm(), make_task(), settings(), folder("b"), silent).run().synthetic)
 
 
 def test_a_finished_run_is_not_continued(make_task, folder):
-    first = Distiller(hoptm(), make_task(), settings(7), folder("a"), silent).run()
+    first = Distiller(hoptm(), make_task(), settings(7), folder("a"), silent).run().synthetic
     lines = (folder("a") / "metrics.jsonl").read_bytes()
     again = Distiller(hoptm(), make_task(), settings(7), folder("a"), KillAt(1))
-    assert same(first, again.run())
+    assert same(first, again.run().synthetic)
     assert (folder("a") / "metrics.jsonl").read_bytes() == lines
 
 
 def test_more_iterations_continue_a_finished_run(make_task, folder):
-    straight = Distiller(hoptm(), make_task(), settings(9), folder("a"), silent).run()
+    straight = Distiller(hoptm(), make_task(), settings(9), folder("a"), silent).run().synthetic
     Distiller(hoptm(), make_task(), settings(4), folder("b"), silent).run()
-    assert same(straight, Distiller(hoptm(), make_task(), settings(9), folder("b"), silent).run())
+    assert same(straight, Distiller(hoptm(), make_task(), settings(9), folder("b"), silent).run().synthetic)
     assert rows(folder("a")) == rows(folder("b"))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(make_task, make_data, folder):
     data = make_data()
     runs = [
-        Distiller(hoptm(), make_task(seed=seed, data=data), settings(4), folder(name), silent).run()
+        Distiller(hoptm(), make_task(seed=seed, data=data), settings(4), folder(name), silent).run().synthetic
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert same(runs[0], runs[1])
@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(make_task, ma
 
 def test_strategies_agree_over_a_whole_float64_run(make_task, folder):
     runs = [
-        Distiller(hoptm(True), make_task(dtype=torch.float64, unroll=unroll), settings(4), folder(unroll), silent).run()
+        Distiller(hoptm(True), make_task(dtype=torch.float64, unroll=unroll), settings(4), folder(unroll), silent).run().synthetic
         for unroll in ("full", "adjoint", "auto")
     ]
     for name in ("images", "labels", "step_size"):
@@ -162,7 +162,7 @@ def test_strategies_agree_over_a_whole_float64_run(make_task, folder):
 def test_the_result_moved_and_carries_no_gradient(make_task, folder):
     task = make_task()
     initial = hoptm().setup(task)
-    result = Distiller(hoptm(), task, settings(), folder("a"), silent).run()
+    result = Distiller(hoptm(), task, settings(), folder("a"), silent).run().synthetic
     assert float((result.images - initial.images).abs().max()) > 1e-3
     assert result.step_size.item() != initial.step_size.item()
     assert torch.equal(result.labels, initial.labels)
@@ -210,7 +210,7 @@ class Scores:
 
 def test_the_best_is_kept_and_of_equals_the_first(make_task, folder):
     score = Scores(0.1, 0.7, 0.3, 0.7, 0.2, 0.6)
-    result = Distiller(hoptm(), make_task(), settings(), folder("a"), silent, score).run()
+    result = Distiller(hoptm(), make_task(), settings(), folder("a"), silent, score).run().synthetic
     assert len(score.seen) == 6  # after iterations 2, 4, 6, 8, 10, 12
     assert same(result, score.seen[1])
     assert not same(result, score.seen[2])
@@ -221,18 +221,18 @@ def test_the_best_survives_a_resume(make_task, folder):
     with pytest.raises(Killed):
         Distiller(hoptm(), make_task(), settings(), folder("a"), KillAt(9), first).run()
     second = Scores(0.3, 0.2, 0.8, 0.5)  # again after 6, 8, then 10, 12
-    result = Distiller(hoptm(), make_task(), settings(), folder("a"), silent, second).run()
+    result = Distiller(hoptm(), make_task(), settings(), folder("a"), silent, second).run().synthetic
     assert second.values == []
     assert same(result, first.seen[1])
     assert same(first.seen[2], second.seen[0])
     better = Scores(0.95)
     (folder("b") / CHECKPOINT).write_bytes((folder("a") / CHECKPOINT).read_bytes())
-    assert same(Distiller(hoptm(), make_task(), settings(13), folder("b"), silent, better).run(), better.seen[0])
+    assert same(Distiller(hoptm(), make_task(), settings(13), folder("b"), silent, better).run().synthetic, better.seen[0])
 
 
 def test_the_last_iteration_is_scored_even_off_the_beat(make_task, folder):
     score = Scores(0.1, 0.2, 0.3)
-    result = Distiller(hoptm(), make_task(), settings(5), folder("a"), silent, score).run()
+    result = Distiller(hoptm(), make_task(), settings(5), folder("a"), silent, score).run().synthetic
     assert same(result, score.seen[2])
 
 
@@ -307,7 +307,7 @@ def test_one_optimiser_step_per_term_and_none_for_none(make_task, folder):
 
     distiller = Distiller(Scripted(loss), make_task(), settings(3), folder("a"), silent)
     start = distiller.synthetic.images.detach().clone()
-    result = distiller.run()
+    result = distiller.run().synthetic
     buffer, expected, wants = 0.0, start.clone(), []
     for _ in range(3):
         wants.append(expected.clone())

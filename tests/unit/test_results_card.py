@@ -47,8 +47,10 @@ def card():
         protocol={"epochs": 100, "learning_rate": 0.01, "augment": {"name": "dsa"}},
         selection="validation",
         evaluations={"convnet": [RUN, OTHER], "resnet18": [RUN, RUN]},
+        averaged={"convnet": [RUN | {"accuracy": 0.6}, RUN | {"accuracy": 0.8}]},
         random_subset={"convnet": [RUN | {"accuracy": 0.2}, RUN | {"accuracy": 0.4}]},
-        reported={"accuracy": 0.8989, "source": "HoP-TM, Table 1"},
+        reported={"accuracy": 0.8989, "source": "HoP-TM, Table 1",
+                  "networks": {"resnet18": {"accuracy": 0.7, "std": 0.012}}},
         cost={
             "experts_s": 12.25, "distill_s": 60.0, "evaluate_s": 3.0, "seconds_per_iteration": 0.012,
             "peak_memory_bytes": 3 * 2**29, "device": "cpu",
@@ -84,8 +86,8 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     assert read_card(tmp_path / "result.json") == card == read_card(tmp_path)
     values = json.loads((tmp_path / "result.json").read_text())
     assert list(values) == [
-        "schema", "method", "title", "dataset", "ipc", "seed", "protocol", "evaluations", "random_subset", "reported",
-        "selection", "cost", "software", "config_sha256", "artefacts",
+        "schema", "method", "title", "dataset", "ipc", "seed", "protocol", "evaluations", "averaged", "random_subset",
+        "reported", "selection", "cost", "software", "config_sha256", "artefacts",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {
@@ -109,6 +111,11 @@ def test_a_card_cannot_be_changed(card):
         (("note",), "x", "note: Extra inputs are not permitted"),
         (("selection",), "best", "selection: Input should be 'last', 'validation' or 'test_leaky'"),
         (("ipc",), 0, "ipc: Input should be greater than 0"),
+        (("ipc",), KeyError, "ipc: Field required"),
+        (("averaged", 0, "support"), [6, 4, 1], "averaged: support does not sum to the 10 test images"),
+        (("averaged", 0, "support"), [10], "averaged.0: "),
+        (("reported", "std"), 0.9, "reported.std: Input should be less than or equal to 0.5"),
+        (("reported", "networks"), {"vgg11": {"accuracy": 80}}, "reported.networks.vgg11.accuracy: Input should be"),
         (("seed",), "3", "seed: Input should be a valid integer"),
         (("evaluations",), [], "evaluations: Tuple should have at least 1 item"),
         (
@@ -221,19 +228,28 @@ def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
     assert lines[1:3] == ["balanced macro macro", "network set accuracy accuracy AUROC F1"]
     assert lines[4:] == [
         "convnet HoP-TM 75.00 ± 25.00 40.00 ± 0.00 - 45.00 ± 0.00",
+        "convnet HoP-TM, EMA 70.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
         "convnet random subset 30.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
         "resnet18 HoP-TM 50.00 ± 0.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
-        "reported: 89.89 (HoP-TM, Table 1)",
+        "reported: 89.89, resnet18 70.00 ± 1.20 (HoP-TM, Table 1)",
         "chosen: best on the validation split",
         "cost: experts 12.2 s, distillation 60.0 s, evaluation 3.0 s, 0.012 s per iteration, peak memory 1.50 GiB, cpu",
         f"folder: {folder}",
     ]
 
 
+def test_a_card_on_the_whole_training_split_says_so(card):
+    stream = io.StringIO()
+    print_card(card.model_copy(update={"ipc": None}), console=output_console(stream))
+    assert stream.getvalue().startswith("HoP-TM on digits, all 20 training images, seed 3 (")
+
+
 def test_eighty_columns_break_no_figure(card):
     stream = io.StringIO()
     print_card(card, console=Console(file=stream, width=80))
-    assert stream.getvalue().count(" ± ") == 12  # one in the title, 4 + 4 + 4 figures of which one is undefined
+    assert (
+        stream.getvalue().count(" ± ") == 17
+    )  # one each in the title and reported, 4 * 4 figures of which one is undefined
 
 
 def test_the_printed_card_takes_markup_literally_and_uses_colour_on_a_terminal(card):

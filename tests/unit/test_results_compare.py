@@ -1,15 +1,9 @@
-import csv
-import io
-import json
-import re
-
 import pytest
 
-from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.results.card import Card, Evaluation, software_versions, write_card
 from hoptm_plugin.results.compare import compare, find_cards
-from hoptm_plugin.results.tables import print_comparison, render
-from hoptm_plugin.results.console import output_console
+from hoptm_plugin.results.grids import accuracies, bound_line
 
 
 def runs(*accuracies):
@@ -23,7 +17,7 @@ def runs(*accuracies):
     return [{"accuracy": accuracy, **rest} for accuracy in accuracies]
 
 
-def make(method="mtt", accuracies=(0.5,), random=None, **changes):
+def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes):
     networks = accuracies if isinstance(accuracies, dict) else {"convnet": accuracies}
     fields = {
         "schema": 1, "method": method, "title": {"mtt": "MTT", "hoptm": "HoP-TM"}.get(method, method.title()),
@@ -32,6 +26,7 @@ def make(method="mtt", accuracies=(0.5,), random=None, **changes):
         "ipc": 1, "seed": 0, "protocol": {"epochs": 100, "augment": {"name": "dsa"}},
         "evaluations": [Evaluation.from_metrics(name, runs(*values)) for name, values in networks.items()],
         "random_subset": None if random is None else [Evaluation.from_metrics("convnet", runs(*random))],
+        "averaged": None if averaged is None else [Evaluation.from_metrics("convnet", runs(*averaged))],
         "selection": "last", "software": software_versions(), "config_sha256": "0" * 64, "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},
@@ -49,16 +44,21 @@ def store(tmp_path):
     return put
 
 
-def tables(folder):
-    return compare(find_cards([folder]))
+def tables(folder, **options):
+    return compare(find_cards([folder]), **options)
 
 
-def table(folder):
-    (comparison,) = tables(folder)
-    return {name: dict(zip(comparison.columns(), row, strict=True)) for name, row in comparison.rows()}
+def table(folder, **options):
+    """Return {row: {(ipc, network): (text, best)}} of the only table."""
+    (comparison,) = tables(folder, tests=False, **options)
+    grid = accuracies(comparison)
+    return {
+        row: {column: (entry.text, entry.best) for column, entry in zip(comparison.columns(), entries, strict=True)}
+        for row, entries in grid.rows
+    }
 
 
-DIGITS = ("digits", 1, "convnet")
+DIGITS = (1, "convnet")
 
 
 def test_find_cards_in_files_run_folders_and_trees_once_each(store):
@@ -105,9 +105,9 @@ def test_two_methods_of_one_title_keep_their_rows(store):
 
 def test_columns_are_ipc_and_network_and_may_have_gaps(store):
     cells = table(store(a=make(accuracies={"convnet": (0.5,), "vgg11": (0.4,)}), b=make("hoptm", ipc=10)))
-    assert list(cells["MTT"]) == [("digits", 1, "convnet"), ("digits", 1, "vgg11"), ("digits", 10, "convnet")]
-    assert cells["MTT"][("digits", 10, "convnet")] == ("", False)
-    assert cells["HoP-TM"][("digits", 10, "convnet")] == ("50.00 ± 0.00 (1)", True)
+    assert list(cells["MTT"]) == [(1, "convnet"), (1, "vgg11"), (10, "convnet")]
+    assert cells["MTT"][(10, "convnet")] == ("", False)
+    assert cells["HoP-TM"][(10, "convnet")] == ("50.00 ± 0.00 (1)", True)
 
 
 def test_random_subset_row_counts_a_seed_once_and_comes_first(store):
@@ -133,8 +133,8 @@ def test_a_card_of_the_random_method_replaces_the_random_subset_row(store):
 )
 def test_what_was_evaluated_otherwise_gets_its_own_table(store, changes, shown):
     first, second = tables(store(a=make(), b=make("hoptm", **changes)))
-    assert [name for name, _ in first.rows()] == ["MTT"]
-    assert [name for name, _ in second.rows()] == ["HoP-TM"]
+    assert first.rows() == ["MTT"]
+    assert second.rows() == ["HoP-TM"]
     assert second.heading == f"dataset digits; {shown}"
     assert first.heading != second.heading
 
@@ -151,47 +151,99 @@ def test_selection_on_the_test_split_is_always_marked(store):
     assert "TEST split (leaky" in only.heading
 
 
-def test_printed_off_a_terminal_plain_and_on_it_the_best_in_bold(store):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    comparisons = tables(store(a=make(accuracies=(0.5,), random=(0.2,)), b=make("hoptm", (0.75,))))
-    plain, terminal = io.StringIO(), Terminal()
-    print_comparison(output_console(plain), comparisons)
-    lines = [" ".join(line.split()) for line in plain.getvalue().splitlines() if line.strip()]
-    assert lines[0] == "dataset digits"
-    assert lines[1:3] == ["IPC 1", "method convnet"]
-    assert lines[4:7] == ["random subset* 20.00 ± 0.00 (1)", "HoP-TM 75.00 ± 0.00 (1)", "MTT 50.00 ± 0.00 (1)"]
-    assert lines[8].startswith("* random training images")
-    assert "\x1b" not in plain.getvalue()
-    print_comparison(output_console(terminal), comparisons)
-    assert re.findall(r"\x1b\[1m(\d\S+)", terminal.getvalue()) == ["75.00"]
+@pytest.mark.parametrize("key", ["random_subset", "warm_start_average"])
+def test_flags_that_leave_the_evaluation_alone_do_not_separate(store, key):
+    protocol = {"epochs": 100, "augment": {"name": "dsa"}}
+    cells = table(store(a=make(protocol=protocol | {key: True}), b=make("hoptm", protocol=protocol | {key: False})))
+    assert set(cells) == {"MTT", "HoP-TM"}
 
 
-def test_render_markdown(store):
-    text = render(tables(store(a=make(title="M|T", random=(0.2,)), b=make("hoptm", (0.75,)))), "markdown")
-    assert text.splitlines() == [
-        "dataset digits",
-        "",
-        "| method | IPC 1, convnet |",
-        "| --- | --: |",
-        r"| random subset\* | 20.00 ± 0.00 (1) |",
-        "| HoP-TM | **75.00 ± 0.00 (1)** |",
-        r"| M\|T | 50.00 ± 0.00 (1) |",
-        "",
-        r"\* random training images, evaluated within the other methods' runs, one set of networks a seed",
-    ]
-
-
-def test_render_csv_and_json_hold_exact_fractions(store):
-    third = 1 / 3
-    comparisons = tables(store(a=make(accuracies=(third, third)), b=make("hoptm", selection="validation")))
-    expected = {
-        "method": "MTT", "dataset": "digits", "ipc": 1, "network": "convnet", "mean": third, "std": 0.0,
-        "networks": 2, "runs": 1, "group": "dataset digits; chosen: last iteration",
+def test_the_moving_average_is_a_row_of_its_own_and_may_be_the_best(store):
+    warm = {"epochs": 100, "augment": {"name": "dsa"}, "warm_start_average": True}
+    cells = table(store(a=make("ftd", (0.5,), averaged=(0.7,)), b=make("att", (0.6,), averaged=(0.65,), protocol=warm)))
+    assert {row: cell[DIGITS] for row, cell in cells.items()} == {
+        "Att": ("60.00 ± 0.00 (1)", False), "Att, EMA (warm)": ("65.00 ± 0.00 (1)", False),
+        "Ftd": ("50.00 ± 0.00 (1)", False), "Ftd, EMA": ("70.00 ± 0.00 (1)", True),
     }  # fmt: skip
-    assert json.loads(render(comparisons, "json"))[0] == expected
-    rows = list(csv.DictReader(io.StringIO(render(comparisons, "csv"))))
-    assert [row["method"] for row in rows] == ["MTT", "HoP-TM"]
-    assert rows[0] == {key: str(value) for key, value in expected.items()}
+
+
+def test_the_whole_split_stands_below_every_table_of_its_data_and_names_what_differs(store):
+    full = {"ipc": None, "protocol": {"epochs": 30, "augment": {"name": "dsa"}, "batch": 64}}
+    other = make().dataset.model_copy(update={"fingerprint": "e" * 64})
+    root = store(
+        a=make(), b=make("hoptm", selection="validation"), c=make("full", (0.9, 0.92), **full),
+        d=make("full", (0.94,), seed=1, **full), e=make("dm", dataset=other),
+    )  # fmt: skip
+    last, validation, elsewhere = tables(root)
+    for comparison in (last, validation):
+        (bound,) = comparison.bounds
+        assert bound_line(bound) == (
+            "Upper bound, Full on all 9 training images, convnet: 92.00 ± 1.63 (3); "
+            "protocol differs: epochs 30 instead of 100, batch 64 instead of (not set)"
+        )
+        assert comparison.columns() == [DIGITS]
+    assert not elsewhere.bounds
+
+
+def test_the_whole_split_alone_is_a_table(store):
+    (only,) = tables(store(a=make("full", (0.9,), ipc=None), b=make("other", (0.8,), ipc=None)))
+    assert only.heading == "dataset digits; upper bound: all 9 training images"
+    assert only.columns() == [(None, "convnet")]
+    assert only.rows() == ["Full", "Other"]
+
+
+def test_reported_figures_stand_beside_their_row_only(store):
+    reported = {"accuracy": 0.8, "std": 0.01, "source": "Table 1", "networks": {"vgg11": {"accuracy": 0.7}}}
+    two = {"convnet": (0.5,), "vgg11": (0.4,), "alexnet": (0.3,)}
+    root = store(a=make(accuracies=two, reported=reported), b=make("hoptm", two), c=make(accuracies=two, seed=1))
+    (comparison,) = tables(root)
+    asides = {row: [entry.aside for entry in entries] for row, entries in accuracies(comparison).rows}
+    assert comparison.columns() == [(1, "alexnet"), (1, "convnet"), (1, "vgg11")]
+    assert asides == {"MTT": ["", "[80.00 ± 1.00]", "[70.00]"], "HoP-TM": ["", "", ""]}
+
+
+def test_conflicting_reported_figures_are_not_shown_and_a_note_says_so(store):
+    first, second = ({"accuracy": accuracy, "source": "Table 1"} for accuracy in (0.8, 0.7))
+    (comparison,) = tables(store(a=make(reported=first), b=make(reported=second, seed=1)))
+    assert comparison.cell("MTT", DIGITS).reported is None
+    assert comparison.notes == (
+        "MTT, IPC 1, convnet: the pooled runs name different reported accuracies, so none is shown",
+    )
+
+
+def test_the_order_of_cards_does_not_matter(store):
+    found = find_cards([store(
+        a=make(accuracies=(0.1, 0.2), random=(0.1,)), b=make("hoptm", (0.3, 0.5)), c=make("dm", (0.4,), random=(0.2,)),
+        d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
+        g=make("dm", selection="validation"),
+    )])  # fmt: skip
+    expected = compare(found)
+    assert len(expected) == 2
+    for order in (found[::-1], found[3:] + found[:3]):
+        assert compare(order) == expected
+
+
+def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
+    root = store(a=make(accuracies=(0.5, 0.6, 0.7)), b=make("hoptm", (0.6, 0.7, 0.9)), c=make("dm", (0.1, 0.2, 0.3)))
+    (best,) = tables(root)
+    assert {cell.row: cell.against for cell in best.cells} == {"MTT": "HoP-TM", "HoP-TM": None, "Dm": "HoP-TM"}
+    assert {cell.row: cell.indistinct for cell in best.cells} == {"MTT": True, "HoP-TM": False, "Dm": False}
+    for name in ("Dm", "dm"):
+        (chosen,) = tables(root, against=name)
+        assert {cell.row: cell.against for cell in chosen.cells} == {"MTT": "Dm", "HoP-TM": "Dm", "Dm": None}
+        assert chosen.cell("MTT", DIGITS).difference.mean == pytest.approx(0.4)
+    (untested,) = tables(root, tests=False)
+    assert not any(cell.against or cell.difference or cell.p_holm for cell in untested.cells)
+
+
+def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
+    root = store(x=make(accuracies=(0.2,)), y=make(accuracies=(0.4,), config_sha256="1" * 64), z=make("hoptm"))
+    with pytest.raises(ConfigurationError, match=r"--against nobody: .*\(known: HoP-TM, MTT \(x\), MTT \(y\)\)"):
+        tables(root, against="nobody")
+    with pytest.raises(ConfigurationError, match=r"--against mtt: it has several rows, .*: MTT \(x\), MTT \(y\)"):
+        tables(root, against="mtt")
+
+
+def test_tables_without_the_chosen_row_are_shown_untested(store):
+    first, second = tables(store(a=make(), b=make("hoptm", selection="validation")), against="mtt")
+    assert (first.tested, second.tested) == (True, False)

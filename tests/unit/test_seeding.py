@@ -50,7 +50,7 @@ def whole_run(data, folder, seed):
     assert method.problems(task) == []
     settings = Distillation(iterations=4, images={"learning_rate": 1.0}, step_size={"learning_rate": 1e-4},
                             labels={"learning_rate": 0.1}, checkpoint_every=2)  # fmt: skip
-    synthetic = Distiller(method, task, settings, folder, silent).run()
+    synthetic = Distiller(method, task, settings, folder, silent).run().synthetic
     evaluator = Evaluator(Protocol(repeats=2, epochs=4), {"convnet": network}, DSA(), seeds.child("evaluation"), silent)
     results = evaluator.evaluate(lambda repeat: synthetic, data.test, "the result")
     evaluator.evaluate(lambda repeat: real_subset(data, 2, seeds.child("random", repeat)), data.test, "random")

@@ -24,7 +24,7 @@ FLAT = {flag for flag, info in medmnist.INFO.items() if not info["python_class"]
 
 
 def test_every_source_has_its_file():
-    assert set(SPECS) == {"digits", "npz", "covid19cxr", "cifar10", "folder"} | FLAT
+    assert set(SPECS) == {"digits", "npz", "covid19cxr", "cifar10", "cifar100", "tinyimagenet", "folder"} | FLAT
 
 
 @pytest.mark.parametrize("name", sorted(set(SPECS) - {"chestmnist"}))
@@ -42,7 +42,7 @@ def test_chestmnist_explains_why_not():
         check_spec(SPECS["chestmnist"])
 
 
-@pytest.mark.parametrize("name", ["npz", "covid19cxr", "cifar10", "folder"])
+@pytest.mark.parametrize("name", ["npz", "covid19cxr", "cifar10", "cifar100", "tinyimagenet", "folder"])
 def test_missing_root_is_found_before_reading(name):
     with pytest.raises(DataError, match=r"dataset.root is missing: give .* with dataset.root=PATH"):
         check_spec(SPECS[name])

@@ -1,0 +1,153 @@
+"""Contracts of what is compared and when: matchers, schedulers, schedules, segment samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.interfaces import (
+    FeatureMatcher,
+    Matcher,
+    Schedule,
+    Scheduler,
+    SegmentSampler,
+    feature_matchers,
+    matchers,
+    samplers,
+    schedulers,
+    schedules,
+)
+from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair, is_scalar_loss
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.testing.contract import Contract, Spec
+from hoptm_plugin.testing.examples import SIZES, example_features, example_pair
+
+
+class MatcherContract(Contract):
+    """What every trajectory matcher must satisfy."""
+
+    registry = matchers
+
+    def use(self, part: Matcher, step: int) -> Tensor:
+        """Return the loss of an example pair."""
+        return part.loss(example_pair(step)).detach()
+
+    def test_loss_is_a_finite_scalar_with_gradient(self, spec: Spec) -> None:
+        """The loss is 0-d, finite, and differentiable with respect to the student's path."""
+        pair = example_pair()
+        loss = self.build(spec).loss(pair)
+        assert is_scalar_loss(loss)
+        assert torch.isfinite(loss)
+        gradients = torch.autograd.grad(loss, list(pair.student[1:]), allow_unused=True)
+        found = [gradient for gradient in gradients if gradient is not None]
+        assert found, "the loss does not depend on the student's path"
+        assert all(torch.isfinite(gradient).all() for gradient in found)
+
+    def test_pair_is_not_mutated(self, spec: Spec) -> None:
+        """A matcher only reads."""
+        pair, untouched = example_pair(), example_pair()
+        self.build(spec).loss(pair)
+        assert torch.equal(pair.expert, untouched.expert)
+        assert all(torch.equal(a, b) for a, b in zip(pair.student, untouched.student, strict=True))
+
+    def test_weights_of_zero_are_harmless(self, spec: Spec) -> None:
+        """An empty mask gives no NaN, neither in the loss nor in its gradient."""
+        pair = example_pair()
+        empty = TrajectoryPair(pair.expert, pair.student, 0, SIZES, torch.zeros(sum(SIZES), dtype=torch.float64))
+        loss = self.build(spec).loss(empty)
+        assert torch.isfinite(loss)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, list(pair.student[1:]), allow_unused=True)
+            assert all(torch.isfinite(gradient).all() for gradient in gradients if gradient is not None)
+
+
+class FeatureMatcherContract(Contract):
+    """What every matcher of features must satisfy."""
+
+    registry = feature_matchers
+
+    def use(self, part: FeatureMatcher, step: int) -> Tensor:
+        """Return the loss of example features."""
+        return part.loss(example_features(step)).detach()
+
+    def test_loss_is_a_finite_scalar_with_gradient(self, spec: Spec) -> None:
+        """The loss is 0-d, finite, and differentiable in the synthetic features, of one image as of several."""
+        for synthetic in (1, 3):
+            self._gradient(spec, example_features(synthetic=synthetic))
+
+    def test_equal_features_are_harmless(self, spec: Spec) -> None:
+        """Where synthetic features equal the real ones, loss and gradient are finite: no root or division of 0."""
+        real = example_features().real
+        self._gradient(spec, FeaturePair(real, real.clone().requires_grad_(), 0, 0))
+
+    def test_pair_is_not_mutated(self, spec: Spec) -> None:
+        """A matcher only reads."""
+        pair, untouched = example_features(), example_features()
+        self.build(spec).loss(pair)
+        assert torch.equal(pair.real, untouched.real)
+        assert torch.equal(pair.synthetic, untouched.synthetic)
+
+    def _gradient(self, spec: Spec, pair: FeaturePair) -> None:
+        loss = self.build(spec).loss(pair)
+        assert is_scalar_loss(loss)
+        assert torch.isfinite(loss)
+        (gradient,) = torch.autograd.grad(loss, pair.synthetic)
+        assert torch.isfinite(gradient).all()
+
+
+class SchedulerContract(Contract):
+    """What every scheduler must satisfy."""
+
+    registry = schedulers
+
+    def use(self, part: Scheduler, step: int) -> Any:
+        """Return the bounds and the weights at a step."""
+        return part.start_epochs(step), part.parameter_weights(example_pair(step, requires_grad=False))
+
+    def test_decisions_are_in_range(self, spec: Spec) -> None:
+        """Weights lie in [0, 1], one per parameter; start epochs are an ordered pair from 0 on."""
+        scheduler = self.build(spec)
+        for step in range(4):
+            pair = example_pair(step, requires_grad=False)
+            weights = scheduler.parameter_weights(pair)
+            if weights is not None:
+                assert weights.shape == pair.expert[0].shape
+                assert bool(((weights >= 0) & (weights <= 1)).all())
+            bounds = scheduler.start_epochs(step)
+            assert bounds is None or 0 <= bounds[0] <= bounds[1]
+
+
+class ScheduleContract(Contract):
+    """What every schedule must satisfy: it is a pure function of the step."""
+
+    registry = schedules
+
+    def use(self, part: Schedule, step: int) -> float:
+        """Return the number at a step."""
+        return part.at(step)
+
+    def test_is_a_pure_function_of_the_step(self, spec: Spec) -> None:
+        """Asking in another order gives the same numbers."""
+        schedule = self.build(spec)
+        forwards = [schedule.at(step) for step in range(5)]
+        assert [schedule.at(step) for step in reversed(range(5))] == forwards[::-1]
+
+
+class SamplerContract(Contract):
+    """What every segment sampler must satisfy."""
+
+    registry = samplers
+
+    def use(self, part: SegmentSampler, step: int) -> tuple[int, int]:
+        """Return what is drawn at a step."""
+        return part.draw(7, None, step, Seeds(0))
+
+    def test_draws_stay_in_range(self, spec: Spec) -> None:
+        """Experts exist, and no start epoch lies beyond the announced last one."""
+        sampler = self.build(spec)
+        for step in range(50):
+            expert, start = sampler.draw(7, None, step, Seeds(0))
+            assert 0 <= expert < 7
+            assert 0 <= start <= sampler.last_start_epoch()

@@ -1,0 +1,284 @@
+"""Contracts of what a method is made of: labels, initial images, augmentation, networks, data sets."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+
+from hoptm_plugin.core.interfaces import (
+    Augmentation,
+    DatasetReader,
+    Initialiser,
+    LabelPolicy,
+    NetworkBuilder,
+    Task,
+    augmentations,
+    datasets,
+    initialisers,
+    label_policies,
+    networks,
+)
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.networks import FlatNetwork, create, features, has_buffers
+from hoptm_plugin.testing.contract import Contract, Spec, same
+from hoptm_plugin.testing.examples import example_task
+from hoptm_plugin.trajectory.initial import class_major
+
+
+class LabelPolicyContract(Contract):
+    """What every label policy must satisfy."""
+
+    registry = label_policies
+
+    def task(self, seed: int = 0) -> Task:
+        """Return the task that labels are chosen for."""
+        return example_task(ipc=2, seed=seed)
+
+    def use(self, part: LabelPolicy, step: int) -> Tensor:
+        """Return labels for the first training images."""
+        return self._labels(part, self.task(seed=step))
+
+    def test_labels_have_a_type_that_can_be_trained_on(self, spec: Spec) -> None:
+        """Labels are int64 class indices (n,), or finite float logits (n, K) in the images' precision."""
+        policy, task = self.build(spec), self.task()
+        labels, classes = self._labels(policy, task), len(task.data.class_names)
+        if labels.is_floating_point():
+            assert labels.shape == (classes * task.ipc, classes)
+            assert labels.dtype == task.train.images.dtype
+            assert torch.isfinite(labels).all()
+        else:
+            assert labels.dtype == torch.int64
+            assert labels.shape == (classes * task.ipc,)
+            assert bool(((labels >= 0) & (labels < classes)).all())
+        assert not labels.requires_grad
+
+    def test_images_and_classes_are_not_mutated(self, spec: Spec) -> None:
+        """Labels are a tensor of their own: writing into them changes neither images nor classes."""
+        task = self.task()
+        classes = class_major(task)
+        images = task.train.batch(slice(0, len(classes)))
+        before = images.clone(), classes.clone()
+        self.build(spec).initial(images, classes, task).zero_()
+        assert same((images, classes), before)
+
+    def _labels(self, policy: LabelPolicy, task: Task) -> Tensor:
+        classes = class_major(task)
+        return policy.initial(task.train.batch(slice(0, len(classes))), classes, task)
+
+
+class InitialiserContract(Contract):
+    """What every initialiser must satisfy.
+
+    Attributes:
+        deterministic: the images do not depend on the seed.
+    """
+
+    registry = initialisers
+    deterministic: ClassVar[bool] = False
+
+    def task(self, seed: int = 0) -> Task:
+        """Return the task that images are chosen for; its data must not depend on the seed."""
+        return example_task(ipc=2, seed=seed)
+
+    def use(self, part: Initialiser, step: int) -> Tensor:
+        """Return the images of a task."""
+        return part.images(self.task(seed=step))
+
+    def test_images_are_ready_to_be_learned(self, spec: Spec) -> None:
+        """Images are (K * ipc, C, H, W), finite, in the data's precision, and no gradient comes with them."""
+        task = self.task()
+        images = self.build(spec).images(task)
+        assert images.shape == (len(task.data.class_names) * task.ipc, *task.data.image_shape)
+        assert images.dtype == task.train.images.dtype
+        assert torch.isfinite(images).all()
+        assert not images.requires_grad
+
+    def test_images_are_class_major(self, spec: Spec) -> None:
+        """Wherever a training image is taken, it stands at the place of its class."""
+        task = self.task()
+        for image, label in zip(self.build(spec).images(task), class_major(task), strict=True):
+            found = (task.train.batch(slice(None)) == image).flatten(1).all(dim=1)
+            assert bool((task.train.labels[found] == label).all()), f"an image of another class stands for {label}"
+
+    def test_training_images_are_copied(self, spec: Spec) -> None:
+        """Learning changes the images in place, which must not reach the data set."""
+        task = self.task()
+        before = task.train.images.clone()
+        self.build(spec).images(task).fill_(7)
+        assert torch.equal(task.train.images, before)
+
+    def test_the_seed_decides(self, spec: Spec) -> None:
+        """The same seed gives the same bits, and another seed other images."""
+        first, again, other = (self.build(spec).images(self.task(seed)) for seed in (0, 0, 1))
+        assert torch.equal(first, again)
+        assert torch.equal(first, other) is self.deterministic
+
+
+class AugmentationContract(Contract):
+    """What every augmentation must satisfy.
+
+    Attributes:
+        image_shape: (C, H, W) of the images it is tried on.
+        draws: how many draws are tried, so that each of several operations has its turn.
+    """
+
+    registry = augmentations
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 8, 8)
+    draws: ClassVar[int] = 20
+
+    def images(self, batch: int, seed: int = 0) -> Tensor:
+        """Return random float64 images."""
+        return torch.randn(batch, *self.image_shape, generator=Seeds(seed).generator("images"), dtype=torch.float64)
+
+    def use(self, part: Augmentation, step: int) -> Tensor:
+        """Return augmented images."""
+        return part(self.images(4), Seeds(step).generator("augmentation"))
+
+    def test_draws_can_be_replayed(self, spec: Spec) -> None:
+        """The generator decides the draw, the draw decides the result; images keep shape, precision and values."""
+        augmentation, images = self.build(spec), self.images(4)
+        for seed in range(self.draws):
+            draw, again = (augmentation.draw(4, self.image_shape, Seeds(seed).generator()) for _ in range(2))
+            results = [augmentation.apply(images, parameters) for parameters in (draw, draw, again)]
+            results.append(augmentation(images, Seeds(seed).generator()))
+            assert all(same(result, results[0]) for result in results)
+            assert results[0].shape == images.shape
+            assert results[0].dtype == images.dtype
+            assert augmentation.apply(images.float(), draw).dtype == torch.float32
+            assert torch.equal(images, self.images(4)), "the images were changed in place"
+
+    def test_a_siamese_draw_fits_any_batch(self, spec: Spec) -> None:
+        """One draw is shared by all images, however many there are."""
+        augmentation = self.build(spec)
+        for seed in range(self.draws):
+            draw = augmentation.draw(4, self.image_shape, Seeds(seed).generator(), siamese=True)
+            for batch in (1, 5):
+                images = self.images(batch, seed)
+                singly = torch.cat([augmentation.apply(image[None], draw) for image in images])
+                assert_close(augmentation.apply(images, draw), singly)
+
+    def test_many_pieces_are_augmented_as_each_by_itself(self, spec: Spec) -> None:
+        """``apply_many`` is ``apply`` on every piece."""
+        augmentation, sizes, images = self.build(spec), [3, 1] * self.draws, self.images(4 * self.draws)
+        draws = [augmentation.draw(size, self.image_shape, Seeds(k).generator()) for k, size in enumerate(sizes)]
+        pieces = [augmentation.apply(piece, draw) for piece, draw in zip(images.split(sizes), draws, strict=True)]
+        assert_close(augmentation.apply_many(images, draws, sizes), torch.cat(pieces))
+
+    def test_gradients_of_gradients_are_finite(self, spec: Spec) -> None:
+        """A gradient on augmented images can be differentiated with respect to the images, as an unroll does."""
+        augmentation = self.build(spec)
+        for seed in range(self.draws):
+            images = self.images(4).requires_grad_()
+            weights = torch.ones_like(images[0]).requires_grad_()
+            draw = augmentation.draw(4, self.image_shape, Seeds(seed).generator())
+            loss = (augmentation.apply(images, draw) * weights).sum().square()
+            (first,) = grad(loss, weights, create_graph=True)
+            (second,) = grad(first.square().sum(), images)
+            assert torch.isfinite(first).all()
+            assert torch.isfinite(second).all()
+
+
+class NetworkContract(Contract):
+    """What every network must satisfy.
+
+    Attributes:
+        image_shape: (C, H, W) of the images it is built for.
+        classes: K.
+    """
+
+    registry = networks
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 32, 32)
+    classes: ClassVar[int] = 5
+
+    def create(self, builder: NetworkBuilder, seed: int = 0) -> nn.Module:
+        """Return a freshly initialised network."""
+        return create(builder, self.image_shape, self.classes, Seeds(seed).generator("network"))
+
+    def images(self) -> Tensor:
+        """Return three random images."""
+        return torch.randn(3, *self.image_shape, generator=Seeds(0).generator("images"))
+
+    def use(self, part: NetworkBuilder, step: int) -> Tensor:
+        """Return the logits of a fresh network."""
+        return self.create(part, seed=step)(self.images()).detach()
+
+    def test_logits_are_one_per_class(self, spec: Spec) -> None:
+        """Logits are finite, (B, K), and the features before the classifier lead to the same ones."""
+        network = self.create(self.build(spec)).eval()
+        logits = network(self.images())
+        assert logits.shape == (3, self.classes)
+        assert torch.isfinite(logits).all()
+        if not isinstance(getattr(network, "features", None), nn.Module):
+            pytest.skip("has no features, so that methods which compare features will refuse it")
+        assert isinstance(network.classifier, nn.Module)
+        assert torch.equal(network.classifier(features(network, self.images())), logits)
+
+    def test_the_generator_decides_and_networks_share_nothing(self, spec: Spec) -> None:
+        """The same generator gives the same bits in tensors of their own, another one others."""
+        builder = self.build(spec)
+        # all three live at once: one that shares modules with another holds the other's numbers now
+        created = [self.create(builder, seed) for seed in (0, 0, 1)]
+        first, again, other = (network.state_dict() for network in created)
+        assert all(same(first[name], again[name]) for name in first)
+        assert not all(same(first[name], other[name]) for name in first)
+        assert not {t.data_ptr() for t in first.values()} & {t.data_ptr() for t in again.values()}
+
+    def test_gradients_of_gradients_are_finite(self, spec: Spec) -> None:
+        """A student's step can be differentiated with respect to the images, through the flat vector of parameters."""
+        network = self.create(self.build(spec))
+        if has_buffers(network):
+            pytest.skip("keeps running statistics, so that trajectory matching will refuse it")
+        flat, images = FlatNetwork(network), self.images().requires_grad_()
+        theta = flat.flatten().requires_grad_()
+        logits = flat(theta, images)
+        assert torch.equal(logits, network(images))
+        (first,) = grad(cross_entropy(logits, torch.arange(3)), theta, create_graph=True)
+        (second,) = grad(first.square().sum(), images)
+        assert torch.isfinite(first).all()
+        assert torch.isfinite(second).all()
+        assert bool((second != 0).any()), "a step of training does not depend on the images"
+
+
+class DatasetReaderContract(Contract):
+    """What every reader of a data set must satisfy; :meth:`complete` writes the files that it reads."""
+
+    registry = datasets
+
+    def use(self, part: DatasetReader, step: int) -> tuple[Tensor, ...]:
+        """Return images and labels of both splits."""
+        raw = part.read(Seeds(step))
+        return (*raw.train, *raw.test)
+
+    def test_splits_are_whole_arrays_of_labelled_images(self, spec: Spec) -> None:
+        """Images are uint8 (n, C, H, W) of one size, labels int64 (n,) in range, every class can be learned."""
+        raw = self.build(spec).read(Seeds(0))
+        shape, classes = raw.train[0].shape[1:], len(raw.class_names)
+        assert classes >= 2
+        assert len(set(raw.class_names)) == classes
+        assert shape[0] in (1, 3)
+        for images, labels in filter(None, (raw.train, raw.test, raw.validation)):
+            assert images.dtype == torch.uint8
+            assert labels.dtype == torch.int64
+            assert images.shape == (len(labels), *shape)
+            assert len(labels)
+            assert bool(((labels >= 0) & (labels < classes)).all())
+        assert set(raw.train[1].tolist()) == set(range(classes)), "a class has no training image"
+
+    def test_what_goes_with_the_images_can_be_stored(self, spec: Spec) -> None:
+        """The name is text, provenance is JSON, and released constants are one per channel."""
+        raw = self.build(spec).read(Seeds(0))
+        assert raw.name
+        assert json.loads(json.dumps(dict(raw.provenance))) == deepcopy(dict(raw.provenance))
+        assert raw.released is None or {len(part) for part in raw.released} == {raw.train[0].shape[1]}
+
+    def test_the_same_seeds_give_the_same_data(self, spec: Spec) -> None:
+        """Splits that the source does not fix are decided by the seeds alone."""
+        assert same(self.use(self.build(spec), 0), self.use(self.build(spec), 0))

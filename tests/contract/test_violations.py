@@ -1,0 +1,138 @@
+"""The contracts fail where they must: one part that breaks each promise, and the check that says so."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from hoptm_plugin.augment import NoAugmentation
+from hoptm_plugin.core.interfaces import (
+    FeatureMatcher,
+    Initialiser,
+    LabelPolicy,
+    LossTerm,
+    Matcher,
+    Method,
+    NetworkBuilder,
+)
+from hoptm_plugin.engine.evaluation import real_subset
+from hoptm_plugin.networks import ConvNet
+from hoptm_plugin.testing import (
+    AugmentationContract,
+    FeatureMatcherContract,
+    InitialiserContract,
+    LabelPolicyContract,
+    MatcherContract,
+    MethodContract,
+    NetworkContract,
+)
+
+
+def part(base, /, **methods):
+    """Return a maker of a part that is made of functions."""
+    return type("Bad", (base,), methods)
+
+
+def counted(self, pair):
+    self.count = getattr(self, "count", 0) + 1
+    return pair.student[-1].sum() * self.count
+
+
+def method(losses, setup=None, **more):
+    def start(self, task):
+        self.task = task
+        return real_subset(task.data, task.ipc, task.seeds)
+
+    return part(Method, setup=setup or start, losses=losses, **more)
+
+
+def noisy(self, synthetic, step):
+    yield LossTerm(synthetic.images.sum() + torch.rand(()))
+
+
+def forgetful(self, synthetic, step):
+    self.seen = getattr(self, "seen", 0) + 1
+    yield LossTerm(synthetic.images.sum() * self.seen)
+
+
+def peeking(self, synthetic, step):
+    yield LossTerm(synthetic.images.sum() * len(self.task.data.test))
+
+
+def reading(self, synthetic, step):
+    segment = self.task.experts(2).segment(0, 2, 2)
+    yield LossTerm(synthetic.images.sum() * segment.mean())
+
+
+def backwards(self, task):
+    synthetic = real_subset(task.data, task.ipc, task.seeds)
+    return type(synthetic)(synthetic.images.flip(0), synthetic.labels.flip(0), None, synthetic.class_names,
+                           synthetic.normalisation)  # fmt: skip
+
+
+SHARED = ConvNet(width=4).build((3, 32, 32), 5)
+VIOLATIONS = [
+    (MatcherContract, "state_round_trip", part(Matcher, loss=counted)),
+    (MatcherContract, "pair_is_not_mutated", part(Matcher, loss=lambda self, pair: pair.expert.zero_().sum())),
+    (MatcherContract, "loss_is_a_finite_scalar_with_gradient", part(Matcher, loss=lambda self, pair: pair.student[-1])),
+    (MatcherContract, "weights_of_zero_are_harmless",
+     part(Matcher, loss=lambda self, pair: (pair.student[-1] * pair.weights).sum() / pair.weights.sum())),
+    (FeatureMatcherContract, "equal_features_are_harmless",
+     part(FeatureMatcher, loss=lambda self, pair: (pair.real - pair.synthetic).square().sum().sqrt())),
+    (LabelPolicyContract, "images_and_classes_are_not_mutated",
+     part(LabelPolicy, initial=lambda self, images, classes, task: classes)),
+    (LabelPolicyContract, "labels_have_a_type_that_can_be_trained_on",
+     part(LabelPolicy, initial=lambda self, images, classes, task: classes.int())),
+    (InitialiserContract, "training_images_are_copied",
+     part(Initialiser, images=lambda self, task: task.train.images[:6])),
+    (InitialiserContract, "images_are_class_major",
+     part(Initialiser, images=lambda self, task: task.train.images[[0, 1, 2, 3, 4, 5]])),
+    (InitialiserContract, "the_seed_decides", part(Initialiser, images=lambda self, task: task.train.images[:6])),
+    (AugmentationContract, "draws_can_be_replayed",
+     part(NoAugmentation, apply=lambda self, images, draw: images + torch.rand(()))),
+    (AugmentationContract, "global_randomness_untouched",
+     part(NoAugmentation, apply=lambda self, images, draw: images + torch.rand(()))),
+    (AugmentationContract, "a_siamese_draw_fits_any_batch",
+     part(NoAugmentation, apply=lambda self, images, draw: images - images.mean(dim=0))),
+    (AugmentationContract, "many_pieces_are_augmented_as_each_by_itself",
+     part(NoAugmentation, apply=lambda self, images, draw: images * 2)),
+    (NetworkContract, "the_generator_decides_and_networks_share_nothing",
+     part(NetworkBuilder, build=lambda self, shape, classes: SHARED)),
+    (NetworkContract, "gradients_of_gradients_are_finite",
+     part(NetworkBuilder, build=lambda self, shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, 7), Sign()))),
+    (MethodContract, "global_randomness_untouched", method(noisy)),
+    (MethodContract, "the_same_seed_gives_the_same_bits", method(noisy)),
+    (MethodContract, "state_round_trip", method(forgetful)),
+    (MethodContract, "state_round_trip", method(peeking, state_dict=lambda self: {"task": self.task})),
+    (MethodContract, "reads_the_training_split_only", method(peeking)),
+    (MethodContract, "announces_the_experts_it_reads", method(reading)),
+    (MethodContract, "the_initial_set_is_complete", method(peeking, setup=backwards)),
+    (MethodContract, "losses_are_finite_scalars_with_gradient",
+     method(lambda self, synthetic, step: iter([LossTerm(torch.tensor(1.0))]))),
+]  # fmt: skip
+
+
+class Sign(nn.Module):
+    """A layer without a useful gradient."""
+
+    def forward(self, features):
+        return features.sign()
+
+
+@pytest.mark.parametrize(
+    ("contract", "check", "bad"), VIOLATIONS, ids=[f"{c.__name__}-{check}" for c, check, _ in VIOLATIONS]
+)
+def test_a_broken_promise_is_found(contract, check, bad):
+    checks = type("Checks", (contract,), {"build": lambda self, spec: bad()})()
+    if check == "reads_the_training_split_only":  # it finds no test split there
+        with pytest.raises(TypeError, match="NoneType"):
+            getattr(checks, f"test_{check}")({})
+    else:
+        with pytest.raises(AssertionError):
+            getattr(checks, f"test_{check}")({})
+
+
+def test_no_specs_are_refused():
+    with pytest.raises(pytest.UsageError, match="name at least one part"):
+        type("Empty", (MatcherContract,), {})().pytest_generate_tests(SimpleNamespace(fixturenames=["spec"]))

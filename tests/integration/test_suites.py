@@ -1,0 +1,75 @@
+"""The driver of the suites from its command line, on a tiny budget."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import command_line
+import pytest
+from command_line import TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY_PROTOCOL
+
+DRIVER = (sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "suite.py"))
+TINY = (*TINY_NETWORK, *TINY_PROTOCOL, *TINY_EXPERTS, *TINY_LOOP)
+ROWS = ("1. neither", "2. HO", "3. E2C", "4. HO and E2C (HoP-TM)")
+
+
+@pytest.fixture
+def drive(tmp_path, experts_root):
+    """Run the driver in ``tmp_path``."""
+
+    def run(*arguments):
+        environment = {"HOPTM_EXPERTS": str(experts_root)}
+        return command_line.call(*arguments, cwd=tmp_path, environment=environment, program=DRIVER)
+
+    return run
+
+
+def written(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*")}
+
+
+@pytest.mark.slow
+def test_a_suite_runs_once_and_goes_on_where_it_stopped(drive, tmp_path):
+    arguments = ("table4_ablation", "--variant", "cpu", *TINY, "ipc=1")
+    first = drive(*arguments)
+    assert first.code == 0, first.err
+    folder = tmp_path / "runs/suites/table4_ablation-cpu"
+    cards = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("result.json"))
+    assert cards == [f"{sweep}/0-hoptm-digits-ipc1-seed0/result.json" for sweep in range(4)]
+    table = (folder / "compare.md").read_text()
+    assert all(row in first.out and row in table for row in ROWS)
+    assert "Reduced for two CPU cores" in table
+
+    before = written(folder)
+    (folder / cards[2]).unlink()
+    second = drive(*arguments)
+    assert second.code == 0, second.err
+    changed = {path.relative_to(folder).parts[0] for path, when in written(folder).items() if before[path] != when}
+    assert changed <= {"2"}, "only the run without a card may be touched"
+    assert all(row in second.out for row in ROWS)
+
+
+@pytest.mark.slow
+def test_a_failed_run_stops_nothing_and_is_named(drive, tmp_path):
+    result = drive("table3_cross_architecture", "--variant", "cpu", *TINY_NETWORK, *TINY_PROTOCOL, "networks=null",
+                   "method=random", "ipc=100000,1", "--out", "out")  # fmt: skip
+    assert result.code == 1, result.err
+    assert "Traceback" not in result.err
+    folder = tmp_path / "out/table3_cross_architecture-cpu"
+    assert sorted(path.parent.name for path in folder.rglob("result.json")) == ["1-random-digits-ipc1-seed0"] * 3
+    failed = [line for line in result.err.splitlines() if line.startswith("error: failed: ")]
+    assert [line.split(": ")[2] for line in failed] == ["Real images", "Distribution matching", "Trajectory matching"]
+    assert all("IPC 100000" in line for line in failed)
+
+
+def test_a_dry_run_names_every_run_and_estimates(drive, tmp_path):
+    result = drive("table4_ablation", "--variant", "cpu", "--dry-run", "runtime.device=cpu")
+    assert result.code == 0, result.err
+    for row in ROWS:
+        for ipc in (1, 10):
+            assert result.out.count(f"{row}, IPC {ipc}, seed 0") == 2, "in the list and in the table"
+    assert result.out.count("hoptm-bench run -m ") == 4
+    assert "Total: " in result.out
+    assert "An estimate" in result.out
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,184 @@
+"""How comparisons are written: terminal, Markdown, LaTeX, CSV and JSON."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hoptm_plugin.cli import main
+from hoptm_plugin.core.errors import UserError
+from hoptm_plugin.results.card import Card, Evaluation, software_versions, write_card
+from hoptm_plugin.results.cells import Cell, with_best, with_tests
+from hoptm_plugin.results.compare import compare
+from hoptm_plugin.results.console import output_console
+from hoptm_plugin.results.tables import latex_text, print_comparison, publish, render
+
+FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
+
+
+def make(method, accuracies, random=None, **changes):
+    def evaluations(values):
+        rest = {"balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5, "recall_per_class": [1, 0]}
+        return [Evaluation.from_metrics("convnet", [{"accuracy": v, "support": [5, 5], **rest} for v in values])]
+
+    fields = {
+        "schema": 1, "method": method, "title": method.upper(), "ipc": 1, "seed": 0, "protocol": {"epochs": 100},
+        "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 1,
+                    "test": 10},
+        "evaluations": evaluations(accuracies), "random_subset": random and evaluations(random),
+        "selection": "last", "software": software_versions(), "config_sha256": "0" * 64, "artefacts": {},
+        "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
+                 "peak_memory_bytes": None, "device": "cpu"},
+    }  # fmt: skip
+    return Card.model_validate(fields | changes)
+
+
+def tables(*cards, **options):
+    return compare([(Path(f"/runs/{i}/result.json"), card) for i, card in enumerate(cards)], **options)
+
+
+REPORTED = {"accuracy": 0.8, "std": 0.01, "source": "Table 1 & 2"}
+CARDS = (make("dm", (0.5,)), make("mtt", (0.4, 0.6), reported=REPORTED), make("ftd", (0.75, 0.75)),
+         make("att", (0.7, 0.8), random=(0.2,)), make("full", (0.9,), ipc=None))  # fmt: skip
+
+
+def plain(comparisons):
+    return [" ".join(line.split()) for line in render(comparisons, "terminal").splitlines() if line.strip()]
+
+
+def test_off_a_terminal_plain_and_on_it_the_best_in_bold():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    lines = plain(tables(make("mtt", (0.5,), random=(0.2,)), make("hoptm", (0.75,), reported=REPORTED), tests=False))
+    assert lines[:3] == ["dataset digits", "IPC 1", "method convnet"]
+    assert lines[4:8] == ["random subset* 20.00 ± 0.00 (1)", "HOPTM 75.00 ± 0.00 (1)", "[80.00 ± 1.00]",
+                          "MTT 50.00 ± 0.00 (1)"]  # fmt: skip
+    assert any(line.startswith("* random training images") for line in lines)
+    assert any(line.endswith("HOPTM: Table 1 & 2") for line in lines)
+    assert not any("Differences" in line or "Welch" in line or "\x1b" in line for line in lines)
+    terminal = Terminal()
+    print_comparison(output_console(terminal), tables(make("mtt", (0.5,)), make("hoptm", (0.75,), reported=REPORTED)))
+    assert re.findall(r"\x1b\[1m(\d\S+)", terminal.getvalue()) == ["75.00"]
+
+
+def test_differences_marks_and_undefined_tests():
+    lines = plain(tables(*CARDS))
+    assert "MTT 50.00 ± 10.00 (2) ≈" in lines
+    start = next(i for i, line in enumerate(lines) if line.startswith("Differences to the best of each column"))
+    assert lines[start].endswith("p corrected for 2 tests")
+    below = dict(line.split(" ", 1) for line in lines[start + 4 :] if line.split()[0] in ("DM", "ATT", "FTD", "MTT"))
+    assert below["ATT"] == "best"
+    assert below["DM"] == "\N{MINUS SIGN}25.00"
+    assert below["FTD"].startswith("+0.00 [")
+    assert "p -" in lines[start:]
+    assert "nan" not in "\n".join(lines).lower()
+    assert any("not of repeated distillations, unless several seeds are pooled" in line for line in lines)
+
+
+def test_against_a_chosen_row():
+    lines = plain(tables(*CARDS, against="mtt"))
+    assert any(line.startswith("Differences to MTT in percentage points") for line in lines)
+    assert "MTT reference" in lines
+    assert any("not significantly different from MTT at 5%" in line for line in lines)
+
+
+def test_markdown():
+    text = render(tables(make("mtt", (0.5,), title="M|T", random=(0.2,), reported=REPORTED), make("hoptm", (0.75,)),
+                         make("full", (0.9,), ipc=None), tests=False), "markdown")  # fmt: skip
+    assert text.splitlines()[:10] == [
+        "dataset digits",
+        "",
+        "| method | IPC 1, convnet |",
+        "| --- | --: |",
+        r"| random subset\* | 20.00 ± 0.00 (1) |",
+        "| HOPTM | **75.00 ± 0.00 (1)** |",
+        r"| M\|T | 50.00 ± 0.00 (1) [80.00 ± 1.00] |",
+        "",
+        "Upper bound, FULL on all 9 training images, convnet: 90.00 ± 0.00 (1)",
+        "",
+    ]
+    assert r"\* random training images" in text
+
+
+def test_latex_has_booktabs_and_escapes_names():
+    cards = (make("mtt", (0.4, 0.6), title="[a_b] 50% & $x^{2}$ #1 ~\\"), make("hoptm", (0.75, 0.85), random=(0.2,)))
+    text = render(tables(*cards), "latex")
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
+        assert text.count(rule) == 2  # accuracies and differences
+    assert (
+        r"{[}a\_b{]} 50\% \& \$x\textasciicircum{}\{2\}\$ \#1 \textasciitilde{}\textbackslash{} & 50.00 $\pm$ 10.00 (2)"
+        in text
+    )
+    assert r"HOPTM & \textbf{80.00 $\pm$ 5.00 (2)} \\" in text
+    assert "±" not in text
+    assert "≈" not in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
+    assert not re.search(r"(?<!\\)[#_]", text.replace("% needs \\usepackage{booktabs}", ""))
+
+
+def test_latex_text_leaves_ordinary_text():
+    assert latex_text("MTT, EMA (warm) 1.5") == "MTT, EMA (warm) 1.5"
+
+
+def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
+    comparisons = tables(*CARDS)
+    rows = json.loads(render(comparisons, "json"))
+    assert list(rows[0]) == [
+        "group", "method", "dataset", "ipc", "network", "mean", "std", "networks", "runs", "values", "best", "reported",
+        "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high", "p", "p_holm",
+    ]  # fmt: skip
+    named = {row["method"]: row for row in rows}
+    assert list(named) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
+    assert named["MTT"]["values"] == [0.4, 0.6]
+    assert (named["MTT"]["reported"], named["MTT"]["reported_source"]) == (0.8, "Table 1 & 2")
+    assert (named["MTT"]["against"], named["MTT"]["p_holm"]) == ("ATT", pytest.approx(2 * named["MTT"]["p"]))
+    assert named["DM"]["difference"] == pytest.approx(-0.25)
+    assert named["DM"]["p"] is named["DM"]["ci_low"] is None
+    assert (named["FULL"]["ipc"], named["FULL"]["group"]) == (None, "dataset digits; upper bound")
+    read = list(csv.DictReader(io.StringIO(render(comparisons, "csv"))))
+    for row, line in zip(rows, read, strict=True):
+        assert line["ipc"] == ("" if row["ipc"] is None else str(row["ipc"]))
+        assert json.loads(line["values"]) == row["values"]
+        assert line["mean"] == str(row["mean"])
+        assert line["p"] == ("" if row["p"] is None else str(row["p"]))
+
+
+def test_a_row_with_a_diverged_network_is_neither_best_nor_tested():
+    cells = [Cell("A", "a", 1, "convnet", (0.9, None), 1), Cell("B", "b", 1, "convnet", (0.5, 0.6), 1)]
+    diverged, sound = with_tests(with_best(cells), None)
+    assert (diverged.mean, diverged.best, diverged.against, diverged.difference) == (None, False, "B", None)
+    assert sound.best
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_gets_what_would_be_printed(form, tmp_path, capsys):
+    comparisons = tables(*CARDS)
+    publish(comparisons, form, None)
+    printed = capsys.readouterr().out
+    publish(comparisons, form, tmp_path / "new" / "tables.txt")
+    assert (tmp_path / "new" / "tables.txt").read_text(encoding="utf-8") == printed
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_cannot_be_written_is_one_error(tmp_path):
+    with pytest.raises(UserError, match=r"--output FILE"):
+        publish(tables(*CARDS), "csv", tmp_path)
+
+
+def test_the_command(tmp_path, capsys):
+    for name, card in zip("abc", CARDS, strict=False):
+        write_card(card, tmp_path / name / "result.json")
+    main(["compare", str(tmp_path), "--format", "latex", "--against", "mtt", "--output", str(tmp_path / "t.tex")])
+    assert "Differences to MTT" in (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == ""
+    for bad, says in ((["--against", "x"], "--against x: no row is called that (known: DM, FTD, MTT)"),
+                      (["--against", "mtt", "--no-tests"], "not allowed with argument")):  # fmt: skip
+        with pytest.raises(SystemExit) as caught:
+            main(["compare", str(tmp_path), *bad])
+        assert caught.value.code == 2
+        assert says in capsys.readouterr().err

@@ -1,0 +1,280 @@
+"""The suites of benchmarks/: every run of every table composes, and estimates count what they say they count."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import estimate  # noqa: E402
+import suite  # noqa: E402
+from estimate import DataSize, expert_stores  # noqa: E402
+from suite import Plan, Suite, expand, grammar, load_suite  # noqa: E402
+
+from hoptm_plugin.core.errors import ConfigurationError  # noqa: E402
+
+NAMES = sorted(path.stem for path in suite.SUITES.glob("*.yaml"))
+RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
+        "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
+SMALL = {
+    "title": "small",
+    "data": {"train": 100, "classes": 10, "image": [1, 32, 32]},
+    "settings": ["protocol.random_subset=false"],
+    "sweeps": [{"title": "one", "overrides": ["method=mtt,hoptm", "ipc=1,2"]}],
+}
+SIZE = DataSize(**SMALL["data"])
+
+
+def plan(name, variant, *extra):
+    return Plan(load_suite(suite.SUITES / f"{name}.yaml").varied(variant), extra, Path("out"))
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """All variants of all suites; their runs are composed once."""
+    return {(name, variant): plan(name, variant) for name in NAMES for variant in ("full", "cpu")}
+
+
+def small(*extra, **changed):
+    return Plan(Suite.model_validate(SMALL | changed), extra, Path("out"))
+
+
+def estimated(*extra, **changed):
+    return estimate.estimate(small(*extra, **changed).jobs, SIZE, extra, timer=lambda *what: 1.0)
+
+
+def test_every_suite_is_known():
+    assert set(RUNS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_run_composes_and_validates(name, plans):
+    assert tuple(len(plans[name, variant].jobs) for variant in ("full", "cpu")) == RUNS[name]
+    for variant in ("full", "cpu"):
+        jobs = plans[name, variant].jobs
+        assert len({job.folder for job in jobs}) == len(jobs)
+        rows = Counter((job.settings.method_title, job.settings.ipc) for job in jobs)
+        assert max(rows.values()) == 1, "two runs would be one row's cell"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("variant", ["full", "cpu"])
+def test_a_suite_s_runs_are_judged_alike(name, variant, plans):
+    jobs = [job for job in plans[name, variant].jobs if not job.parts.method.whole_split]
+    for what in ("dataset", "augment", "network", "networks", "protocol"):
+        assert len({str(getattr(job.settings, what)) for job in jobs}) == 1, what
+    assert {job.settings.distillation.selection for job in jobs} == {"last"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_values_belong_to_full_suites_only(name, plans):
+    for job in plans[name, "full"].jobs:
+        ipc = None if job.parts.method.whole_split else job.settings.ipc
+        published = job.settings.reported and job.settings.reported.of(ipc)
+        assert bool(published) == (job.settings.method_id not in ("random", "herding")), job.name
+    assert all(job.settings.reported is None for job in plans[name, "cpu"].jobs)
+
+
+def published(plans, name, sweep, ipc):
+    (job,) = (job for job in plans[name, "full"].jobs if job.sweep == sweep and job.settings.ipc == ipc)
+    return job.settings.reported.of(ipc)
+
+
+def test_tables_agree_where_they_repeat_each_other(plans):
+    for ipc in (1, 5, 10, 100, 1000):
+        ours = {row: published(plans, "table4_ablation", row, ipc) for row in range(4)}
+        assert "Table 4" in ours[0]["source"]
+        accuracies = {row: (values["accuracy"], values["std"]) for row, values in ours.items()}
+        table1 = [job.settings for job in plans["table1_pathmnist", "full"].jobs if job.settings.ipc == ipc]
+        by_method = {one.method_id: one.reported.of(ipc) for one in table1 if one.method_id in ("mtt", "hoptm")}
+        for row, method in ((0, "mtt"), (3, "hoptm")):
+            assert accuracies[row] == (by_method[method]["accuracy"], by_method[method]["std"])
+        for row, sweep in ((0, 0), (1, 2)):  # neither is lambda 0, HO alone is lambda 0.5
+            other = published(plans, "table5_lambda", sweep, ipc)
+            assert accuracies[row] == (other["accuracy"], other["std"])
+
+
+def test_ablations_switch_off_what_they_say(plans):
+    for job in plans["table4_ablation", "full"].jobs:
+        method = job.parts.method
+        assert ("shape" in method.matchers, "pace" in method.schedulers) == (job.sweep in (1, 3), job.sweep in (2, 3))
+    weights = {}
+    for job in plans["table5_lambda", "full"].jobs:
+        assert not job.parts.method.schedulers
+        weights[job.settings.method_title] = job.parts.method.matchers["shape"].weight
+    assert weights == {"lambda 0": 0, "lambda 0.1": 0.1, "lambda 0.5": 0.5, "lambda 1": 1, "lambda 10": 10}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=mtt,hoptm", "ipc=1,5", "seed=range(0,3)"],
+        ["networks=[convnet,alexnet]", "method_title='a, b'", "ipc=choice(1,2)"],
+        ["ipc=1,5", "method.x={a:1,b:'c,d'},null", "ipc=7"],
+        ["t='lambda ${ipc}'", "a=1.0e-3,2"],
+    ],
+)
+def test_expansion_is_hydra_s(overrides):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    jobs = expand(overrides)
+    parsed = {item.get_key_element(): item for item in OverridesParser.create().parse_overrides(overrides)}
+    sizes = [len(list(item.sweep_string_iterator())) if item.is_sweep_override() else 1 for item in parsed.values()]
+    total = 1
+    for size in sizes:
+        total *= size
+    assert len(jobs) == len(set(map(tuple, jobs))) == total
+    assert all([one.partition("=")[0] for one in job] == list(parsed) for job in jobs)
+    for job in jobs:
+        OverridesParser.create().parse_overrides(job)
+
+
+def test_commands_and_runs_agree():
+    own = small("ipc=7", "runtime.device=cpu")
+    (command,) = own.commands()
+    assert command == ["run", "-m", "protocol.random_subset=false", "method=mtt,hoptm", "ipc=1,2", "ipc=7",
+                       "runtime.device=cpu", "hydra.sweep.dir=out/0", "resume=auto"]  # fmt: skip
+    assert [(job.settings.method_id, job.settings.ipc) for job in own.jobs] == [("mtt", 7), ("hoptm", 7)]
+    odd = Plan(own.suite, [], Path("a, b=c")).commands()[0][-2]
+    assert odd == "hydra.sweep.dir='a, b=c/0'"
+
+
+def test_texts_survive_hydra_s_grammar():
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    value = {"source": 'Dong\'s (a, b) "c" {d} [e] x=1', "ipc": {1: {"accuracy": 0.4703, "std": 0.0261}}}
+    (override,) = expand([f"reported={grammar(value)}"])[0]
+    assert OverridesParser.create().parse_override(override).value() == {
+        "source": value["source"], "ipc": {1: {"accuracy": 0.4703, "std": 0.0261}}}  # fmt: skip
+
+
+def test_a_variant_s_settings_beat_inherited_sweeps_and_its_own_sweeps_beat_them():
+    variants = {"cpu": {"note": "less", "settings": ["ipc=3"]}}
+    assert {job.settings.ipc for job in Plan(Suite(**SMALL, variants=variants).varied("cpu"), [], Path()).jobs} == {3}
+    variants["cpu"]["sweeps"] = [{"title": "own", "overrides": ["ipc=4"]}]
+    assert {job.settings.ipc for job in Plan(Suite(**SMALL, variants=variants).varied("cpu"), [], Path()).jobs} == {4}
+    with pytest.raises(ConfigurationError, match=r"--variant gpu: the suite has full"):
+        Suite(**SMALL).varied("gpu")
+
+
+def test_experts_are_counted_once_per_recipe():
+    jobs = small().jobs
+    stores = expert_stores(jobs)
+    assert [len(store.jobs) for store in stores] == [2, 2], "MTT's SGD and HoP-TM's GSAM"
+    count, epochs = jobs[0].settings.experts.count, jobs[0].expert_epochs
+    assert [store.passes(SIZE) for store in stores] == [count * epochs * 100, 2 * count * epochs * 100]
+    assert len(expert_stores(small("experts.seed=0,1").jobs)) == 4
+    assert expert_stores(small("method=random").jobs) == []
+    cost = estimated()
+    parameters = sum(one.numel() for one in jobs[0].parts.network.build((1, 32, 32), 10).parameters())
+    assert [store.storage_bytes for store in cost.stores] == [count * (epochs + 1) * parameters * 4] * 2
+    assert [row.store for row in cost.jobs] == [1, 1, 2, 2]
+
+
+def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
+    assert small().experts() == []
+    (command,) = small("method=mtt", "ipc=1", "method.sampler.max_start_epoch=2,6").experts()
+    assert command[0] == "experts"
+    assert "method.sampler.max_start_epoch=6" in command
+    assert command[-2:] == ["experts.epochs=7", "experts.count=5"]
+
+
+def test_estimates_scale():
+    once, twice = estimated("distillation.iterations=10"), estimated("distillation.iterations=20")
+    for one, two in zip(once.jobs, twice.jobs, strict=True):
+        assert two.distillation == 2 * one.distillation > 0
+        assert two.distillation_seconds == two.distillation
+        assert two.evaluation == one.evaluation == 5 * 1001 * 10 * one.job.settings.ipc
+    assert estimated("protocol.random_subset=true").jobs[0].evaluation == 2 * once.jobs[0].evaluation
+    two_networks = estimated("networks=[convnet,alexnet]", "distillation.iterations=10")
+    assert two_networks.jobs[0].evaluation == 2 * once.jobs[0].evaluation
+    assert two_networks.networks == 2
+    total = sum(row.distillation + row.evaluation for row in once.jobs) + sum(store.passes for store in once.stores)
+    assert once.seconds == pytest.approx(total)
+
+
+def test_what_methods_train_on_is_counted():
+    plain = estimated("method=mtt", "ipc=2").jobs[0].evaluation
+    assert estimated("method=ftd", "ipc=2").jobs[0].evaluation == 2 * plain, "the moving average as well"
+    warm = estimated("method=ftd", "ipc=2", "protocol.warm_start_average=true").jobs[0]
+    assert warm.evaluation == 3 * plain
+    assert estimated("method=idm", "ipc=2").jobs[0].evaluation == 4 * plain, "mosaics are taken apart"
+    full = estimated("method=full", "ipc=1", "protocol.epochs=3").jobs[0]
+    assert (full.distillation, full.evaluation) == (0, 5 * 3 * 100)
+    chosen = estimated("method=mtt", "ipc=2", "distillation.iterations=10", "distillation.evaluate_every=4",
+                       "distillation.selection=validation").jobs[0]  # fmt: skip
+    assert chosen.evaluation == plain + 3 * 1001 * 20
+
+
+def test_another_data_set_is_read_for_its_size():
+    cost = estimated("dataset=digits", "method=full", "ipc=1", "protocol.epochs=1", "protocol.repeats=1")
+    assert cost.jobs[0].evaluation == 1293
+
+
+def test_the_timing_is_a_time():
+    import torch
+
+    from hoptm_plugin.networks import ConvNet
+
+    assert 0 < estimate.time_pass(ConvNet(depth=1, width=2), (1, 4, 4), 2, torch.device("cpu")) < 1
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "SUITES", tmp_path)
+
+    def call(text, *arguments):
+        (tmp_path / "mine.yaml").write_text(text if isinstance(text, str) else yaml.safe_dump(text))
+        code = suite.main(["mine", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a: [1", "expected"), ("- 1", "suite"), ("", "suite"), (SMALL | {"sweps": []}, "sweps"),
+        (SMALL | {"sweeps": []}, "sweeps"), (SMALL | {"data": {"train": 0}}, "data.train"),
+    ],
+)  # fmt: skip
+def test_malformed_suites_are_one_error(text, named, run):
+    code, _, err = run(text, "--list")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "mine.yaml" in err
+    assert named in err
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"), [("ipc=", "ipc"), ("ipcs=1", "ipcs"), ("method=no_such", "no_such"), ("ipc=1=(", "ipc=1=("),
+                           ("method.student_steps=0", "student_steps"), ("ipc=interval(0,1)", "INTERVAL")]
+)  # fmt: skip
+def test_wrong_settings_are_one_error(setting, named, run):
+    code, _, err = run(SMALL, "--list", setting)
+    assert code == 2
+    assert err.splitlines()[1].startswith("error: ")
+    assert named in err
+
+
+def test_an_unknown_suite_or_variant_is_one_error(run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        suite.main(["no_such"])
+    assert exit_.value.code == 2
+    assert "no_such" in capsys.readouterr().err
+    code, _, err = run(SMALL, "--variant", "no_such")
+    assert (code, err) == (2, "error: --variant no_such: the suite has full\n")
+
+
+def test_missing_data_are_told_once_before_any_run(run, tmp_path):
+    settings = {"settings": ["dataset=npz", f"dataset.root={tmp_path}/none.npz"]}
+    code, _, err = run(SMALL | settings, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert err.count("none.npz") == 1
+    assert not (tmp_path / "out").exists()
