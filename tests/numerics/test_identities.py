@@ -53,7 +53,7 @@ def losses_and_gradients(method, task):
 
 
 def worst_difference(one, other):
-    return max(float(((a - b).abs().max() / b.abs().max())) for x, y in zip(one, other, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max()) for x, y in zip(one, other, strict=True)
                for a, b in zip(x, y, strict=True))  # fmt: skip
 
 
@@ -74,7 +74,10 @@ def test_hoptm_with_an_open_mask_and_no_shape_weight_is_mtt(task):
 
 @pytest.mark.parametrize(("part", "name"), [("schedulers", "pace"), ("matchers", "shape")])
 def test_hoptm_with_either_part_is_not_mtt(task, part, name):
-    assert worst_difference(losses_and_gradients(composed("hoptm", **without(part, name, "hoptm")), task), mtt(task)) > 1e-3
+    assert (
+        worst_difference(losses_and_gradients(composed("hoptm", **without(part, name, "hoptm")), task), mtt(task))
+        > 1e-3
+    )
 
 
 def test_att_is_mtt_where_the_last_step_is_the_nearest(task):
@@ -110,7 +113,9 @@ def test_ftd_differs_from_mtt_by_experts_and_average_only():
         values["experts"].pop("training")
         values["experts"].pop("count")
     assert settings["ftd"] == settings["mtt"]
-    ftd, mtt_ = (validate_settings(compose([f"method={name}", "dataset=cifar10", "ipc=10"])[0]) for name in ("ftd", "mtt"))
+    ftd, mtt_ = (
+        validate_settings(compose([f"method={name}", "dataset=cifar10", "ipc=10"])[0]) for name in ("ftd", "mtt")
+    )
     assert (ftd.experts.training.algorithm, mtt_.experts.training.algorithm) == ("gsam", "sgd")
     assert (ftd.distillation.average_decay, mtt_.distillation.average_decay) == (0.9995, None)
 

@@ -150,7 +150,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(make_task, ma
 
 def test_strategies_agree_over_a_whole_float64_run(make_task, folder):
     runs = [
-        Distiller(hoptm(True), make_task(dtype=torch.float64, unroll=unroll), settings(4), folder(unroll), silent).run().synthetic
+        Distiller(hoptm(True), make_task(dtype=torch.float64, unroll=unroll), settings(4), folder(unroll), silent)
+        .run()
+        .synthetic
         for unroll in ("full", "adjoint", "auto")
     ]
     for name in ("images", "labels", "step_size"):
@@ -227,7 +229,9 @@ def test_the_best_survives_a_resume(make_task, folder):
     assert same(first.seen[2], second.seen[0])
     better = Scores(0.95)
     (folder("b") / CHECKPOINT).write_bytes((folder("a") / CHECKPOINT).read_bytes())
-    assert same(Distiller(hoptm(), make_task(), settings(13), folder("b"), silent, better).run().synthetic, better.seen[0])
+    assert same(
+        Distiller(hoptm(), make_task(), settings(13), folder("b"), silent, better).run().synthetic, better.seen[0]
+    )
 
 
 def test_the_last_iteration_is_scored_even_off_the_beat(make_task, folder):
