@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a run failed, 2 something the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # before torch is loaded: threads that spin while they wait stall small networks on a machine that others use too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not arguments:
         _fail(f"a command is missing\n\n{OVERVIEW}", 2)
     if arguments[0] in ("-h", "--help"):

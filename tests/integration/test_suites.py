@@ -45,6 +45,7 @@ def test_a_suite_runs_once_and_goes_on_where_it_stopped(drive, tmp_path):
     (folder / cards[2]).unlink()
     second = drive(*arguments)
     assert second.code == 0, second.err
+    assert (folder / cards[2]).exists()
     changed = {path.relative_to(folder).parts[0] for path, when in written(folder).items() if before[path] != when}
     assert changed <= {"2"}, "only the run without a card may be touched"
     assert all(row in second.out for row in ROWS)

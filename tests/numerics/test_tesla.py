@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -84,7 +86,7 @@ def test_departs_from_the_exact_gradient_as_steps_times_alpha_grow(along, capsys
     cosines = [cosine(*point) for point in points]
     with capsys.disabled():
         for (steps, alpha), value in zip(points, cosines, strict=True):
-            print(f"\nTESLA, N={steps} alpha={alpha:g} (N alpha={steps * alpha:g}): cosine {value:.6f}", end="")
+            print(f"\nTESLA, N={steps} alpha={alpha:g} (N alpha={steps * alpha:g}): cosine {value:.6f}", end="")  # noqa: T201
     assert cosines[0] > 0.999
-    assert all(later < earlier for earlier, later in zip(cosines, cosines[1:], strict=False)), cosines
+    assert all(later < earlier for earlier, later in pairwise(cosines)), cosines
     assert cosines[-1] < 0.99
