@@ -27,7 +27,7 @@ def network_problems(task: Task) -> list[str]:
     """Return why the task's network cannot be matched on its features; one line each."""
     try:
         network = task.network(Generator())
-        features(network, torch.zeros((2, *task.data.image_shape), device=task.data.device))
+        features(network, task.train.batch(slice(0, 2)))
     except ConfigurationError as error:
         return error.problems
     return []
