@@ -106,7 +106,7 @@ class Job:
         """Return how many images a network trains on; a mosaic is taken apart for it."""
         if self.parts.method.whole_split:
             return size.train
-        return size.classes * self.settings.ipc * getattr(self.parts.method, "mosaic", 1) ** 2
+        return self.parts.method.training_images(size.classes, self.settings.ipc)
 
 
 @dataclass

@@ -135,12 +135,21 @@ def _add_plugins_to_search_path() -> None:
 
 
 def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """Return the settings of a run with these overrides, recipe included, and a note on the recipe."""
+    """Return the settings of a run with these overrides, recipe included, and a note on the recipe.
+
+    Raises:
+        ConfigurationError: an override that is malformed or names what does not exist.
+    """
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     _add_plugins_to_search_path()
-    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
-        values, _, note = _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
+    try:
+        with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
+            values, _, note = _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(f"{_explain(error)}\nSee {PROGRAM} list") from error
     return values, note
 
 

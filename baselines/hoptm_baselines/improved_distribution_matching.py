@@ -168,6 +168,10 @@ class ImprovedDistributionMatching(Method):
         module = self._task.network(self._task.seeds.generator("queue", *path))
         return QueuedNetwork(module.eval().requires_grad_(False))
 
+    def training_images(self, classes: int, ipc: int) -> int:
+        """Return the number of tiles."""
+        return classes * ipc * self.mosaic**2
+
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return synthetic images, a third of the real ones, which only go forward, and those trained on."""
         matched = self.networks_matched * classes * (ipc * self.mosaic**2 + self.real_batch / 3)

@@ -278,6 +278,10 @@ class Method(Part, ABC):
         """Be told that iteration ``step`` is over."""
         return None
 
+    def training_images(self, classes: int, ipc: int) -> int:
+        """Return how many images a network is trained on in the end; more than are stored where these are mosaics."""
+        return classes * ipc
+
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return about how many images go forward and backward through a network per iteration, to estimate cost."""
         return 0

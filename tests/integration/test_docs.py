@@ -1,7 +1,7 @@
 """What README.md and CONTRIBUTING.md show is run: commands on tiny budgets, Python as it stands.
 
-A fence that cannot run is preceded by ``<!-- test: skip because REASON -->``. FILE.npz, FOLDER, COVID_FOLDER and RUN
-stand for generated data and a finished run.
+A fence that cannot run is preceded by ``<!-- test: skip because REASON -->``; one that is a file for the commands, by
+``<!-- test: write PATH -->``. FILE.npz, FOLDER, COVID_FOLDER and RUN stand for generated data and a finished run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Fence:
 
     language: str
     text: str
+    file: str | None = None
 
     def commands(self) -> list[list[str]]:
         """Return the words of every shell command; in a console only lines after a prompt are commands."""
@@ -47,6 +48,8 @@ def fences(text: str) -> list[Fence]:
         mark = match["mark"]
         if mark is None:
             found.append(Fence(match["language"], match["text"]))
+        elif written := re.fullmatch(r"write (\S+)", mark):
+            found.append(Fence(match["language"], match["text"], written[1]))
         else:
             assert re.fullmatch(r"skip because \S.*", mark), f"<!-- test: {mark} -->: write 'skip because REASON'"
     return found
@@ -90,8 +93,12 @@ def check_only(words: list[str]) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands(document, bench, tmp_path, npz_file, image_folder, covid_folder, finished_run):
     places = {r"FILE\.npz": npz_file, "FOLDER": image_folder, "COVID_FOLDER": covid_folder, "RUN": finished_run}
-    shown = [words for fence in fences((ROOT / document).read_text()) if fence.language in SHELLS
-             for words in fence.commands()]  # fmt: skip
+    found = fences((ROOT / document).read_text())
+    for fence in found:
+        if fence.file is not None:
+            (tmp_path / fence.file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / fence.file).write_text(fence.text)
+    shown = [words for fence in found if fence.language in SHELLS for words in fence.commands()]
     assert shown, f"{document} shows no commands"
     for words in shown:
         if words[0] != "hoptm-bench":
