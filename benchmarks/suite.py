@@ -9,6 +9,7 @@ was interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import subprocess
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as hoptm-bench does
 
 import yaml
 from estimate import DataSize, Job, estimate, expert_stores, print_estimate
