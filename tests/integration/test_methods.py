@@ -1,0 +1,175 @@
+"""Every method by its name on the command line, from real files to its card, and what is special about each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from command_line import SHORT_LOOP, TINY_EXPERTS, TINY_NETWORK, TINY_PROTOCOL, TINY_RUN, call, card, start
+from generated import NPZ
+from safetensors import safe_open
+from test_reproducibility import kill_when
+
+from hoptm_plugin import SyntheticSet
+from hoptm_plugin.results.card import read_card
+
+PLAIN = (*NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
+ONE_EXPERT = ("experts.count=1", "experts.training.batch=8", "method.teacher_epoch=1")
+QUEUE = ("method.training_steps=1", "method.training_batch=8", "method.new_network_every=2", "method.queue_size=5")
+FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
+BUDGETS = {
+    "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
+    "dm": (*SHORT_LOOP, "method.real_batch=4"), "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
+    "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN,
+    "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
+             "method.labels.teacher_epoch=2", "method.initial_images.name=real", "~method.initial_images.teacher_epoch"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(bench, npz_file):
+    """Run a method on the generated npz on a tiny budget."""
+
+    def go(method, *more, command="run"):
+        return bench(command, f"method={method}", "dataset=npz", f"dataset.root={npz_file}", *PLAIN, *BUDGETS[method],
+                     *more)  # fmt: skip
+
+    return go
+
+
+def succeed(result):
+    assert result.code == 0, result.err
+    assert "Traceback" not in result.err
+    return result
+
+
+@pytest.mark.parametrize("method", BUDGETS)
+def test_every_method_runs_from_files_to_card(run, tmp_path, method):
+    result = succeed(run(method, "hydra.run.dir=out", "ipc=2"))
+    found = read_card(tmp_path / "out")
+    assert found.method == method
+    assert found.title in result.out
+    assert found.ipc == (None if method == "full" else 2)
+    assert (found.averaged is not None) == (method in ("ftd", "att"))
+    assert found.reported is None
+    assert len(found.evaluations) == 1
+
+
+def test_no_method_of_the_command_line_is_left_out(bench):
+    listed = succeed(bench("list", "methods")).out
+    assert all(f"\n{method} " in listed for method in BUDGETS), listed
+    for paper in ("2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177"):
+        assert paper in listed
+
+
+def test_full_data_copies_no_images_into_the_run_folder(run, tmp_path):
+    succeed(run("full", "hydra.run.dir=out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.yaml", "result.json"}
+    assert card(tmp_path / "out")["cost"]["distill_s"] is None
+    assert card(tmp_path / "out")["random_subset"] is None
+
+
+def test_idm_stores_mosaics_that_eval_takes_apart(run, bench, tmp_path):
+    succeed(run("idm", "hydra.run.dir=out", "protocol.epochs=4"))
+    stored = SyntheticSet.load(tmp_path / "out/synthetic.safetensors")
+    assert (stored.mosaic, len(stored.images), len(stored)) == (2, 3, 12)
+    succeed(bench("eval", f"synthetic={tmp_path / 'out'}", "hydra.run.dir=again"))
+    assert card(tmp_path / "again")["evaluations"] == card(tmp_path / "out")["evaluations"]
+    assert card(tmp_path / "again")["ipc"] == 1
+
+
+def test_datm_learns_labels(run, tmp_path):
+    succeed(run("datm", "hydra.run.dir=out"))
+    stored = SyntheticSet.load(tmp_path / "out/synthetic.safetensors")
+    assert stored.soft
+    rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    assert all(row["skipped"] == 0 for row in rows)
+
+
+def test_the_average_is_stored_judged_and_judged_again(run, bench, tmp_path):
+    result = succeed(run("ftd", "hydra.run.dir=out", "distillation.average_decay=0.5"))
+    assert "FTD, EMA" in result.out
+    found = card(tmp_path / "out")
+    assert "synthetic_average.safetensors" in found["artefacts"]
+    with (
+        safe_open(tmp_path / "out/synthetic_average.safetensors", "pt") as average,
+        safe_open(tmp_path / "out/synthetic.safetensors", "pt") as plain,
+    ):
+        assert torch.equal(average.get_tensor("step_size"), plain.get_tensor("step_size"))
+        assert not torch.equal(average.get_tensor("images"), plain.get_tensor("images"))
+    succeed(bench("eval", f"synthetic={tmp_path / 'out'}", "hydra.run.dir=again"))
+    again = card(tmp_path / "again")
+    assert [again[key] for key in ("evaluations", "averaged")] == [found[key] for key in ("evaluations", "averaged")]
+    succeed(bench("eval", f"synthetic={tmp_path / 'out'}", "protocol.warm_start_average=true", "hydra.run.dir=warm"))
+    warm = card(tmp_path / "warm")
+    assert warm["evaluations"] == found["evaluations"]
+    assert warm["averaged"] != found["averaged"]
+    table = succeed(bench("compare", "out", "--format", "json")).out
+    assert {cell["method"] for cell in json.loads(table)} == {"FTD", "FTD, EMA"}
+
+
+def test_tesla_changes_the_result_and_bad_gradients_are_named(run, tmp_path):
+    for name in ("exact", "tesla"):
+        succeed(run("mtt", f"method.gradient={name}", f"hydra.run.dir={name}", "method.step_size=0.1"))
+    sets = [SyntheticSet.load(tmp_path / name / "synthetic.safetensors").images for name in ("exact", "tesla")]
+    assert not torch.equal(*sets)
+    refused = run("mtt", "method.gradient=approximate", "hydra.run.dir=no")
+    assert refused.code == 2
+    assert "method.gradient" in refused.err
+
+
+def test_resume_auto_begins_and_then_leaves_a_sweep_as_it_is(run, tmp_path):
+    sweep = ("hydra.sweep.dir=sweep", "resume=auto", "-m", "ipc=1,2")
+    succeed(run("random", *sweep))
+    cards = sorted((tmp_path / "sweep").glob("*/result.json"))
+    assert len(cards) == 2
+    before = [path.stat().st_mtime_ns for path in cards]
+    cards[1].unlink()
+    succeed(run("random", *sweep))
+    assert cards[0].stat().st_mtime_ns == before[0]
+    assert cards[1].exists()
+
+
+def test_one_table_from_a_sweep_over_methods(run, bench, tmp_path):
+    for method in ("random", "dm", "full"):
+        succeed(run(method, f"hydra.run.dir=runs/{method}", "protocol.repeats=2"))
+    result = succeed(bench("compare", "runs"))
+    assert result.out.count("IPC 1") >= 1
+    for name in ("Random subset", "DM", "Upper bound, Full data"):
+        assert name in result.out
+    latex = succeed(bench("compare", "runs", "--format", "latex", "--output", "table.tex"))
+    assert "\\toprule" in (tmp_path / "table.tex").read_text()
+    assert not latex.out.count("\\toprule")
+    refused = bench("compare", "runs", "--against", "nobody")
+    assert refused.code == 2
+    assert "DM" in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_cite_prints_the_sources_of_the_composition(bench):
+    out = succeed(bench("cite", "method=ftd")).out
+    for wanted in ("@inproceedings{du2023ftd", "gsam", "dsa"):
+        assert wanted in out
+    refused = bench("cite", "method=nobody")
+    assert refused.code == 2
+    assert "nobody" in refused.err
+
+
+@pytest.mark.parametrize("method", ["idm", "ftd"])
+def test_killed_and_resumed_equals_uninterrupted(method, npz_file, tmp_path):
+    """IDM's queue of networks in training and FTD's average are what must survive."""
+    arguments = ("run", f"method={method}", "dataset=npz", f"dataset.root={npz_file}", *PLAIN, *BUDGETS[method],
+                 f"experts.root={tmp_path / 'experts'}", "distillation.iterations=40", "distillation.checkpoint_every=3",
+                 "distillation.log_every=1")  # fmt: skip
+    whole = call(*arguments, "hydra.run.dir=whole", cwd=tmp_path)
+    assert whole.code == 0, whole.err
+    killed = tmp_path / "killed"
+    kill_when(start(*arguments, "hydra.run.dir=killed", cwd=tmp_path), (killed / "checkpoint.safetensors").exists)
+    assert not (killed / "result.json").exists()
+    resumed = call(*arguments, "hydra.run.dir=killed", "resume=auto", cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    for name in ("synthetic.safetensors", "metrics.jsonl"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for key in ("evaluations", "averaged"):
+        assert card(killed)[key] == card(tmp_path / "whole")[key]
