@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from command_line import SHORT_LOOP, TINY_EXPERTS, TINY_NETWORK, TINY_PROTOCOL, TINY_RUN, call, card, start
+from command_line import SHORT_LOOP, TINY_NETWORK, TINY_PROTOCOL, TINY_RUN, call, card, start
 from generated import NPZ
 from safetensors import safe_open
 from test_reproducibility import kill_when
@@ -23,7 +23,8 @@ BUDGETS = {
     "dm": (*SHORT_LOOP, "method.real_batch=4"), "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
     "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN,
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
-             "method.labels.teacher_epoch=2", "method.initial_images.name=real", "~method.initial_images.teacher_epoch"),
+             "method.labels.teacher_epoch=2", "method.initial_images.name=real",
+             "~method.initial_images.teacher_epoch"),
 }  # fmt: skip
 
 
@@ -160,8 +161,8 @@ def test_cite_prints_the_sources_of_the_composition(bench):
 def test_killed_and_resumed_equals_uninterrupted(method, npz_file, tmp_path):
     """IDM's queue of networks in training and FTD's average are what must survive."""
     arguments = ("run", f"method={method}", "dataset=npz", f"dataset.root={npz_file}", *PLAIN, *BUDGETS[method],
-                 f"experts.root={tmp_path / 'experts'}", "distillation.iterations=40", "distillation.checkpoint_every=3",
-                 "distillation.log_every=1")  # fmt: skip
+                 f"experts.root={tmp_path / 'experts'}", "distillation.iterations=40",
+                 "distillation.checkpoint_every=3", "distillation.log_every=1")  # fmt: skip
     whole = call(*arguments, "hydra.run.dir=whole", cwd=tmp_path)
     assert whole.code == 0, whole.err
     killed = tmp_path / "killed"
