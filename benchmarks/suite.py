@@ -30,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.assembly import build_parts
+from hoptm_plugin.commands.composition import changes_what_was_published, explicit_paths
 from hoptm_plugin.commands.settings import Published, validate_settings
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError
 from hoptm_plugin.core.registry import validation_problems
@@ -173,7 +174,10 @@ class Plan:
 
     def overrides(self, sweep: Sweep) -> list[str]:
         """Return all overrides of a sweep but those of its folder."""
-        return [*self.suite.settings, *sweep.settings(), *self.extra]
+        extra = explicit_paths(self.extra, {"method", "dataset"})
+        other = {"method=", "dataset="} & set(extra) or changes_what_was_published(extra)
+        # what was published for the suite's setting was not published for another
+        return [*self.suite.settings, *(sweep.overrides if other else sweep.settings()), *self.extra]
 
     def commands(self) -> list[list[str]]:
         """Return the arguments of ``hoptm-bench``, one command per sweep."""
@@ -252,7 +256,9 @@ def run_suite(plan: Plan) -> int:
 
 def compare(plan: Plan) -> int:
     """Print the table, and write it as Markdown beside the runs; return the exit code."""
-    arguments = [*BENCH, "compare", str(plan.folder), *plan.suite.compare]
+    # the runs of this plan alone: others in the folder, of other settings, would stand beside them
+    cards = [str(path.parent) for job in plan.jobs for path in sorted(plan.folder.glob(f"{job.folder}/result.json"))]
+    arguments = [*BENCH, "compare", *cards, *plan.suite.compare]
     code = subprocess.run(arguments, check=False).returncode
     done = subprocess.run([*arguments, "--format", "markdown"], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode == 0:

@@ -101,10 +101,7 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         _fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:
-        if "Config group override must be" not in str(error):  # Hydra's, for method=null or =3
-            raise
-        groups = "method=, dataset=, network= and the other groups of settings"
-        _fail(f"{groups} take one of the names that {PROGRAM} list settings shows", 2)
+        raise _group_error(error) from error
 
 
 def _explain(error: Exception) -> str:
@@ -150,13 +147,26 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
             values, _, note = _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{_explain(error)}\nSee {PROGRAM} list") from error
+    except ValueError as error:
+        raise _group_error(error) from error
     return values, note
+
+
+def _group_error(error: ValueError) -> Exception:
+    """Return the error to raise for Hydra's complaint about method=null or =3; another one as it is."""
+    if "Config group override must be" not in str(error):
+        return error
+    groups = "method=, dataset=, network= and the other groups of settings"
+    return ConfigurationError(f"{groups} take one of the names that {PROGRAM} list settings shows")
 
 
 def _cite(overrides: list[str]) -> None:
     from hoptm_plugin.commands.cite import bibliography
+    from hoptm_plugin.commands.settings import validate_settings
 
-    print(bibliography(compose(overrides)[0]), end="")  # noqa: T201
+    values, _ = compose(overrides)
+    validate_settings(values)
+    print(bibliography(values), end="")  # noqa: T201
 
 
 def _print_settings(overrides: list[str]) -> None:

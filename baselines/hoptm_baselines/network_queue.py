@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import numpy
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
@@ -54,9 +55,12 @@ class QueuedNetwork:
         )
         for parameter, buffer in zip(parameters, self.momentum, strict=False):
             optimiser.state[parameter]["momentum_buffer"] = buffer
+        size = min(batch, len(task.train))
         correct = torch.zeros((), dtype=torch.int64, device=task.data.device)
         for step in range(steps):
-            indices = torch.randperm(len(task.train), generator=seeds.generator(step))[:batch].to(task.data.device)
+            # a few of many without a permutation of all
+            chosen = numpy.random.default_rng(seeds.number(step)).choice(len(task.train), size, replace=False)
+            indices = torch.from_numpy(chosen).to(task.data.device)
             labels = task.train.labels[indices]
             logits = self.module(task.train.batch(indices))
             optimiser.zero_grad()

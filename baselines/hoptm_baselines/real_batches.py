@@ -28,6 +28,8 @@ def network_problems(task: Task) -> list[str]:
     try:
         network = task.network(Generator())
         features(network, task.train.batch(slice(0, 2)))
+        if not isinstance(getattr(network, "classifier", None), nn.Module):
+            return [f"network: {type(network).__name__} has no submodule `classifier` after its `features`"]
     except ConfigurationError as error:
         return error.problems
     return []

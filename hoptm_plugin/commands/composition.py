@@ -58,14 +58,20 @@ def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[
     return note
 
 
-def drop_reported(values: dict[str, Any], explicit: Iterable[str]) -> None:
+def drop_reported(values: dict[str, Any], explicit: list[str]) -> None:
     """Forget what was published where the command line changed what it was published for."""
-    harmless = ("reported", *LEAVES_REPORTED)
-    changed = [
-        path for path in explicit if not any(path == known or path.startswith(f"{known}.") for known in harmless)
-    ]
-    if changed and not any(path == "reported" or path.startswith("reported.") for path in explicit):
+    given = [path for path in explicit if not _below(path, ("reported",))]
+    if len(given) == len(explicit) and changes_what_was_published(given):
         values["reported"] = None
+
+
+def changes_what_was_published(explicit: Iterable[str]) -> bool:
+    """Say whether settings at these paths make a run another than the one whose results were published."""
+    return not all(_below(path, LEAVES_REPORTED) for path in explicit)
+
+
+def _below(path: str, places: Iterable[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}.") for place in places)
 
 
 def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, explicit: list[str], name: str) -> None:

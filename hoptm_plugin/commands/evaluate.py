@@ -33,7 +33,8 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
         raise ConfigurationError(f"synthetic: missing; {REMEDY}")
     file = _file(checked(Path, values["synthetic"], "synthetic"))
     if not file.is_file():
-        raise ConfigurationError(f"synthetic: {file} does not exist; {REMEDY}")
+        none = ", since method=full distils nothing" if (file.parent / CARD).exists() else ""
+        raise ConfigurationError(f"synthetic: {file} does not exist{none}; {REMEDY}")
     config = file.parent / CONFIG
     if not config.exists():
         return None
@@ -54,6 +55,8 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
     folder.check(values, resume=False)
     synthetic = _load(file)
     average = _load(average_file) if average_file.is_file() else None
+    if not (file.parent / CONFIG).exists():
+        values = values | {"reported": None}  # nothing says how it was distilled
     values = _described_by(synthetic, values)
     settings = validate_settings(values)
     bench = Workbench(settings, progress)
@@ -67,7 +70,7 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
             "seconds_per_iteration": None}  # fmt: skip
     judged = [file] if average is None else [file, average_file]
     artefacts = folder.artefacts(CONFIG) | {judged_file.name: sha256(judged_file) for judged_file in judged}
-    card = finished_card(values, bench, results, cost, artefacts)
+    card = finished_card(values, bench, results, cost, artefacts, distillation_seed=synthetic.info.get("seed"))
     write_card(card, folder / CARD)
     return card
 
@@ -92,6 +95,8 @@ def _described_by(synthetic: SyntheticSet, values: dict[str, Any]) -> dict[str, 
         "ipc": info.get("ipc", max(1, len(synthetic.images) // len(synthetic.class_names))),
     }
     values["distillation"] = values["distillation"] | {"selection": info.get("selection", "last")}
+    if info.get("average"):  # judged alone, it must not pass for the set itself
+        values |= {"method_title": f"{values['method_title']} (moving average)", "reported": None}
     return values
 
 

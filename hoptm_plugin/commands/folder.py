@@ -19,6 +19,8 @@ CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, SPLIT = (
     "synthetic.png",
     "split.json",
 )
+# settings that do not determine the synthetic set, or only by chance
+NOT_OF_THE_SET = ("seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites")
 # what may differ between a run and its continuation: it changes nothing that is computed
 FREE_TO_CHANGE = ("resume", "runtime", "experts.root", "dataset.root", "dataset.download")
 
@@ -88,6 +90,12 @@ def read_config(path: Path) -> dict[str, Any]:
 def config_sha256(settings: dict[str, Any]) -> str:
     """Return the SHA-256 of what determines a run's result."""
     return hashlib.sha256(yaml.safe_dump(_decisive(plain(settings)), sort_keys=True).encode()).hexdigest()
+
+
+def distillation_sha256(settings: dict[str, Any]) -> str:
+    """Return the SHA-256 of what determines a synthetic set, its seed left out: seeds of one setting share it."""
+    decisive = {key: value for key, value in _decisive(plain(settings)).items() if key not in NOT_OF_THE_SET}
+    return hashlib.sha256(yaml.safe_dump(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _decisive(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from hoptm_plugin.commands.assembly import Workbench, network_label
-from hoptm_plugin.commands.folder import AVERAGE, CARD, CONFIG, GRID, SPLIT, SYNTHETIC, RunFolder, config_sha256
+from hoptm_plugin.commands.folder import (
+    AVERAGE,
+    CARD,
+    CONFIG,
+    GRID,
+    SPLIT,
+    SYNTHETIC,
+    RunFolder,
+    config_sha256,
+    distillation_sha256,
+)
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.progress import ProgressFactory
@@ -46,7 +56,7 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     results = evaluate(distilled, bench, evaluator)
     cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
     artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, METRICS, CONFIG, SPLIT)
-    card = finished_card(values, bench, results, cost, artefacts)
+    card = finished_card(values, bench, results, cost, artefacts, settings.seed)
     write_card(card, folder / CARD)
     return card
 
@@ -70,7 +80,7 @@ def _distil(bench: Workbench, evaluator: Evaluator, folder: RunFolder) -> tuple[
     }
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
-            synthetic.info = dict(info)
+            synthetic.info = info | ({"average": True} if name == AVERAGE else {})
             synthetic.save(folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     per_iteration = distiller.seconds / settings.distillation.iterations
@@ -111,7 +121,12 @@ def evaluate(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> di
 
 
 def finished_card(
-    values: dict[str, Any], bench: Workbench, results: dict[str, Any], cost: dict[str, Any], artefacts: dict[str, str]
+    values: dict[str, Any],
+    bench: Workbench,
+    results: dict[str, Any],
+    cost: dict[str, Any],
+    artefacts: dict[str, str],
+    distillation_seed: int | None,
 ) -> Card:
     """Return the card of results that :func:`evaluate` gave."""
     settings = bench.settings
@@ -128,7 +143,9 @@ def finished_card(
         selection=settings.distillation.selection,
         reported=None if published is None else published.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench.device)},
+        distillation_seed=distillation_seed,
         config_sha256=config_sha256(values),
+        distillation_sha256=distillation_sha256(values),
         artefacts=artefacts,
         **results,
     )

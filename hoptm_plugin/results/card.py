@@ -141,7 +141,8 @@ class Card(Record):
         title: the method's name in tables.
         dataset: what was distilled.
         ipc: synthetic images per class; None where the whole training split was trained on (the upper bound).
-        seed: of distillation and evaluation.
+        seed: of the run: distillation and evaluation, or an evaluation alone.
+        distillation_seed: of the distillation, if known; several evaluations of one set are not several distillations.
         protocol: all that decides how a set is evaluated; cards share a table only where it is equal.
         evaluations: one per architecture.
         averaged: the same for the moving average (EMA) of the synthetic set, or None.
@@ -151,6 +152,7 @@ class Card(Record):
         cost: time and memory.
         software: versions.
         config_sha256: of the composed configuration.
+        distillation_sha256: of the part of it that determines the synthetic set, the seed left out, if known.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
     """
 
@@ -160,6 +162,7 @@ class Card(Record):
     dataset: DatasetRecord
     ipc: PositiveInt | None
     seed: int
+    distillation_seed: int | None = None
     protocol: dict[str, JsonValue]
     evaluations: Annotated[tuple[Evaluation, ...], Field(min_length=1)]
     averaged: tuple[Evaluation, ...] | None = None
@@ -169,6 +172,7 @@ class Card(Record):
     cost: Cost
     software: Software
     config_sha256: Digest
+    distillation_sha256: Digest | None = None
     artefacts: dict[Line, Digest]
 
     @field_validator("protocol")
@@ -198,6 +202,7 @@ def make_card(
     data: ImageData,
     ipc: int | None,
     seed: int,
+    distillation_seed: int | None = None,
     protocol: Mapping[str, Any],
     selection: Literal["last", "validation", "test_leaky"],
     evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -205,6 +210,7 @@ def make_card(
     reported: Mapping[str, Any] | None,
     cost: Mapping[str, Any],
     config_sha256: str,
+    distillation_sha256: str | None = None,
     artefacts: Mapping[str, str],
     averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Card:
@@ -228,6 +234,7 @@ def make_card(
         dataset=record,
         ipc=ipc,
         seed=seed,
+        distillation_seed=distillation_seed,
         protocol=dict(protocol),
         evaluations=_evaluations(evaluations),
         averaged=None if averaged is None else _evaluations(averaged),
@@ -237,6 +244,7 @@ def make_card(
         cost=Cost(**cost),
         software=Software.model_validate(software_versions()),
         config_sha256=config_sha256,
+        distillation_sha256=distillation_sha256,
         artefacts=dict(artefacts),
     )
 

@@ -70,6 +70,11 @@ class Cell:
         """Whether a test could be done and found no significant difference."""
         return self.p_holm is not None and self.p_holm >= LEVEL
 
+    @property
+    def untested(self) -> bool:
+        """Whether a test was asked for and could not be done."""
+        return self.against is not None and self.p_holm is None
+
 
 @dataclass
 class _Pool:
@@ -136,12 +141,18 @@ def _add_random_subsets(members: Sequence[FoundCard], add: Callable[[str, Card, 
 
 
 def _row_names(members: Sequence[FoundCard]) -> list[str]:
-    """Return each card's row: its title, with the method's short name or the folder where the title would mislead."""
+    """Return each card's row: its title, with the method's short name or the folder where the title would mislead.
+
+    Only cards of different distillation seeds and otherwise equal settings share a row and an IPC.
+    """
     methods: dict[str, set[str]] = {}
     for _, card in members:
         methods.setdefault(card.title, set()).add(card.method)
-    counts = Counter((card.method, card.title, card.ipc, card.seed) for _, card in members)
+    counts = Counter((card.method, card.title, card.ipc, _distillation_seed(card)) for _, card in members)
     repeated = {key[:2] for key, count in counts.items() if count > 1}
+    settings = {(c.method, c.title, c.ipc, c.distillation_sha256) for _, c in members if c.distillation_sha256}
+    variants = Counter(key[:3] for key in settings)
+    repeated |= {key[:2] for key, count in variants.items() if count > 1}
     folders = [path.parent if path.name == FILE_NAME else path for path, _ in members]
     common = os.path.commonpath(folders)
     names = []
@@ -150,6 +161,10 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
         alone = (card.method, card.title) not in repeated
         names.append(name if alone else f"{name} ({folder.relative_to(common)})")
     return names
+
+
+def _distillation_seed(card: Card) -> int:
+    return card.seed if card.distillation_seed is None else card.distillation_seed
 
 
 def _column(ipc: int | None, network: str) -> str:

@@ -193,7 +193,8 @@ def _tested(comparisons: Sequence[Comparison], against: str | None) -> list[Comp
     for comparison, row in zip(comparisons, rows, strict=True):
         absent = against is not None and row is None
         cells = comparison.cells if absent else tuple(with_tests(comparison.cells, row))
-        tested.append(replace(comparison, cells=cells, tested=not absent, against=row))
+        notes = (*comparison.notes, *([f"No row {against} in this table, so nothing is tested."] if absent else []))
+        tested.append(replace(comparison, cells=cells, tested=not absent, against=row, notes=notes))
     return tested
 
 

@@ -11,7 +11,7 @@ from hoptm_plugin.results.compare import Bound, Comparison
 from hoptm_plugin.results.console import percent, published
 from hoptm_plugin.results.significance import LEVEL
 
-INDISTINCT, UNDEFINED, MINUS = "≈", "-", "\N{MINUS SIGN}"
+INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,15 @@ def _heading(column: Column) -> tuple[str, str]:
 
 
 def _accuracy(cell: Cell) -> Entry:
-    text = _measured(cell) + (f" {INDISTINCT}" if cell.indistinct else "")
+    mark = INDISTINCT if cell.indistinct else UNTESTED if cell.untested else ""
+    text = f"{_measured(cell)} {mark}".rstrip()
     return Entry(text, "" if cell.reported is None else f"[{published(cell.reported)}]", cell.best)
 
 
 def _measured(cell: Cell) -> str:
-    return f"{percent(cell.mean, cell.std)} ({len(cell.values)})"
+    # the scatter of a single network is not known, rather than 0
+    text = percent(cell.mean, cell.std) if len(cell.values) > 1 or cell.mean is None else f"{100 * cell.mean:.2f}"
+    return f"{text} ({len(cell.values)})"
 
 
 def _difference(cell: Cell, against: str | None) -> Entry:
@@ -100,11 +103,13 @@ def bound_line(bound: Bound) -> str:
     return "; ".join([f"Upper bound, {where}: {_measured(bound.cell)}{reported}", *bound.remarks])
 
 
-def footnotes(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return what explains the marks in all tables, one note a line."""
+def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str]:
+    """Return what explains the marks in all tables, one note a line; ``best`` is how a column's best is marked."""
     cells = [cell for c in comparisons for cell in (*c.cells, *(bound.cell for bound in c.bounds))]
     rows = {cell.row for cell in cells}
-    notes = ["Accuracy in percent: mean ± population std (number of networks, pooled over seeds); the best are bold."]
+    notes = [
+        f"Accuracy in percent: mean ± population std (number of networks, pooled over seeds); the best are {best}."
+    ]
     if RANDOM_ROW in rows:
         notes.append("* random training images, evaluated within the other methods' runs, one set of networks a seed")
     if any(AVERAGED in row for row in rows):
@@ -113,14 +118,18 @@ def footnotes(comparisons: Sequence[Comparison]) -> list[str]:
         notes.append("(warm): trained on by networks already trained on the set itself, as the released code does.")
     sources = sorted({f"{cell.row}: {cell.source}" for cell in cells if cell.source})
     if sources:
-        notes.append(f"In [brackets] what was reported. {'; '.join(sources)}")
+        notes.append(
+            "In [brackets] what was reported, often of the iteration that was best on the test split, and for baselines "
+            f"with settings that were not published. {'; '.join(sources)}"
+        )
     if any(cell.against for cell in cells):
         reference = next((c.against for c in comparisons if c.against), "the best of its column")
         notes += [
             f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: Welch's t-test, p-values "
-            f'corrected by Holm\'s method over all tests of a table; "{UNDEFINED}" where no test is possible (a single '
-            f"network, or no scatter).",
+            f"corrected by Holm's method over all tests of a table; {UNTESTED} no test is possible (a single network, or no "
+            "scatter).",
             "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
-            "unless several seeds are pooled; and networks of one set are not independent of it.",
+            "unless several seeds are pooled. The best was chosen because it came out best, so differences to it are "
+            "flattered; and that the j-th network starts alike for every set is left out of account.",
         ]
     return notes

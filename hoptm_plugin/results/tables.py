@@ -32,6 +32,9 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
+PLAIN_BEST = "^"  # of the best, where nothing can be bold
+
+
 def publish(comparisons: Sequence[Comparison], form: Format, output: Path | None) -> None:
     """Print the tables, or write them to the file ``output``, whole or not at all.
 
@@ -100,7 +103,7 @@ def print_comparison(console: Console, comparisons: Sequence[Comparison]) -> Non
         tests = differences(comparison)
         if tests is not None:
             _print_grid(console, tests)
-    _print_lines(console, footnotes(comparisons))
+    _print_lines(console, footnotes(comparisons, "bold" if console.color_system else f"marked {PLAIN_BEST}"))
 
 
 def _lines_below(comparison: Comparison) -> list[str]:
@@ -113,7 +116,8 @@ def _print_grid(console: Console, grid: Grid) -> None:
     for lines in grid.columns:
         table.add_column(Text("\n".join(lines)), justify="right")
     for name, entries in grid.rows:
-        texts = [Text(entry.text, "bold" if entry.best else "") for entry in entries]
+        mark = "" if console.color_system else f" {PLAIN_BEST}"
+        texts = [Text(entry.text + mark * entry.best, "bold" if entry.best else "") for entry in entries]
         for text, entry in zip(texts, entries, strict=True):
             text.append(f"\n{entry.aside}" if entry.aside else "", "not bold")
         table.add_row(Text(name), *texts)

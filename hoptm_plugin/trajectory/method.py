@@ -35,6 +35,8 @@ from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.plan import plan_batches
 from hoptm_plugin.trajectory.unroll import unroll
 
+LATE = 10**9  # an iteration by which every schedule has come to its end
+
 
 @dataclass(frozen=True)
 class WeightedMatcher:
@@ -118,8 +120,8 @@ class TrajectoryMatching(Method):
             for problem in term.matcher.problems(self.expert_epochs, self.student_steps)
         ]
         for name, scheduler in self.schedulers.items():
-            bounds = scheduler.start_epochs(0)
-            if bounds is not None and bounds[1] > self.sampler.last_start_epoch():
+            bounds = [scheduler.start_epochs(step) for step in (0, LATE)]
+            if any(bound is not None and bound[1] > self.sampler.last_start_epoch() for bound in bounds):
                 found.append(f"method.schedulers.{name}: opens start epochs the sampler never draws; "
                              f"raise method.sampler.max_start_epoch")  # fmt: skip
         try:

@@ -21,7 +21,7 @@ FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
 BUDGETS = {
     "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
     "dm": (*SHORT_LOOP, "method.real_batch=4"), "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
-    "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN,
+    "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN, "tesla": TINY_RUN,
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
              "~method.initial_images.teacher_epoch"),

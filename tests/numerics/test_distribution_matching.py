@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import pytest
 import torch
 from hoptm_baselines.distribution_matching import DistributionMatching
@@ -228,7 +229,9 @@ def test_idm_trains_its_networks_as_plain_sgd_does_and_counts_what_is_right(make
         method.after_step(iteration)
         seeds = task.seeds.child("queue training", iteration).child(0)
         for step in range(3):
-            indices = torch.randperm(len(task.train), generator=seeds.generator(step))[:5]
+            chosen = numpy.random.default_rng(seeds.number(step)).choice(len(task.train), 5, replace=False)
+            indices = torch.from_numpy(chosen)
+            assert len(set(chosen.tolist())) == 5
             logits = network(task.train.images[indices])
             correct += int((logits.argmax(1) == task.train.labels[indices]).sum())
             sgd.zero_grad()

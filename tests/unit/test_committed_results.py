@@ -17,6 +17,10 @@ ROOT = Path(__file__).parents[2] / "benchmarks"
 FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/compare.md"))
 
 
+def test_there_are_results():
+    assert {folder.name for folder in FOLDERS} >= {"bloodcells-full"}
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_committed_table_is_generated_from_its_cards(folder, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
