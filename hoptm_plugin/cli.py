@@ -162,11 +162,8 @@ def _group_error(error: ValueError) -> Exception:
 
 def _cite(overrides: list[str]) -> None:
     from hoptm_plugin.commands.cite import bibliography
-    from hoptm_plugin.commands.settings import validate_settings
 
-    values, _ = compose(overrides)
-    validate_settings(values)
-    print(bibliography(values), end="")  # noqa: T201
+    print(bibliography(compose(overrides)[0]), end="")  # noqa: T201
 
 
 def _print_settings(overrides: list[str]) -> None:

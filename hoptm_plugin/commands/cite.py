@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
+from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core import interfaces
 from hoptm_plugin.core.errors import PluginError
 from hoptm_plugin.core.plugins import load_plugins
@@ -35,10 +36,13 @@ def bibliography(values: Mapping[str, Any]) -> str:
     """Return the BibTeX of composed settings, each entry once, below comments that say what it is cited for.
 
     Raises:
+        ConfigurationError: settings that no run could have.
         PluginError: a part cites what no ``references.bib`` holds.
         UnknownNameError: a part that is not registered.
     """
+    settings = validate_settings(values)
     load_plugins()
+    interfaces.methods.build(settings.method, "method")
     references = load_references()
     roles: dict[str, list[str]] = {}
     for role, key in citations(values):

@@ -119,15 +119,15 @@ def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str
     sources = sorted({f"{cell.row}: {cell.source}" for cell in cells if cell.source})
     if sources:
         notes.append(
-            "In [brackets] what was reported, often of the iteration that was best on the test split, and for baselines "
-            f"with settings that were not published. {'; '.join(sources)}"
+            "In [brackets] what was reported, often of the iteration that was best on the test split, and for "
+            f"baselines with settings that were not published. {'; '.join(sources)}"
         )
     if any(cell.against for cell in cells):
         reference = next((c.against for c in comparisons if c.against), "the best of its column")
         notes += [
             f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: Welch's t-test, p-values "
-            f"corrected by Holm's method over all tests of a table; {UNTESTED} no test is possible (a single network, or no "
-            "scatter).",
+            f"corrected by Holm's method over all tests of a table; {UNTESTED} no test is possible (a single "
+            "network, or no scatter).",
             "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
             "unless several seeds are pooled. The best was chosen because it came out best, so differences to it are "
             "flattered; and that the j-th network starts alike for every set is left out of account.",

@@ -174,3 +174,32 @@ def test_killed_and_resumed_equals_uninterrupted(method, npz_file, tmp_path):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     for key in ("evaluations", "averaged"):
         assert card(killed)[key] == card(tmp_path / "whole")[key]
+
+
+def test_what_is_judged_without_its_run_has_no_reported_figure_and_an_average_is_named(run, bench, npz_file, tmp_path):
+    succeed(run("ftd", "hydra.run.dir=out", "seed=3"))
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("synthetic", "synthetic_average"):
+        (tmp_path / f"elsewhere/{name}.safetensors").write_bytes((tmp_path / f"out/{name}.safetensors").read_bytes())
+        succeed(bench("eval", f"synthetic=elsewhere/{name}.safetensors", "dataset=npz", f"dataset.root={npz_file}",
+                      *PLAIN, f"hydra.run.dir={name}"))  # fmt: skip
+    plain, average = (card(tmp_path / name) for name in ("synthetic", "synthetic_average"))
+    assert (plain["title"], average["title"]) == ("FTD", "FTD (moving average)")
+    assert plain["reported"] is None
+    assert average["reported"] is None
+    assert (plain["seed"], plain["distillation_seed"]) == (0, 3)
+    assert plain["averaged"] is None
+
+
+def test_a_run_without_a_set_says_so(run, bench, tmp_path):
+    succeed(run("full", "hydra.run.dir=out"))
+    refused = bench("eval", "synthetic=out")
+    assert refused.code == 2
+    assert "method=full distils nothing" in refused.err
+
+
+@pytest.mark.parametrize("setting", ["experts.training=null", "method=null", "networks=3", "method.matcher=null"])
+def test_cite_refuses_what_cannot_run(bench, setting):
+    refused = bench("cite", "method=idm", setting)
+    assert refused.code == 2
+    assert "Traceback" not in refused.err

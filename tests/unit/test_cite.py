@@ -10,7 +10,7 @@ import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.cli import compose, main
 from hoptm_plugin.commands.cite import bibliography, citations
 from hoptm_plugin.core import references
-from hoptm_plugin.core.errors import PluginError, UnknownNameError
+from hoptm_plugin.core.errors import ConfigurationError, PluginError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.references import load_references, short_reference, split_entries
@@ -80,7 +80,7 @@ def test_an_unknown_key_and_an_unknown_part_are_named():
     with pytest.raises(PluginError, match=r"method: cites 'nobody1999', which no references\.bib holds"):
         bibliography(values | {"method_cites": ["nobody1999"]})
     values["method"]["matchers"]["endpoint"]["name"] = "endpiont"
-    with pytest.raises(UnknownNameError, match=r"method\.matchers\.endpoint\.name: .* did you mean 'endpoint'"):
+    with pytest.raises(ConfigurationError, match=r"method\.matchers\.endpoint\.name: .* did you mean 'endpoint'"):
         bibliography(values)
 
 

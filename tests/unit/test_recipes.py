@@ -7,7 +7,6 @@ from importlib.resources import files
 
 import pytest
 import yaml
-from hydra.errors import MissingConfigException
 
 from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.assembly import build_parts
@@ -91,7 +90,7 @@ def test_every_recipe_belongs_to_a_method_and_a_data_set():
 
 
 def test_shared_settings_are_no_method():
-    with pytest.raises(MissingConfigException):
+    with pytest.raises(ConfigurationError, match="no such choice"):
         compose([f"method={SHARED}"])
 
 

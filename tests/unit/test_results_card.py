@@ -86,8 +86,9 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     assert read_card(tmp_path / "result.json") == card == read_card(tmp_path)
     values = json.loads((tmp_path / "result.json").read_text())
     assert list(values) == [
-        "schema", "method", "title", "dataset", "ipc", "seed", "protocol", "evaluations", "averaged", "random_subset",
-        "reported", "selection", "cost", "software", "config_sha256", "artefacts",
+        "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
+        "averaged", "random_subset", "reported", "selection", "cost", "software", "config_sha256",
+        "distillation_sha256", "artefacts",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {

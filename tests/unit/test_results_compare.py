@@ -93,9 +93,27 @@ def test_seeds_are_pooled_over_their_values(store):
 def test_two_runs_of_one_seed_are_not_pooled_but_named_by_folder(store):
     cells = table(store(x__0=make(accuracies=(0.2,)), y__0=make(accuracies=(0.4,), config_sha256="1" * 64)))
     assert {name: row[DIGITS][0] for name, row in cells.items()} == {
-        "MTT (x/0)": "20.00 ± 0.00 (1)",
-        "MTT (y/0)": "40.00 ± 0.00 (1)",
+        "MTT (x/0)": "20.00 (1)",
+        "MTT (y/0)": "40.00 (1)",
     }
+
+
+def test_several_evaluations_of_one_distillation_are_not_several_distillations(store):
+    cells = table(store(run=make(distillation_seed=0), again=make(accuracies=(0.6,), seed=1, distillation_seed=0)))
+    assert sorted(cells) == ["MTT (again)", "MTT (run)"]
+
+
+def test_seeds_of_different_settings_are_not_pooled(store):
+    one, other = "1" * 64, "2" * 64
+    folder = store(a=make(distillation_sha256=one), b=make(seed=1, distillation_sha256=other))
+    assert sorted(table(folder)) == ["MTT (a)", "MTT (b)"]
+    alike = store(a=make(distillation_sha256=one), b=make(seed=1, distillation_sha256=one))
+    assert sorted(table(alike)) == ["MTT"]
+
+
+def test_settings_may_differ_by_ipc(store):
+    one, other = "1" * 64, "2" * 64
+    assert sorted(table(store(a=make(distillation_sha256=one), b=make(ipc=10, distillation_sha256=other)))) == ["MTT"]
 
 
 def test_two_methods_of_one_title_keep_their_rows(store):
@@ -107,7 +125,7 @@ def test_columns_are_ipc_and_network_and_may_have_gaps(store):
     cells = table(store(a=make(accuracies={"convnet": (0.5,), "vgg11": (0.4,)}), b=make("hoptm", ipc=10)))
     assert list(cells["MTT"]) == [(1, "convnet"), (1, "vgg11"), (10, "convnet")]
     assert cells["MTT"][(10, "convnet")] == ("", False)
-    assert cells["HoP-TM"][(10, "convnet")] == ("50.00 ± 0.00 (1)", True)
+    assert cells["HoP-TM"][(10, "convnet")] == ("50.00 (1)", True)
 
 
 def test_random_subset_row_counts_a_seed_once_and_comes_first(store):
@@ -162,8 +180,8 @@ def test_the_moving_average_is_a_row_of_its_own_and_may_be_the_best(store):
     warm = {"epochs": 100, "augment": {"name": "dsa"}, "warm_start_average": True}
     cells = table(store(a=make("ftd", (0.5,), averaged=(0.7,)), b=make("att", (0.6,), averaged=(0.65,), protocol=warm)))
     assert {row: cell[DIGITS] for row, cell in cells.items()} == {
-        "Att": ("60.00 ± 0.00 (1)", False), "Att, EMA (warm)": ("65.00 ± 0.00 (1)", False),
-        "Ftd": ("50.00 ± 0.00 (1)", False), "Ftd, EMA": ("70.00 ± 0.00 (1)", True),
+        "Att": ("60.00 (1)", False), "Att, EMA (warm)": ("65.00 (1)", False),
+        "Ftd": ("50.00 (1)", False), "Ftd, EMA": ("70.00 (1)", True),
     }  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from hoptm_plugin.core.errors import ConfigurationError  # noqa: E402
 NAMES = sorted(path.stem for path in suite.SUITES.glob("*.yaml"))
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
+OWN = {"bloodcells": (21,), "digits": (16,)}  # small already, and nothing was published for them
+TABLES = sorted(RUNS)
 SMALL = {
     "title": "small",
     "data": {"train": 100, "classes": 10, "image": [1, 32, 32]},
@@ -38,7 +40,9 @@ def plan(name, variant, *extra):
 @pytest.fixture(scope="module")
 def plans():
     """All variants of all suites; their runs are composed once."""
-    return {(name, variant): plan(name, variant) for name in NAMES for variant in ("full", "cpu")}
+    found = {(name, variant): plan(name, variant) for name in TABLES for variant in ("full", "cpu")}
+    return found | {("bloodcells", "full"): plan("bloodcells", "full", "dataset.root=FILE.npz"),
+                    ("digits", "full"): plan("digits", "full")}  # fmt: skip
 
 
 def small(*extra, **changed):
@@ -50,21 +54,24 @@ def estimated(*extra, **changed):
 
 
 def test_every_suite_is_known():
-    assert set(RUNS) == set(NAMES)
+    assert {*RUNS, *OWN} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_run_composes_and_validates(name, plans):
-    assert tuple(len(plans[name, variant].jobs) for variant in ("full", "cpu")) == RUNS[name]
-    for variant in ("full", "cpu"):
+    variants = [variant for suite_name, variant in plans if suite_name == name]
+    assert tuple(len(plans[name, variant].jobs) for variant in variants) == (RUNS | OWN)[name]
+    for variant in variants:
         jobs = plans[name, variant].jobs
         assert len({job.folder for job in jobs}) == len(jobs)
         rows = Counter((job.settings.method_title, job.settings.ipc) for job in jobs)
         assert max(rows.values()) == 1, "two runs would be one row's cell"
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("variant", ["full", "cpu"])
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [*((name, variant) for name in TABLES for variant in ("full", "cpu")), *((n, "full") for n in OWN)],
+)
 def test_a_suite_s_runs_are_judged_alike(name, variant, plans):
     jobs = [job for job in plans[name, variant].jobs if not job.parts.method.whole_split]
     for what in ("dataset", "augment", "network", "networks", "protocol"):
@@ -72,7 +79,7 @@ def test_a_suite_s_runs_are_judged_alike(name, variant, plans):
     assert {job.settings.distillation.selection for job in jobs} == {"last"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TABLES)
 def test_published_values_belong_to_full_suites_only(name, plans):
     for job in plans[name, "full"].jobs:
         ipc = None if job.parts.method.whole_split else job.settings.ipc
@@ -190,7 +197,7 @@ def test_estimates_scale():
     for one, two in zip(once.jobs, twice.jobs, strict=True):
         assert two.distillation == 2 * one.distillation > 0
         assert two.distillation_seconds == two.distillation
-        assert two.evaluation == one.evaluation == 5 * 1001 * 10 * one.job.settings.ipc
+        assert two.evaluation == one.evaluation == 5 * 301 * 10 * one.job.settings.ipc
     assert estimated("protocol.random_subset=true").jobs[0].evaluation == 2 * once.jobs[0].evaluation
     two_networks = estimated("networks=[convnet,alexnet]", "distillation.iterations=10")
     assert two_networks.jobs[0].evaluation == 2 * once.jobs[0].evaluation
@@ -209,7 +216,7 @@ def test_what_methods_train_on_is_counted():
     assert (full.distillation, full.evaluation) == (0, 5 * 3 * 100)
     chosen = estimated("method=mtt", "ipc=2", "distillation.iterations=10", "distillation.evaluate_every=4",
                        "distillation.selection=validation").jobs[0]  # fmt: skip
-    assert chosen.evaluation == plain + 3 * 1001 * 20
+    assert chosen.evaluation == plain + 3 * 301 * 20
 
 
 def test_another_data_set_is_read_for_its_size():
@@ -278,3 +285,24 @@ def test_missing_data_are_told_once_before_any_run(run, tmp_path):
     assert code == 2
     assert err.count("none.npz") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "kept"),
+    [((), True), (("seed=1", "dataset.root=FOLDER", "runtime.threads=1"), True), (("distillation.iterations=10",), False),
+     (("dataset=npz", "dataset.root=FILE"), False), (("method=mtt",), False), (("network.width=32",), False)],
+)  # fmt: skip
+def test_what_was_published_is_not_shown_beside_another_setting(extra, kept):
+    commands = plan("table4_ablation", "full", *extra).commands()
+    assert all(any(word.startswith("reported=") for word in command) == kept for command in commands)
+
+
+def test_budgets_of_the_blood_cell_suite_are_equal(plans):
+    """About 120,000 image passes for every distillation, as its note says."""
+    passes = {
+        job.name: job.settings.distillation.iterations * job.parts.method.image_passes(4, job.settings.ipc)
+        for job in plans["bloodcells", "full"].jobs
+        if job.settings.method_id not in ("random", "herding", "kcenter", "full")
+    }
+    assert len(passes) == 14 - 2
+    assert all(119_000 < count < 122_000 for count in passes.values()), passes
