@@ -11,6 +11,7 @@ import yaml
 from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.assembly import build_parts
 from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.data.covid19cxr import CLASSES as COVID_CLASSES
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
