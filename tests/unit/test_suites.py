@@ -286,9 +286,15 @@ def test_missing_data_are_told_once_before_any_run(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("extra", "kept"),
-    [((), True), (("seed=1", "dataset.root=FOLDER", "runtime.threads=1"), True),
-     (("distillation.iterations=10",), False), (("dataset=npz", "dataset.root=FILE"), False), (("method=mtt",), False), (("network.width=32",), False)],
-)  # fmt: skip
+    [
+        ((), True),
+        (("seed=1", "dataset.root=FOLDER", "runtime.threads=1"), True),
+        (("distillation.iterations=10",), False),
+        (("dataset=npz", "dataset.root=FILE"), False),
+        (("method=mtt",), False),
+        (("network.width=32",), False),
+    ],
+)
 def test_what_was_published_is_not_shown_beside_another_setting(extra, kept):
     commands = plan("table4_ablation", "full", *extra).commands()
     assert all(any(word.startswith("reported=") for word in command) == kept for command in commands)
