@@ -25,13 +25,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as hoptm-be
 import yaml
 from estimate import DataSize, Job, estimate, expert_stores, print_estimate
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.assembly import build_parts
 from hoptm_plugin.commands.composition import changes_what_was_published, explicit_paths
-from hoptm_plugin.commands.settings import Published, validate_settings
+from hoptm_plugin.commands.settings import Published, RunSettings, validate_settings
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.data import check_spec
@@ -189,11 +188,14 @@ class Plan:
 
     @cached_property
     def jobs(self) -> list[Job]:
-        """Compose and check every single run.
+        """Compose and check every single run, and what Hydra composes before each sweep: all but what is swept over.
 
         Raises:
             ConfigurationError: naming the run that does not compose.
         """
+        for sweep in self.suite.sweeps:
+            alone = [given for given in self.overrides(sweep) if len(expand([given])) == 1]
+            _composed(f"{sweep.title}, before the sweep", alone)
         return [
             _job(index, number, sweep.title, overrides)
             for index, sweep in enumerate(self.suite.sweeps)
@@ -217,13 +219,20 @@ class Plan:
 
 
 def _job(sweep: int, number: int, title: str, overrides: list[str]) -> Job:
+    settings = _composed(title, overrides)
     try:
-        settings = validate_settings(compose(overrides)[0])
         # the data need not be at hand for an estimate, so another set stands in where parts are built
         parts = build_parts(settings.model_copy(update={"dataset": {"name": "digits"}}))
-    except (HopTMError, HydraException, OmegaConfBaseException) as error:
+    except HopTMError as error:
         raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None
     return Job(sweep, number, title, overrides, settings, parts)
+
+
+def _composed(title: str, overrides: list[str]) -> RunSettings:
+    try:
+        return validate_settings(compose(overrides)[0])
+    except HopTMError as error:
+        raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None
 
 
 def print_list(plan: Plan) -> None:

@@ -97,7 +97,10 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         sys.argv = [PROGRAM, *(["--multirun"] if options.multirun else []), *options.settings]
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(f"{_explain(error)}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
+        # Hydra composes a sweep first without what is swept over, so with the default method and data set
+        known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
+        hint = known if options.multirun and "unknown setting" in _explain(error) else ""
+        _fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         _fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:

@@ -86,6 +86,8 @@ CASES = {
     "unknown command": Bad("rnu", says=("'rnu'", "did you mean 'run'")),
     "no command": Bad(says=("a command is missing", "--help")),
     "unknown setting": Bad(*RUN, "method.student_stepz=3", says=("method.student_stepz", "'student_steps'")),
+    "unknown setting in a sweep": Bad("run", "-m", "method=herding,kcenter", "method.teacher_epoch=3",
+                                      says=("method.teacher_epoch", "must exist for the default one")),
     "unknown setting at the top": Bad(*RUN, "ipcc=3", says=("ipcc", "'ipc'")),
     "unknown method": Bad(*RUN, "method=hoptn", says=("method", "hoptn", "hoptm")),
     "unknown data set": Bad(*RUN, "dataset=pathmnits", says=("dataset", "pathmnits", "pathmnist")),

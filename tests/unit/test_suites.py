@@ -284,6 +284,15 @@ def test_missing_data_are_told_once_before_any_run(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_sweep_that_hydra_would_refuse_is_refused_before_anything_runs():
+    """Hydra composes a sweep first without what is swept over: here with hoptm, which has no teacher_epoch."""
+    sweeps = [{"title": "two", "overrides": ["method=herding,kcenter", "method.teacher_epoch=5"]}]
+    with pytest.raises(
+        ConfigurationError, match=r"two, before the sweep: .*\n.*method\.teacher_epoch: unknown setting"
+    ):
+        small(sweeps=sweeps).jobs  # noqa: B018
+
+
 @pytest.mark.parametrize(
     ("extra", "kept"),
     [
