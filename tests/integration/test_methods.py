@@ -57,6 +57,14 @@ def test_every_method_runs_from_files_to_card(run, tmp_path, method):
     assert len(found.evaluations) == 1
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", BUDGETS)
+def test_every_method_runs_on_a_gpu(run, tmp_path, method):
+    succeed(run(method, "runtime.device=cuda", "hydra.run.dir=out", "ipc=2"))
+    assert "CPU" not in card(tmp_path / "out")["cost"]["device"]
+
+
 def test_no_method_of_the_command_line_is_left_out(bench):
     listed = succeed(bench("list", "methods")).out
     assert all(f"\n{method} " in listed for method in BUDGETS), listed
