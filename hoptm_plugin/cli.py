@@ -283,17 +283,7 @@ def _list(arguments: list[str]) -> None:
         f"{PROGRAM} list", description="Show what can be chosen: settings groups, methods, and parts by kind."
     )
     parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
-    kind = parser.parse_args(arguments).kind
-    _add_plugins_to_search_path()
-    print_listing(kind, _group_options)
-
-
-def _group_options(group: str) -> list[str]:
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
-        return list(GlobalHydra.instance().config_loader().get_group_options(group))
+    print_listing(parser.parse_args(arguments).kind)
 
 
 def _compare(arguments: list[str]) -> None:

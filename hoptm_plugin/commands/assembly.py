@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,14 @@ import torch
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.commands.settings import RunSettings, Runtime
+from hoptm_plugin.core.compute import (
+    Compute,
+    can_compile,
+    forward_operations,
+    keep_compiled_code_private,
+    keep_freed_memory,
+    worth_compiling,
+)
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, Problems
 from hoptm_plugin.core.interfaces import Augmentation, Method, NetworkBuilder, Task, augmentations, methods, networks
@@ -90,7 +99,15 @@ def resolve_device(runtime: Runtime) -> torch.device:
         torch.set_num_threads(runtime.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    return torch.device(name)
+    device = torch.device(name)
+    if runtime.compile is True and not can_compile(device):
+        needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton"
+        raise ConfigurationError(f"runtime.compile: needs {needed}, which is not there; use false or auto")
+    keep_freed_memory()
+    keep_compiled_code_private()
+    if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
+        torch.compiler.reset()
+    return device
 
 
 class Workbench:
@@ -120,8 +137,21 @@ class Workbench:
             augmentation=self.parts.augmentation,
             experts=self.experts,
             seeds=self.seeds.child("distillation"),
-            unroll=settings.runtime.unroll,
         )
+        passes = self.parts.method.image_passes(len(self.data.class_names), settings.ipc)
+        self.task = replace(self.task, compute=self._compute(settings.distillation.iterations * passes))
+
+    def _compute(self, image_passes: float, networks: Sequence[NetworkBuilder] = ()) -> Compute:
+        """Return how work of so many image passes, forward and backward, through each of ``networks`` is computed."""
+        runtime, shape, classes = self.settings.runtime, self.data.image_shape, len(self.data.class_names)
+        compiled = runtime.compile
+        if compiled == "auto":
+            with torch.device("meta"):
+                modules = [builder.build(shape, classes) for builder in networks or [self.parts.network]]
+            per_image = sum(forward_operations(module, shape) for module in modules) / len(modules)
+            compiled = worth_compiling(self.device, 3 * image_passes * per_image)
+        parallel = None if runtime.parallel_networks == "auto" else runtime.parallel_networks
+        return Compute(runtime.unroll, compiled, runtime.precision, int(runtime.memory_budget), parallel)
 
     def creator(self, builder: NetworkBuilder) -> CreateNetwork:
         """Return a function from generator to freshly initialised network on the device."""
@@ -172,9 +202,11 @@ class Workbench:
     def experts(self, epochs: int) -> StoredTrajectories:
         """Return experts that reach at least ``epochs``, training what is missing."""
         settings = self.settings.experts
+        epochs = max(epochs, settings.epochs or 0)
+        passes = settings.count * epochs * len(self.task.train) * (2 if settings.training.algorithm == "gsam" else 1)
         trajectories = build_experts(
-            self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count,
-            max(epochs, settings.epochs or 0), self.progress,
+            self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
+            self.progress, self._compute(passes),
         )  # fmt: skip
         self.experts_seconds = trajectories.seconds
         return trajectories
@@ -182,8 +214,12 @@ class Workbench:
     def evaluator(self) -> Evaluator:
         """Return the evaluator of the asked architectures."""
         creators = {name: self.creator(builder) for name, builder in self.parts.evaluated.items()}
+        method, protocol = self.parts.method, self.settings.protocol
+        images = method.training_images(len(self.data.class_names), self.settings.ipc)
+        images = len(self.task.train) if method.whole_split else images
+        compute = self._compute(protocol.repeats * protocol.epochs * images, list(self.parts.evaluated.values()))
         return Evaluator(
-            self.settings.protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress
+            protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute
         )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from hoptm_plugin.core.compute import GIB, Precision, UnrollStrategy
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.core.interfaces import UnrollStrategy
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
@@ -44,14 +44,24 @@ class Runtime(_Settings):
 
     Attributes:
         device: "auto" takes CUDA where there is one.
-        precision: "float32" (TF32 off), or "tf32" (CUDA only: matrix products and convolutions with 10-bit mantissas).
+        precision: "float32" (TF32 off), "tf32" (CUDA only: matrix products and convolutions with 10-bit mantissas), or
+            "bf16" (the unrolled student computes in bfloat16; what experts and evaluated networks compute in is
+            ``experts.training.precision`` and ``protocol.precision``).
         unroll: how the student's steps are differentiated.
+        compile: compile training steps; "auto": where it pays, on CUDA and on the CPU for long work.
+        memory_budget: what may be spent on going faster ("2GiB"): graphs of student steps that are kept with
+            ``unroll=auto``, and networks side by side.
+        parallel_networks: experts or evaluated networks trained side by side; "auto": one on the CPU, on CUDA as many
+            as ``memory_budget`` holds, at most 16.
         threads: CPU threads; None leaves torch's choice.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "tf32"] = "float32"
+    precision: Precision = "float32"
     unroll: UnrollStrategy = "auto"
+    compile: Literal["auto"] | bool = "auto"
+    memory_budget: ByteSize = ByteSize(GIB)
+    parallel_networks: Literal["auto"] | PositiveInt = "auto"
     threads: PositiveInt | None = None
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
 from hoptm_plugin.core.registry import Registry
@@ -21,7 +22,6 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 
 State: TypeAlias = dict[str, Any]
-UnrollStrategy: TypeAlias = Literal["full", "adjoint", "auto"]
 Gradient: TypeAlias = Literal["exact", "tesla", "tesla_halved"]
 
 
@@ -187,7 +187,7 @@ class Task:
         augmentation: differentiable augmentation, possibly the identity.
         experts: opens (training what is missing) trajectories that reach at least the given epoch.
         seeds: random streams of this distillation.
-        unroll: how the student's steps are differentiated.
+        compute: how it is computed; changes nothing but rounding, time and memory.
     """
 
     data: ImageData
@@ -196,7 +196,7 @@ class Task:
     augmentation: Augmentation
     experts: Callable[[int], Trajectories]
     seeds: Seeds
-    unroll: UnrollStrategy = "auto"
+    compute: Compute = field(default_factory=Compute)
 
     @property
     def train(self) -> Split:

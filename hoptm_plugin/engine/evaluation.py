@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.progress import ProgressFactory
@@ -16,7 +17,8 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.metrics import classification_metrics
 from hoptm_plugin.engine.settings import Protocol
-from hoptm_plugin.engine.training import predict, train_network
+from hoptm_plugin.engine.training import predict, train_networks
+from hoptm_plugin.networks.stack import TrainingLoss
 
 CreateNetwork: TypeAlias = Callable[[torch.Generator], nn.Module]
 
@@ -31,6 +33,8 @@ class Evaluator:
         augmentation: used while training, never while testing.
         seeds: random streams of the evaluation; the j-th network starts alike for every set that is judged.
         progress: reports network by network.
+        compute: how it is computed.
+        losses: the training loss of each architecture, filled when first needed.
     """
 
     protocol: Protocol
@@ -38,6 +42,8 @@ class Evaluator:
     augmentation: Augmentation
     seeds: Seeds
     progress: ProgressFactory
+    compute: Compute = field(default_factory=Compute)
+    losses: dict[str, TrainingLoss] = field(default_factory=dict)
 
     def evaluate(
         self, subset: Callable[[int], SyntheticSet], split: Split, what: str, warm_up: SyntheticSet | None = None
@@ -51,28 +57,61 @@ class Evaluator:
             warm_up: a set that every network is trained on beforehand.
         """
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in self.networks}
+        sets = {repeat: subset(repeat) for repeat in range(self.protocol.repeats)}
         with self.progress(f"evaluating {what}", len(self.networks) * self.protocol.repeats) as bar:
-            for name in self.networks:
-                for repeat in range(self.protocol.repeats):
-                    results[name].append(self.score(name, subset(repeat), split, repeat, warm_up))
-                    bar.advance(1, accuracy=results[name][-1]["accuracy"])
+            for name, rows in results.items():
+                together = self._side_by_side(name, sets)
+                while len(rows) < len(sets):
+                    repeats = list(sets)[len(rows) : len(rows) + together]
+                    rows += self._scores(name, {repeat: sets[repeat] for repeat in repeats}, split, warm_up)
+                    bar.advance(len(repeats), accuracy=rows[-1]["accuracy"])
         return results
 
-    def score(
-        self, name: str, synthetic: SyntheticSet, split: Split, repeat: int, warm_up: SyntheticSet | None = None
-    ) -> dict[str, Any]:
+    def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> dict[str, Any]:
         """Train one fresh network of architecture ``name`` on a set and return its metrics on ``split``."""
-        seeds = self.seeds.child(name, repeat)
-        network = self.networks[name](seeds.generator("initialisation"))
-        if warm_up is not None:
-            self._train(network, warm_up, seeds.child("warm-up"))
-        self._train(network, synthetic, seeds)
-        return classification_metrics(split.labels.cpu(), predict(network, split))
+        return self._scores(name, {repeat: synthetic}, split, None)[0]
 
-    def _train(self, network: nn.Module, synthetic: SyntheticSet, seeds: Seeds) -> None:
-        rate = self.protocol.learning_rate if synthetic.step_size is None else float(synthetic.step_size)
-        whole = synthetic.expanded()
-        train_network(network, whole.images, whole.targets.detach(), self.protocol, rate, self.augmentation, seeds)
+    def _scores(
+        self, name: str, sets: Mapping[int, SyntheticSet], split: Split, warm_up: SyntheticSet | None
+    ) -> list[dict[str, Any]]:
+        """Train one fresh network for every repeat, side by side."""
+        seeds = [self.seeds.child(name, repeat) for repeat in sets]
+        networks = [self.networks[name](part.generator("initialisation")) for part in seeds]
+        if warm_up is not None:
+            self._train(name, networks, [warm_up] * len(networks), [part.child("warm-up") for part in seeds])
+        self._train(name, networks, list(sets.values()), seeds)
+        labels = split.labels.cpu()
+        return [classification_metrics(labels, predict(network, split)) for network in networks]
+
+    def _train(
+        self, name: str, networks: Sequence[nn.Module], sets: Sequence[SyntheticSet], seeds: Sequence[Seeds]
+    ) -> None:
+        whole = [(synthetic.expanded().images, synthetic.expanded().targets.detach()) for synthetic in sets]
+        train_networks(
+            networks, self._loss(name), whole, self.protocol, self._learning_rate(sets[0]),
+            self.augmentation, seeds,
+        )  # fmt: skip
+
+    def _learning_rate(self, synthetic: SyntheticSet) -> float:
+        return self.protocol.learning_rate if synthetic.step_size is None else float(synthetic.step_size)
+
+    def _loss(self, name: str) -> TrainingLoss:
+        if name not in self.losses:
+            network = self.networks[name](torch.Generator())
+            self.losses[name] = TrainingLoss(network, self.compute.compiled, self.protocol.precision)
+        return self.losses[name]
+
+    def _side_by_side(self, name: str, sets: Mapping[int, SyntheticSet]) -> int:
+        """Return how many networks are trained at once: one where they or their sets do not allow more."""
+        first = sets[0].expanded()
+        kinds = {(synthetic.images.shape, self._learning_rate(synthetic)) for synthetic in sets.values()}
+        loss = self._loss(name)
+        if len(kinds) > 1 or not loss.stackable:
+            return 1
+        batch = slice(0, self.protocol.batch)
+        return self.compute.side_by_side(
+            first.images.device, lambda: loss.bytes_per_network(first.images[batch], first.targets.detach()[batch])
+        )
 
 
 def real_subset(data: ImageData, ipc: int, seeds: Seeds) -> SyntheticSet:

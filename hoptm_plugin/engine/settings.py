@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from hoptm_plugin.networks.stack import TrainingPrecision
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -69,6 +71,7 @@ class Protocol(_Settings):
         repeats: networks per architecture.
         epochs: passes over the synthetic set; the published range 0...1000 makes 1001.
         batch: images per step; a short last batch is kept.
+        precision: "float32", or "bf16": networks train under autocast to bfloat16, and are tested in float32.
         learning_rate: of sets that carry no learned step size; a learned one is used for every architecture.
         momentum: of SGD.
         weight_decay: of SGD.
@@ -81,6 +84,8 @@ class Protocol(_Settings):
     repeats: PositiveInt = 5
     epochs: PositiveInt = 1001
     batch: PositiveInt = 128
+    # left out where it is the default: cards from before it existed stay comparable
+    precision: TrainingPrecision = Field("float32", exclude_if=lambda value: value == "float32")
     learning_rate: PositiveFloat = 0.01
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 5e-4

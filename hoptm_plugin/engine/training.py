@@ -1,16 +1,18 @@
-"""Training one network on a synthetic set, and reading its predictions."""
+"""Training networks on synthetic sets, and reading their predictions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.settings import Protocol
+from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss, augment_side_by_side
 
 
 def epochs_before_decay(epochs: int) -> int:
@@ -18,18 +20,27 @@ def epochs_before_decay(epochs: int) -> int:
     return min(epochs, (epochs - 1) // 2 + 2)
 
 
-def train_network(
-    network: nn.Module,
-    images: Tensor,
-    targets: Tensor,
+def train_networks(
+    networks: Sequence[nn.Module],
+    loss: TrainingLoss,
+    sets: Sequence[tuple[Tensor, Tensor]],
     protocol: Protocol,
     learning_rate: float,
     augmentation: Augmentation,
-    seeds: Seeds,
+    seeds: Sequence[Seeds],
 ) -> None:
-    """Train ``network`` in place on images (n, C, H, W) and targets, class indices or probabilities.
+    """Train networks of one architecture in place, side by side, each on a set of its own.
 
     SGD; after :func:`epochs_before_decay` epochs the learning rate drops and the momentum starts anew.
+
+    Args:
+        networks: E networks.
+        loss: their training loss.
+        sets: E times images (n, C, H, W) and targets, class indices or probabilities; all of one size.
+        protocol: epochs, batch and optimiser.
+        learning_rate: before the drop.
+        augmentation: of every mini-batch.
+        seeds: E times, of orders and augmentation.
 
     Raises:
         HopTMError: the learning rate is not a positive number.
@@ -39,20 +50,22 @@ def train_network(
             f"the step size to train with is {learning_rate:g}; it must be above 0. Distil again with "
             "distillation.step_size.constraint=clamped or log, or a smaller distillation.step_size.learning_rate."
         )
-    order, draws = seeds.generator("order"), seeds.generator("augmentation")
+    orders, draws = ([part.generator(name) for part in seeds] for name in ("order", "augmentation"))
+    stack, size = NetworkStack(networks, loss), len(sets[0][0])
     full = epochs_before_decay(protocol.epochs)
-    network.train()
     for rate, epochs in ((learning_rate, full), (learning_rate * protocol.decay, protocol.epochs - full)):
         optimiser = torch.optim.SGD(
-            network.parameters(), rate, momentum=protocol.momentum, weight_decay=protocol.weight_decay
+            [stack.parameters], rate, momentum=protocol.momentum, weight_decay=protocol.weight_decay
         )
         for _ in range(epochs):
-            shuffled = torch.randperm(len(images), generator=order).to(images.device)
-            for indices in shuffled.split(protocol.batch):
-                loss = cross_entropy(network(augmentation(images[indices], draws)), targets[indices])
-                optimiser.zero_grad()
-                loss.backward()
+            shuffled = torch.stack([torch.randperm(size, generator=order) for order in orders]).to(sets[0][0].device)
+            for indices in shuffled.split(protocol.batch, dim=1):
+                pairs = list(zip(sets, indices, strict=True))
+                images = augment_side_by_side(augmentation, [images[rows] for (images, _), rows in pairs], draws)
+                targets = torch.stack([targets[rows] for (_, targets), rows in pairs])
+                stack.parameters.grad = stack.losses_and_gradients(images, targets)[1]
                 optimiser.step()
+    stack.unload()
 
 
 @torch.no_grad()

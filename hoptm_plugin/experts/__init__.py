@@ -2,7 +2,7 @@
 
 from hoptm_plugin.experts.recipe import ExpertRecipe, ExpertTraining
 from hoptm_plugin.experts.store import ExpertStore
-from hoptm_plugin.experts.training import build_experts, sharpness_aware_gradient, train_expert
+from hoptm_plugin.experts.training import build_experts, sharpness_aware_gradient, train_experts
 
 __all__ = [
     "ExpertRecipe",
@@ -10,5 +10,5 @@ __all__ = [
     "ExpertTraining",
     "build_experts",
     "sharpness_aware_gradient",
-    "train_expert",
+    "train_experts",
 ]

@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from hoptm_plugin.networks.stack import TrainingPrecision
 
 
 class ExpertTraining(BaseModel):
@@ -18,6 +20,7 @@ class ExpertTraining(BaseModel):
         momentum: of SGD.
         weight_decay: added to the gradient.
         batch: images per step.
+        precision: "float32", or "bf16": forward passes under autocast to bfloat16; parameters and losses keep float32.
         rho: GSAM's radius; relative to the parameters' size when ``adaptive``.
         alpha: GSAM's weight of the orthogonal part.
         adaptive: scale the perturbation by the parameters squared (as released).
@@ -30,6 +33,8 @@ class ExpertTraining(BaseModel):
     momentum: NonNegativeFloat = 0.0
     weight_decay: NonNegativeFloat = 0.0
     batch: PositiveInt = 256
+    # left out where it is the default: stores from before it existed keep their identity
+    precision: TrainingPrecision = Field("float32", exclude_if=lambda value: value == "float32")
     rho: NonNegativeFloat = 0.01
     alpha: float = 0.3
     adaptive: bool = True

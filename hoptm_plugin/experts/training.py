@@ -1,23 +1,23 @@
-"""Training experts: SGD and GSAM on the flat parameter vector, a copy of it after every epoch."""
+"""Training experts: SGD and GSAM on flat parameter vectors, a copy of them after every epoch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import grad
-from torch.nn.functional import cross_entropy
 
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
-from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.progress import Progress, ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.experts.store import ExpertStore, StoredTrajectories
-from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.networks.stack import TrainingLoss, augment_side_by_side
 
 TINY = 1e-12
 
@@ -29,71 +29,86 @@ def sharpness_aware_gradient(
 
     eps = rho * w^2 g1 / (|| |w| g1 || + tiny) if adaptive, else rho * g1 / (||g1|| + tiny); g2 = gradient(w + eps);
     c = <g1, g2> / (||g1|| ||g2|| + tiny); g_perp = g1 - c ||g1|| g2 / (||g2|| + tiny); result g2 - alpha * g_perp.
+    Of several networks (E, P) each row is one.
 
     Source: Zhuang et al. 2022 (arXiv 2203.08065) as FTD, DATM and HoP-TM use it (methods.md 1.5).
     """
+
+    def norm(rows: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+
     if adaptive:
-        perturbation = rho * weights.square() * first / ((weights.abs() * first).norm() + TINY)
+        perturbation = rho * weights.square() * first / (norm(weights.abs() * first) + TINY)
     else:
-        perturbation = rho * first / (first.norm() + TINY)
+        perturbation = rho * first / (norm(first) + TINY)
     second = gradient(weights + perturbation)
-    norm1, norm2 = first.norm(), second.norm()
-    cosine = first @ second / (norm1 * norm2 + TINY)
+    norm1, norm2 = norm(first), norm(second)
+    cosine = (first * second).sum(-1, keepdim=True) / (norm1 * norm2 + TINY)
     return second - alpha * (first - cosine * norm1 * second / (norm2 + TINY))
 
 
-def train_expert(
-    network: FlatNetwork,
-    start: Tensor,
+def train_experts(
+    loss: TrainingLoss,
+    starts: Tensor,
     split: Split,
     training: ExpertTraining,
     augmentation: Augmentation,
-    seeds: Seeds,
+    seeds: Sequence[Seeds],
     epochs: int,
     after_epoch: Callable[[float], None] = lambda loss: None,
-) -> tuple[Tensor, list[float]]:
-    """Train from ``start`` (P,); return parameters (epochs+1, P) on the CPU, row 0 the start, and losses per epoch.
+) -> tuple[Tensor, list[list[float]]]:
+    """Train E experts side by side; return their trajectories (E, epochs+1, P) on the CPU, and losses per epoch.
 
     Every epoch has random streams of its own, so that a longer training repeats a shorter one bit by bit.
 
+    Args:
+        loss: the training loss of their architecture.
+        starts: (E, P), row 0 of each trajectory.
+        split: what they are trained on.
+        training: how.
+        augmentation: of every mini-batch.
+        seeds: of each expert.
+        epochs: how many.
+        after_epoch: is told the mean loss of each epoch.
+
     Raises:
-        NonFiniteLossError: the training diverged.
+        NonFiniteLossError: a training diverged.
     """
     device = split.labels.device
-    theta = start.detach().clone()
+    theta = starts.detach().clone()
     velocity = torch.zeros_like(theta)
+    # a copy even on the CPU: an alias would make all snapshots the last one
     snapshots, losses = [theta.cpu().clone()], []
     for epoch in range(epochs):
-        order = torch.randperm(len(split), generator=seeds.generator("order", epoch)).to(device)
-        draws = seeds.generator("augmentation", epoch)
-        total = torch.zeros((), device=device)
-        for indices in order.split(training.batch):
-            images, labels = augmentation(split.batch(indices), draws), split.labels[indices]
-
-            def gradient(at: Tensor, images: Tensor = images, labels: Tensor = labels) -> Tensor:
-                return _loss_and_gradient(network, at, images, labels)[1]
-
-            loss, step = _loss_and_gradient(network, theta, images, labels)
+        order = torch.stack([torch.randperm(len(split), generator=part.generator("order", epoch)) for part in seeds])
+        draws = [part.generator("augmentation", epoch) for part in seeds]
+        total = torch.zeros(len(seeds), device=device)
+        for indices in order.to(device).split(training.batch, dim=1):
+            images = augment_side_by_side(augmentation, [split.batch(rows) for rows in indices], draws)
+            labels = split.labels[indices]
+            values, step = loss(theta, images, labels)
             if training.algorithm == "gsam":
+                gradient = partial(_gradient, loss, images, labels)
                 step = sharpness_aware_gradient(gradient, theta, step, training.rho, training.alpha, training.adaptive)
             if training.weight_decay:
                 step = step + training.weight_decay * theta
             velocity = training.momentum * velocity + step
             theta = theta - training.learning_rate * velocity
-            total += loss * len(indices)
-        losses.append(float(total) / len(split))
+            total += values * indices.shape[1]
+        losses.append([float(value) / len(split) for value in total])
         if not bool(torch.isfinite(theta).all()):
             raise NonFiniteLossError(f"an expert diverged in epoch {epoch + 1}; lower experts.training.learning_rate")
-        # a copy even on the CPU: an alias would make all snapshots the last one
         snapshots.append(theta.cpu().clone())
-        after_epoch(losses[-1])
-    return torch.stack(snapshots), losses
+        after_epoch(sum(losses[-1]) / len(seeds))
+    return torch.stack(snapshots, dim=1), [list(rows) for rows in zip(*losses, strict=True)]
 
 
-def _loss_and_gradient(network: FlatNetwork, at: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    theta = at.detach().requires_grad_()
-    loss = cross_entropy(network(theta, images), labels)
-    return loss.detach(), grad(loss, theta)[0]
+def _gradient(loss: TrainingLoss, images: Tensor, labels: Tensor, at: Tensor) -> Tensor:
+    return loss(at, images, labels)[1]
+
+
+def _advance(bar: Progress, networks: int, loss: float) -> None:
+    bar.advance(networks, loss=loss)
 
 
 def build_experts(
@@ -104,6 +119,7 @@ def build_experts(
     count: int,
     epochs: int,
     progress: ProgressFactory,
+    compute: Compute | None = None,
 ) -> StoredTrajectories:
     """Train the experts that the store lacks, or holds for fewer epochs, and return the first ``count``.
 
@@ -111,15 +127,23 @@ def build_experts(
     """
     missing = store.missing(count, epochs)
     if missing:
+        compute, training = compute or Compute(), store.recipe.training
         seeds = Seeds(store.recipe.seed)
+        loss = TrainingLoss(create(torch.Generator()), compute.compiled, training.precision)
+        rows = torch.arange(min(training.batch, len(split)), device=split.labels.device)
+        together = compute.side_by_side(
+            split.labels.device, lambda: loss.bytes_per_network(split.batch(rows), split.labels[rows])
+        )
         with progress("experts", len(missing) * epochs) as bar:
-            for expert in missing:
-                own, began = seeds.child("expert", expert), time.perf_counter()
-                module = create(own.generator("initialisation"))
-                network = FlatNetwork(module)
-                trajectory, losses = train_expert(
-                    network, network.flatten(), split, store.recipe.training, augmentation, own, epochs,
-                    lambda loss: bar.advance(1, loss=loss),
+            for first in range(0, len(missing), together):
+                group, began = missing[first : first + together], time.perf_counter()
+                own = [seeds.child("expert", expert) for expert in group]
+                starts = torch.stack([loss.network.flatten(create(part.generator("initialisation"))) for part in own])
+                trajectories, losses = train_experts(
+                    loss, starts, split, training, augmentation, own, epochs,
+                    partial(_advance, bar, len(group)),
                 )  # fmt: skip
-                store.write(expert, trajectory, losses, time.perf_counter() - began)
+                seconds = (time.perf_counter() - began) / len(group)
+                for expert, trajectory, per_epoch in zip(group, trajectories, losses, strict=True):
+                    store.write(expert, trajectory, per_epoch, seconds)
     return StoredTrajectories(store, count, split.labels.device)

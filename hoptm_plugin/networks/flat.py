@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -22,12 +24,16 @@ class FlatNetwork:
         sizes: number of elements of each parameter tensor.
         num_parameters: P.
 
+    Args:
+        module: the network.
+        running_statistics: whether the module may keep some; calls then update its own, or those given to the call.
+
     Raises:
-        ConfigurationError: the module keeps running statistics, which theta does not hold.
+        ConfigurationError: the module keeps running statistics, which theta does not hold, and may not.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        if has_buffers(module):
+    def __init__(self, module: nn.Module, running_statistics: bool = False) -> None:
+        if has_buffers(module) and not running_statistics:
             raise ConfigurationError(
                 "network.norm: this network keeps running statistics (BatchNorm), which a vector of parameters does "
                 "not hold; use network.norm=instance"
@@ -46,12 +52,12 @@ class FlatNetwork:
         parts = zip(self._shapes.items(), theta.split(self.sizes), strict=True)
         return {name: part.view(shape) for (name, shape), part in parts}
 
-    def __call__(self, theta: Tensor, images: Tensor) -> Tensor:
-        """Return logits (B, K) of images (B, C, H, W) under parameters ``theta`` (P,)."""
-        return functional_call(self.module, self.unflatten(theta), (images,))
+    def __call__(self, theta: Tensor, images: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return logits (B, K) of images (B, C, H, W) under parameters ``theta`` (P,), with ``buffers`` by name."""
+        return functional_call(self.module, {**self.unflatten(theta), **(buffers or {})}, (images,))
 
     @torch.no_grad()
-    def load(self, theta: Tensor) -> None:
-        """Copy ``theta`` (P,) into the module, cast to its precision and device."""
-        for parameter, part in zip(self.module.parameters(), self.unflatten(theta).values(), strict=True):
+    def load(self, theta: Tensor, module: nn.Module | None = None) -> None:
+        """Copy ``theta`` (P,) into ``module``, by default the own one, cast to its precision and device."""
+        for parameter, part in zip((module or self.module).parameters(), self.unflatten(theta).values(), strict=True):
             parameter.copy_(part)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hoptm_plugin.augment import DSA
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
-from hoptm_plugin.core.interfaces import Augmentation, Task, UnrollStrategy
+from hoptm_plugin.core.interfaces import Augmentation, Task
 from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
@@ -91,7 +92,7 @@ def example_task(
     width: int = 4,
     depth: int = 2,
     augmentation: Augmentation | None = None,
-    unroll: UnrollStrategy = "auto",
+    compute: Compute | None = None,
     seed: int = 0,
     stride: float = 0.02,
     data: ImageData | None = None,
@@ -106,7 +107,7 @@ def example_task(
         width: of the ConvNet.
         depth: of the ConvNet.
         augmentation: by default DSA.
-        unroll: strategy of the task.
+        compute: how the task is computed.
         seed: of the distillation and of the experts.
         stride: standard deviation of an expert's step per epoch and parameter.
         data: other data than the example's.
@@ -124,4 +125,4 @@ def example_task(
         steps = stride * torch.randn(epochs, len(start), generator=generator, dtype=dtype)
         paths.append(torch.cat([start[None], start + steps.cumsum(0)]))
     stored = partial(MemoryExperts, torch.stack(paths))
-    return Task(chosen, ipc, network, augmentation or DSA(), stored, Seeds(seed), unroll)
+    return Task(chosen, ipc, network, augmentation or DSA(), stored, Seeds(seed), compute or Compute())

@@ -4,6 +4,7 @@ from hoptm_plugin.trajectory.initial import CorrectlyPredicted, Noise, RealImage
 from hoptm_plugin.trajectory.labels import HardLabels, SoftLabels
 from hoptm_plugin.trajectory.method import TrajectoryMatching, WeightedMatcher
 from hoptm_plugin.trajectory.sampler import UniformSegments
+from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Noise",
     "RealImages",
     "SoftLabels",
+    "StudentStep",
     "TrajectoryMatching",
     "UniformSegments",
     "WeightedMatcher",

@@ -33,6 +33,7 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
 LATE = 10**9  # an iteration by which every schedule has come to its end
@@ -139,6 +140,7 @@ class TrajectoryMatching(Method):
         self._task = task
         self._trajectories: Trajectories = task.experts(self.last_expert_epoch())
         self._network = FlatNetwork(task.network(task.seeds.generator("container")))
+        self._step = StudentStep(self._network, task.compute.compiled, task.compute.precision)
         images = self.initial_images.images(task)
         labels = self.labels.initial(images, class_major(task), task)
         step_size = torch.tensor(self.step_size, dtype=images.dtype, device=images.device)
@@ -178,8 +180,9 @@ class TrajectoryMatching(Method):
         images = task.augmentation.apply_many(images, draws, plan.sizes)
         targets = synthetic.targets.index_select(0, indices)
         path = unroll(
-            self._network, segment[0], images, targets, plan.sizes, synthetic.step_size, task.unroll, self.gradient
-        )
+            self._step, segment[0], images, targets, plan.sizes, synthetic.step_size,
+            task.compute.unroll, self.gradient, task.compute.memory_budget,
+        )  # fmt: skip
         return TrajectoryPair(segment, path, step, self._network.sizes)
 
     def image_passes(self, classes: int, ipc: int) -> float:

@@ -1,8 +1,9 @@
 """The student's N steps of gradient descent as one differentiable function of images, targets and step size.
 
-Both strategies give the same exact gradients. ``full`` keeps the graph of all N steps, so memory grows with N;
-``adjoint`` keeps the N+1 parameter vectors and rebuilds one step's graph at a time, walking backwards. TESLA's
-approximation is the adjoint without the steps' Hessians.
+All strategies give the same exact gradients. ``full`` keeps the graph of all N steps, so memory grows with N;
+``adjoint`` keeps the N+1 parameter vectors and rebuilds one step's graph at a time, walking backwards; ``auto`` keeps
+the graphs of as many steps as a memory budget holds and rebuilds the others. TESLA's approximation is the adjoint
+without the steps' Hessians.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy
 
-from hoptm_plugin.core.interfaces import Gradient, UnrollStrategy
-from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.core.compute import UnrollStrategy
+from hoptm_plugin.core.interfaces import Gradient
+from hoptm_plugin.trajectory.student import StepGraph, StudentStep
 
 
 def unroll(
-    network: FlatNetwork,
+    step: StudentStep,
     start: Tensor,
     images: Tensor,
     targets: Tensor,
@@ -29,37 +30,44 @@ def unroll(
     step_size: Tensor,
     strategy: UnrollStrategy = "auto",
     gradient: Gradient = "exact",
+    memory_budget: int = 0,
 ) -> tuple[Tensor, ...]:
     """Return the student's path theta_0 ... theta_N, N+1 vectors (P,).
 
     theta_{i+1} = theta_i - alpha * grad_theta mean cross-entropy(network(theta_i, X_i), Y_i)
 
     Args:
-        network: flat-vector view of the student.
+        step: the student's loss and its derivatives.
         start: theta_0, (P,); no gradient flows into it.
         images: augmented mini-batches of all steps, concatenated, (sum of sizes, C, H, W).
         targets: class indices (sum of sizes,), or probabilities (sum of sizes, K).
         sizes: mini-batch size of each of the N steps.
         step_size: alpha, 0-d.
-        strategy: "full", "adjoint", or "auto" (adjoint: the graph of one step, whatever N). An approximate gradient has
-            one way to be computed, and leaves this out of account.
+        strategy: "full", "adjoint", or "auto": the adjoint, with the graphs of the last steps kept as far as
+            ``memory_budget`` holds them. Compiled steps keep none: building them again is faster there. An approximate
+            gradient has one way to be computed, and leaves this out of account.
         gradient: "exact"; "tesla", which takes every step's gradient as if theta_i did not depend on earlier images
             and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it.
+        memory_budget: bytes for kept graphs.
 
     Source of TESLA: Cui et al. 2023 (arXiv 2211.10586); methods.md 6.
     """
     start = start.detach()
     if strategy == "full" and gradient == "exact":
-        return _full(network, start, images, targets, sizes, step_size)
-    return start, *_Adjoint.apply(network, tuple(sizes), start, images, targets, step_size, gradient)
+        return _full(step, start, images, targets, sizes, step_size)
+    kept = 0
+    if strategy == "auto" and gradient == "exact" and not step.compiled:
+        largest = max(sizes)
+        kept = memory_budget // step.graph_bytes(start, images.detach()[:largest], targets.detach()[:largest])
+    return start, *_Adjoint.apply(step, tuple(sizes), start, images, targets, step_size, gradient, kept)
 
 
 def _full(
-    network: FlatNetwork, start: Tensor, images: Tensor, targets: Tensor, sizes: Sequence[int], step_size: Tensor
+    step: StudentStep, start: Tensor, images: Tensor, targets: Tensor, sizes: Sequence[int], step_size: Tensor
 ) -> tuple[Tensor, ...]:
     path = [start.requires_grad_()]
     for x, y in zip(images.split(list(sizes)), targets.split(list(sizes)), strict=True):
-        (gradient,) = grad(cross_entropy(network(path[-1], x), y), path[-1], create_graph=True)
+        (gradient,) = grad(step.loss(path[-1], x, y), path[-1], create_graph=True)
         path.append(path[-1] - step_size * gradient)
     return tuple(path)
 
@@ -76,21 +84,26 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        network: FlatNetwork,
+        step: StudentStep,
         sizes: tuple[int, ...],
         start: Tensor,
         images: Tensor,
         targets: Tensor,
         step_size: Tensor,
         gradient_kind: Gradient,
+        kept: int,
     ) -> tuple[Tensor, ...]:
-        path = [start]
-        for x, y in zip(images.split(sizes), targets.split(sizes), strict=True):
-            theta = path[-1].detach().requires_grad_()
-            with torch.enable_grad():
-                (gradient,) = grad(cross_entropy(network(theta, x), y), theta)
-            path.append(theta.detach() - step_size * gradient)
-        ctx.network, ctx.sizes, ctx.gradient_kind = network, sizes, gradient_kind
+        path, graphs = [start], {}
+        _, _, _, wants_images, wants_targets, *_ = ctx.needs_input_grad
+        wanted = _wanted(gradient_kind, wants_images, wants_targets)
+        for i, (x, y) in enumerate(zip(images.split(sizes), targets.split(sizes), strict=True)):
+            if i >= len(sizes) - kept:
+                graphs[i] = step.graph(path[-1], x, y, wanted)
+                gradient = graphs[i].gradient.detach()
+            else:
+                gradient = step.gradient(path[-1], x, y)
+            path.append(path[-1] - step_size * gradient)
+        ctx.step, ctx.sizes, ctx.gradient_kind, ctx.graphs = step, sizes, gradient_kind, graphs
         ctx.save_for_backward(images, targets, step_size, *path)
         ctx.set_materialize_grads(False)
         return tuple(path[1:])
@@ -99,8 +112,10 @@ class _Adjoint(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *path_grads: Tensor | None) -> tuple[Tensor | None, ...]:
         images, targets, step_size, *path = ctx.saved_tensors
-        _, _, _, wants_images, wants_targets, wants_step_size, _ = ctx.needs_input_grad
-        exact, image_factor = ctx.gradient_kind == "exact", 0.5 if ctx.gradient_kind == "tesla_halved" else 1.0
+        graphs: dict[int, StepGraph] = ctx.graphs
+        _, _, _, wants_images, wants_targets, wants_step_size, *_ = ctx.needs_input_grad
+        wanted = _wanted(ctx.gradient_kind, wants_images, wants_targets)
+        image_factor = 0.5 if ctx.gradient_kind == "tesla_halved" else 1.0
         image_parts, target_parts = images.split(ctx.sizes), targets.split(ctx.sizes)
         image_grads = [torch.zeros_like(part) for part in image_parts] if wants_images else []
         target_grads = [torch.zeros_like(part) for part in target_parts] if wants_targets else []
@@ -112,21 +127,18 @@ class _Adjoint(torch.autograd.Function):
                 adjoint = direct if adjoint is None else adjoint + direct
             if adjoint is None:  # nothing of the loss depends on this step or a later one
                 continue
-            theta = path[i].detach().requires_grad_()
-            x = image_parts[i].detach().requires_grad_(wants_images)
-            y = target_parts[i].detach().requires_grad_(wants_targets)
-            hessian = exact and i > 0
-            wanted = [theta] * hessian + [x] * wants_images + [y] * wants_targets
-            with torch.enable_grad():
-                (gradient,) = grad(cross_entropy(ctx.network(theta, x), y), theta, create_graph=True)
-            step_size_grad -= gradient.detach() @ adjoint
-            products = iter(grad(gradient, wanted, adjoint) if wanted else ())
-            if hessian:
-                adjoint = adjoint - step_size * next(products)
+            if i in graphs:
+                along, found = graphs[i].products(adjoint, wanted)
+            else:
+                along, found = ctx.step.products(path[i], image_parts[i], target_parts[i], adjoint, wanted)
+            step_size_grad -= along
+            products = dict(zip(wanted, found, strict=True))
+            if 0 in products:
+                adjoint = adjoint - step_size * products[0]
             if wants_images:
-                image_grads[i] = -image_factor * step_size * next(products)
+                image_grads[i] = -image_factor * step_size * products[1]
             if wants_targets:
-                target_grads[i] = -step_size * next(products)
+                target_grads[i] = -step_size * products[2]
         return (
             None,
             None,
@@ -135,4 +147,11 @@ class _Adjoint(torch.autograd.Function):
             torch.cat(target_grads) if wants_targets else None,
             step_size_grad if wants_step_size else None,
             None,
+            None,
         )
+
+
+def _wanted(gradient_kind: Gradient, wants_images: bool, wants_targets: bool) -> tuple[int, ...]:
+    """Return which derivatives of <grad l_i, lam> are needed: 0 for theta, 1 images, 2 targets."""
+    asked = (gradient_kind == "exact", wants_images, wants_targets)
+    return tuple(index for index, yes in enumerate(asked) if yes)

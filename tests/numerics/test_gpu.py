@@ -6,7 +6,7 @@ import torch
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
-from hoptm_plugin.trajectory import unroll
+from hoptm_plugin.trajectory import StudentStep, unroll
 
 pytestmark = [
     pytest.mark.gpu,
@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 
-def gradients(device, strategy):
+def gradients(device, strategy, compiled=False):
     """Return loss and gradients of images and step size of a small unroll with DSA, in float64."""
     seeds, sizes = Seeds(0), [4] * 6
     module = create(
@@ -28,12 +28,18 @@ def gradients(device, strategy):
     dsa, generator = DSA(), seeds.generator("augmentation")
     draws = [dsa.draw(size, (3, 16, 16), generator) for size in sizes]
     augmented = dsa.apply_many(images, draws, sizes)
-    path = unroll(network, network.flatten(), augmented, labels, sizes, step_size, strategy)
+    path = unroll(StudentStep(network, compiled), network.flatten(), augmented, labels, sizes, step_size, strategy)
     loss = (path[-1] - path[0]).square().sum() + path[3].square().sum()
     return [loss.detach().cpu(), *(part.cpu() for part in torch.autograd.grad(loss, [images, step_size]))]
 
 
-@pytest.mark.parametrize("strategy", ["full", "adjoint"])
-def test_cuda_gives_the_cpu_s_gradients(strategy):
-    for ours, expected in zip(gradients("cuda", strategy), gradients("cpu", "full"), strict=True):
+@pytest.mark.parametrize(("strategy", "compiled"), [("full", False), ("adjoint", False), ("adjoint", True)])
+def test_cuda_gives_the_cpu_s_gradients(strategy, compiled):
+    """The compiled step is a CUDA graph, whose results the next step overwrites."""
+    for ours, expected in zip(gradients("cuda", strategy, compiled), gradients("cpu", "full"), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_same_bits_again_from_cuda_graphs():
+    for ours, again in zip(gradients("cuda", "adjoint", True), gradients("cuda", "adjoint", True), strict=True):
+        assert torch.equal(ours, again)

@@ -11,8 +11,16 @@ from torch.nn.functional import cross_entropy
 from hoptm_plugin.augment import DSA, NoAugmentation
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.experts import ExpertTraining, sharpness_aware_gradient, train_expert
+from hoptm_plugin.experts import ExpertTraining, sharpness_aware_gradient, train_experts
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+from hoptm_plugin.networks.stack import TrainingLoss
+
+
+def train_expert(network, start, split, training, augmentation, seeds, epochs):
+    """Train one expert; return its trajectory and its losses."""
+    loss = TrainingLoss(network.module)
+    trajectories, losses = train_experts(loss, start[None], split, training, augmentation, [seeds], epochs)
+    return trajectories[0], losses[0]
 
 
 def make_network(data, seed=0, width=4, act="relu"):

@@ -8,10 +8,18 @@ import torch
 from hoptm_plugin.augment import NoAugmentation
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.experts import ExpertTraining, train_expert
+from hoptm_plugin.experts import ExpertTraining, train_experts
 from hoptm_plugin.networks import FlatNetwork
+from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.trajectory import CorrectlyPredicted, HardLabels, Noise, RealImages, SoftLabels
 from hoptm_plugin.trajectory.initial import class_major
+
+
+def train_expert(network, start, split, training, augmentation, seeds, epochs):
+    """Train one expert; return its trajectory and its losses."""
+    loss = TrainingLoss(network.module)
+    trajectories, losses = train_experts(loss, start[None], split, training, augmentation, [seeds], epochs)
+    return trajectories[0], losses[0]
 
 
 def found_in(images, split):

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.interfaces import Schedule, Scheduler, value_at
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
@@ -220,7 +221,7 @@ def one_loss(method, synthetic, step=0):
 @pytest.mark.parametrize("unroll", ["full", "adjoint"])
 def test_all_ones_and_lambda_zero_give_mtts_loss_and_gradient(make_task, unroll):
     """methods.md 13.2: v = 1 (kappa very large) and lambda = 0."""
-    task = make_task(dtype=torch.float64, unroll=unroll)
+    task = make_task(dtype=torch.float64, compute=Compute(unroll=unroll))
     hoptm = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.0)}
     method, synthetic = prepared(task, hoptm, {"pace": SelfPaced(kappa=1e9)})
     term, grads = one_loss(method, synthetic)
@@ -234,7 +235,7 @@ def test_all_ones_and_lambda_zero_give_mtts_loss_and_gradient(make_task, unroll)
 
 @pytest.mark.parametrize("unroll", ["full", "adjoint"])
 def test_hoptms_whole_loss_and_gradient_written_out(make_task, unroll):
-    task = make_task(dtype=torch.float64, unroll=unroll)
+    task = make_task(dtype=torch.float64, compute=Compute(unroll=unroll))
     matchers = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)}
     method, synthetic = prepared(task, matchers, {"pace": SelfPaced(kappa=5e-4)})
     term, grads = one_loss(method, synthetic)

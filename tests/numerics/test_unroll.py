@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
 from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
 SHAPE, CLASSES, WIDTH, DEPTH, STEPS = (2, 8, 8), 3, 4, 2, 20
@@ -63,7 +64,7 @@ def path_of(problem, strategy):
     augmented = problem["dsa"].apply_many(images[plan.indices], problem["draws"], plan.sizes)
     network = make_network()
     targets = logits.softmax(1)[plan.indices]
-    return unroll(network, network.flatten(), augmented, targets, plan.sizes, alpha, strategy)
+    return unroll(StudentStep(network), network.flatten(), augmented, targets, plan.sizes, alpha, strategy)
 
 
 def path_by_hand(problem):
@@ -116,7 +117,9 @@ def test_path_equals_torch_sgd_on_the_module_with_hard_labels(strategy):
     sizes, alpha = (2, 4, 1, 4), 0.05
     network = make_network()
     start = network.flatten()
-    path = unroll(network, start, images, labels, sizes, torch.tensor(alpha, dtype=torch.float64), strategy)
+    path = unroll(
+        StudentStep(network), start, images, labels, sizes, torch.tensor(alpha, dtype=torch.float64), strategy
+    )
     module = make_network().module
     optimiser = torch.optim.SGD(module.parameters(), lr=alpha)
     want = [torch.cat([p.detach().flatten() for p in module.parameters()])]
@@ -143,7 +146,7 @@ def test_gradcheck(strategy, steps):
     alpha = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def function(images, targets, alpha):
-        return unroll(network, network.flatten(), images, targets, sizes, alpha, strategy)[1:]
+        return unroll(StudentStep(network), network.flatten(), images, targets, sizes, alpha, strategy)[1:]
 
     assert torch.autograd.gradcheck(function, (images, targets, alpha))
 
@@ -152,12 +155,13 @@ def test_only_what_is_asked_for_gets_a_gradient():
     generator = torch.Generator().manual_seed(2)
     images = torch.randn(4, *SHAPE, generator=generator, dtype=torch.float64)
     labels, alpha = torch.tensor([0, 1, 2, 0]), torch.tensor(0.1, dtype=torch.float64)
-    network = make_network()
+    step = StudentStep(make_network())
+    start = step.network.flatten()
     wanted = {}
     for strategy in ("full", "adjoint"):
         x, a = images.clone().requires_grad_(), alpha.clone().requires_grad_()
-        only_images = unroll(network, network.flatten(), x, labels, (2, 2), alpha, strategy)[-1].square().sum()
-        only_alpha = unroll(network, network.flatten(), images, labels, (2, 2), a, strategy)[-1].square().sum()
+        only_images = unroll(step, start, x, labels, (2, 2), alpha, strategy)[-1].square().sum()
+        only_alpha = unroll(step, start, images, labels, (2, 2), a, strategy)[-1].square().sum()
         only_images.backward()
         only_alpha.backward()
         wanted[strategy] = (x.grad, a.grad)
@@ -174,7 +178,7 @@ def test_steps_after_the_last_point_used_get_exactly_zero_gradient():
         images = torch.randn(5, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         images.requires_grad_()
         alpha = torch.tensor(0.1, dtype=torch.float64)
-        path = unroll(network, network.flatten(), images, torch.arange(5) % 3, (1,) * 5, alpha, strategy)
+        path = unroll(StudentStep(network), network.flatten(), images, torch.arange(5) % 3, (1,) * 5, alpha, strategy)
         path[3].square().sum().backward()
         per_image = images.grad.abs().amax(dim=(1, 2, 3))
         assert (per_image[:3] > 0).all()

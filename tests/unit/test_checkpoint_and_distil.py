@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError
 from hoptm_plugin.core.files import read_tensors, write_tensors
 from hoptm_plugin.core.interfaces import LossTerm, Method
@@ -149,16 +150,18 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(make_task, ma
 
 
 def test_strategies_agree_over_a_whole_float64_run(make_task, folder):
+    computes = [Compute("full"), Compute("adjoint"), Compute("auto", memory_budget=0), Compute("auto")]
     runs = [
-        Distiller(hoptm(True), make_task(dtype=torch.float64, unroll=unroll), settings(4), folder(unroll), silent)
+        Distiller(hoptm(True), make_task(dtype=torch.float64, compute=compute), settings(4), folder(str(at)), silent)
         .run()
         .synthetic
-        for unroll in ("full", "adjoint", "auto")
+        for at, compute in enumerate(computes)
     ]
     for name in ("images", "labels", "step_size"):
-        full, adjoint, auto = (getattr(run, name) for run in runs)
+        full, adjoint, nothing_kept, kept = (getattr(run, name) for run in runs)
         torch.testing.assert_close(full, adjoint, rtol=1e-8, atol=1e-10)
-        assert torch.equal(adjoint, auto)
+        torch.testing.assert_close(full, kept, rtol=1e-8, atol=1e-10)
+        assert torch.equal(adjoint, nothing_kept)
 
 
 def test_the_result_moved_and_carries_no_gradient(make_task, folder):

@@ -1,0 +1,145 @@
+"""How a run computes: compilation, precision, memory. None of it changes what is computed, but for rounding."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+UnrollStrategy: TypeAlias = Literal["full", "adjoint", "auto"]
+Precision: TypeAlias = Literal["float32", "tf32", "bf16"]
+
+GIB = 2**30
+MOST_PARALLEL = 16
+# what eager code needs minutes for on two cores; compiling takes about half a minute and saves a third or more
+WORTH_COMPILING = 1e13
+# names that glibc's malloc.h gives to numbers
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How one task is computed.
+
+    Attributes:
+        unroll: how the student's steps are differentiated.
+        compiled: whether single training steps and student steps are compiled.
+        precision: of the unroll: "float32", "tf32" (set for all of torch by the caller), or "bf16", where the student
+            computes in bfloat16 and its parameters and gradients stay as they are.
+        memory_budget: bytes that may be spent on going faster: on graphs of student steps that are kept instead of
+            built again, and on networks trained side by side.
+        parallel_networks: networks trained side by side; None: as many as ``memory_budget`` holds on CUDA, at most 16,
+            and one on the CPU, where one network keeps all cores busy.
+    """
+
+    unroll: UnrollStrategy = "auto"
+    compiled: bool = False
+    precision: Precision = "float32"
+    memory_budget: int = GIB
+    parallel_networks: int | None = None
+
+    def side_by_side(self, device: torch.device, bytes_per_network: Callable[[], int]) -> int:
+        """Return how many networks to train at once; their need of memory is asked for only where it decides."""
+        if self.parallel_networks is not None:
+            return self.parallel_networks
+        if device.type != "cuda":
+            return 1
+        return max(1, min(MOST_PARALLEL, self.memory_budget // max(1, bytes_per_network())))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Return whether ``torch.compile`` has what it needs: on the CPU a C++ compiler, on CUDA Triton."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "cl"))
+
+
+def worth_compiling(device: torch.device, operations: float) -> bool:
+    """Return whether compiling pays for work of so many floating-point operations: on CUDA always, else for long work.
+
+    A rule without measurements, so that the same run computes the same bits on a busy machine.
+    """
+    return can_compile(device) and (device.type == "cuda" or operations >= WORTH_COMPILING)
+
+
+def compile_step(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Compile a function of tensors, once for every combination of shapes; on CUDA into CUDA graphs as well.
+
+    Shapes are never generalised: code for a shape must not depend on the shapes seen before, or a resumed run would
+    compute other bits. Results may lie in memory that the next call overwrites.
+    """
+    # of no use to a user: that torch looks for CUDA to build extensions with, and how it builds itself
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+    # its default of 8 counts all networks and batch sizes of one process together
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+
+
+def keep_compiled_code_private() -> None:
+    """Let the compiler's cache lie in the user's own cache folder, unless TORCHINDUCTOR_CACHE_DIR says where.
+
+    What lies there is executed. Torch's default is a folder of a predictable name in the system's temporary folder,
+    which on a shared machine another user may have made first.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoptm-bench" / "compiled"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:  # no home to write to; torch's own choice is left
+        return
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+
+def forward_operations(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return the floating-point operations of one image's forward pass; ``module`` lies on the meta device."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(torch.empty(1, *image_shape, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def graph_bytes(build: Callable[[], object]) -> int:
+    """Return the bytes of all that autograd saves for the graph that ``build()`` returns, shared memory once."""
+    storages: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        graph = build()  # held until all is counted, so that no memory is used twice
+    del graph
+    return sum(storages.values())
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's malloc keep what was freed instead of returning it to the system page by page; elsewhere nothing.
+
+    Tensors of megabytes come and go in every step. By default each is fresh memory, and the page faults cost as much
+    time as the arithmetic. The process's peak decides what it holds until it ends.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TOP_PAD, 64 * 2**20)

@@ -1,0 +1,121 @@
+"""Networks of one architecture trained side by side, as one matrix of parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.func import vmap
+from torch.nn.functional import cross_entropy
+
+from hoptm_plugin.core.compute import compile_step, graph_bytes
+from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.networks.initialise import has_buffers
+
+TrainingPrecision: TypeAlias = Literal["float32", "bf16"]
+
+
+class TrainingLoss:
+    """Mean cross-entropy of E networks of one architecture on a mini-batch each, and its gradients.
+
+    E networks are one batched computation, a single one is computed as itself. Running statistics (BatchNorm) are
+    updated in place; networks that keep them are trained one at a time.
+
+    Args:
+        module: any network of the architecture; it is copied, and its parameters do not matter.
+        compiled: compile it once for every shape of mini-batch.
+        precision: "bf16": the forward pass runs under autocast to bfloat16; loss and gradients keep float32.
+    """
+
+    def __init__(self, module: nn.Module, compiled: bool = False, precision: TrainingPrecision = "float32") -> None:
+        self.network = FlatNetwork(copy.deepcopy(module).train(), running_statistics=True)
+        self.compiled, self.precision = compiled, precision
+        self.stackable = not has_buffers(module)
+        self._functions: dict[bool, Callable[..., Any]] = {}
+
+    def _loss(self, theta: Tensor, buffers: Mapping[str, Tensor], images: Tensor, targets: Tensor) -> Tensor:
+        low = self.precision == "bf16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+            logits = self.network(theta, images, buffers)
+        return cross_entropy(logits.float() if low else logits, targets)
+
+    def _stacked(self, parameters: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        return vmap(lambda theta, x, y: self._loss(theta, {}, x, y))(parameters, images, targets)
+
+    def __call__(
+        self, parameters: Tensor, images: Tensor, targets: Tensor, buffers: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses (E,) and their gradients (E, P), without a graph.
+
+        Args:
+            parameters: (E, P).
+            images: (E, B, C, H, W).
+            targets: class indices (E, B) or probabilities (E, B, K).
+            buffers: running statistics of a single network by name, updated in place.
+        """
+        at = parameters.detach().requires_grad_()
+        if len(at) == 1:
+            loss = self._function(True, at.device)(at.squeeze(0), buffers or {}, images[0], targets[0])
+            return loss.detach()[None], grad(loss, at)[0]
+        losses = self._function(False, at.device)(at, images, targets)
+        return losses.detach(), grad(losses.sum(), at)[0]
+
+    def _function(self, single: bool, device: torch.device) -> Callable[..., Any]:
+        if single not in self._functions:
+            plain = self._loss if single else self._stacked
+            self._functions[single] = compile_step(plain, device) if self.compiled else plain
+        return self._functions[single]
+
+    def bytes_per_network(self, images: Tensor, targets: Tensor) -> int:
+        """Return about what one training step of one network takes beside its parameters, in bytes."""
+        theta = self.network.flatten().to(images.device)
+        buffers = {name: buffer.clone() for name, buffer in self.network.module.named_buffers()}
+        return graph_bytes(lambda: self._loss(theta.requires_grad_(), buffers, images, targets))
+
+
+class NetworkStack:
+    """The parameters of E networks as one matrix, for one optimiser.
+
+    Args:
+        networks: E networks of the architecture that ``loss`` computes.
+        loss: their training loss.
+
+    Attributes:
+        parameters: (E, P), a copy; :meth:`unload` writes it back.
+
+    Raises:
+        ValueError: several networks that keep running statistics.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], loss: TrainingLoss) -> None:
+        if len(networks) > 1 and not loss.stackable:
+            raise ValueError("networks with running statistics (BatchNorm) are trained one at a time")
+        self._networks, self._loss = networks, loss
+        self.parameters = torch.stack([loss.network.flatten(network) for network in networks])
+        self._buffers = dict(networks[0].named_buffers())
+
+    def losses_and_gradients(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return losses (E,) and gradients (E, P) of mini-batches (E, B, C, H, W) and (E, B) or (E, B, K)."""
+        return self._loss(self.parameters, images, targets, self._buffers)
+
+    def unload(self) -> None:
+        """Write the parameters back into the networks."""
+        for network, theta in zip(self._networks, self.parameters, strict=True):
+            self._loss.network.load(theta, network)
+
+
+def augment_side_by_side(
+    augmentation: Augmentation, batches: Sequence[Tensor], generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Augment E mini-batches (B, C, H, W), each with numbers from its own generator, and return (E, B, C, H, W)."""
+    if len(batches) == 1:
+        return augmentation(batches[0], generators[0])[None]
+    size, *shape = batches[0].shape
+    pairs = zip(batches, generators, strict=True)
+    draws = [augmentation.draw(len(batch), tuple(shape), generator) for batch, generator in pairs]  # type: ignore
+    return augmentation.apply_many(torch.cat(list(batches)), draws, [size] * len(batches)).unflatten(0, (-1, size))
