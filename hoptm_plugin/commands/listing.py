@@ -14,8 +14,8 @@ from rich.table import Table
 
 from hoptm_plugin.core.discovery import OWN, registered, registries
 from hoptm_plugin.core.plugins import MODULES, configuration_packages, load_plugins
-from hoptm_plugin.core.references import FILE_NAME, short_reference, split_entries
-from hoptm_plugin.core.sources import UnresolvedError, locate, top_of
+from hoptm_plugin.core.references import load_references, short_reference
+from hoptm_plugin.core.sources import UnresolvedError, locate
 
 GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "runtime")
 _PLURALS = {"label policy": "label-policies", "method": "method-classes"}
@@ -69,7 +69,7 @@ def _parts(points: list[EntryPoint]) -> dict[str, list[tuple[str, str]]]:
 
 def _methods(names: list[str]) -> Table:
     """Return the compositions that ``method=`` takes, with their papers and the headings of their YAML."""
-    references = _references()
+    references = load_references()
     table = _table("methods", "method=", "title", "paper", "what it is")
     for name in names:
         text = _composition(name)
@@ -108,14 +108,6 @@ def _configuration() -> list[Traversable]:
     """Return the folders of YAML, in the order of Hydra's search path."""
     packages = (f"{OWN}.conf", *(package for _, package in configuration_packages()))
     return [folder for package in packages for folder in _folders(package)]
-
-
-def _references() -> dict[str, str]:
-    """Return what ``load_references`` does, without importing plug-ins."""
-    packages = (OWN, *sorted({top_of(point.value) for point in entry_points(group=MODULES)}))
-    found = [folder / FILE_NAME for package in packages for folder in _folders(package)]
-    texts = [file.read_text(encoding="utf-8") for file in found if file.is_file()]
-    return split_entries("\n".join(texts), f"{FILE_NAME} of {', '.join(packages)}")
 
 
 def _folders(package: str) -> list[Traversable]:
