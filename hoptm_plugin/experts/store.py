@@ -117,4 +117,7 @@ class StoredTrajectories:
 
     def segment(self, expert: int, first: int, last: int) -> Tensor:
         """Return (last - first + 1, P)."""
-        return self.store.read(expert, first, last).to(self.device)
+        rows = self.store.read(expert, first, last)
+        if self.device.type == "cuda":
+            return rows.pin_memory().to(self.device, non_blocking=True)
+        return rows.clone()  # read now, and not when it is first used

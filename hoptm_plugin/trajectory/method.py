@@ -22,7 +22,6 @@ from hoptm_plugin.core.interfaces import (
     SegmentSampler,
     State,
     Task,
-    Trajectories,
     matchers,
     methods,
     value_at,
@@ -33,6 +32,7 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.segments import PrefetchedSegments
 from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
@@ -138,7 +138,7 @@ class TrajectoryMatching(Method):
     def setup(self, task: Task) -> SyntheticSet:
         """Open the experts (training what is missing) and return the initial synthetic set."""
         self._task = task
-        self._trajectories: Trajectories = task.experts(self.last_expert_epoch())
+        self._trajectories = PrefetchedSegments(task.experts(self.last_expert_epoch()))
         self._network = FlatNetwork(task.network(task.seeds.generator("container")))
         self._step = StudentStep(self._network, task.compute.compiled, task.compute.precision)
         images = self.initial_images.images(task)
@@ -169,8 +169,9 @@ class TrajectoryMatching(Method):
         """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
         task, device = self._task, synthetic.images.device
         assert synthetic.step_size is not None
-        expert, start = self.sampler.draw(len(self._trajectories), self._bounds(step), step, task.seeds)
-        segment = self._trajectories.segment(expert, start, start + self.expert_epochs)
+        segment = self._trajectories.segment(*self._segment_of(step))
+        if not self.sampler.state_dict():  # a sampler with a memory must not be asked twice
+            self._trajectories.announce(*self._segment_of(step + 1))
         generator = task.seeds.generator("batches", step)
         plan = plan_batches(len(synthetic.images), self.student_batch, self.student_steps, generator)
         indices = plan.indices.to(device)
@@ -184,6 +185,11 @@ class TrajectoryMatching(Method):
             task.compute.unroll, self.gradient, task.compute.memory_budget,
         )  # fmt: skip
         return TrajectoryPair(segment, path, step, self._network.sizes)
+
+    def _segment_of(self, step: int) -> tuple[int, int, int]:
+        """Return expert, first and last epoch that iteration ``step`` matches."""
+        expert, start = self.sampler.draw(len(self._trajectories), self._bounds(step), step, self._task.seeds)
+        return expert, start, start + self.expert_epochs
 
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return N mini-batches three times: forward, again on the way back, and the second derivatives."""

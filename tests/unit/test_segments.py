@@ -1,0 +1,83 @@
+"""Segments announced and read ahead."""
+
+import threading
+
+import pytest
+import torch
+
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.interfaces import SegmentSampler
+from hoptm_plugin.trajectory.segments import PrefetchedSegments
+
+
+class Trajectories:
+    """Row values tell expert and epoch; keeps who read what."""
+
+    def __init__(self):
+        self.reads = []
+
+    def __len__(self):
+        return 3
+
+    def segment(self, expert, first, last):
+        self.reads.append((expert, first, last, threading.current_thread() is threading.main_thread()))
+        if expert == 2:
+            raise FileFormatError("expert 2 is damaged")
+        return torch.tensor([[100.0 * expert + epoch] for epoch in range(first, last + 1)])
+
+
+def test_an_announced_segment_is_read_once_by_another_thread():
+    source = Trajectories()
+    segments = PrefetchedSegments(source)
+    segments.announce(1, 4, 6)
+    assert segments.segment(1, 4, 6).flatten().tolist() == [104, 105, 106]
+    assert source.reads == [(1, 4, 6, False)]
+    assert len(segments) == 3
+
+
+def test_another_segment_than_the_announced_one_is_read_afresh():
+    source = Trajectories()
+    segments = PrefetchedSegments(source)
+    segments.announce(1, 4, 6)
+    assert segments.segment(0, 4, 6).flatten().tolist() == [4, 5, 6]
+    assert segments.segment(1, 4, 6).flatten().tolist() == [104, 105, 106]  # no longer announced
+
+
+def test_what_cannot_be_read_is_said_when_it_is_asked_for():
+    segments = PrefetchedSegments(Trajectories())
+    segments.announce(2, 0, 1)
+    with pytest.raises(FileFormatError, match="damaged"):
+        segments.segment(2, 0, 1)
+
+
+class Counting(SegmentSampler):
+    """A sampler whose draws depend on how often it was asked."""
+
+    def __init__(self, remembers):
+        self.remembers, self.asked = remembers, 0
+
+    def draw(self, experts, bounds, step, seeds):
+        self.asked += 1
+        return 0, step % 2
+
+    def last_start_epoch(self):
+        return 1
+
+    def state_dict(self):
+        return {"asked": self.asked} if self.remembers else {}
+
+
+@pytest.mark.parametrize(("remembers", "asked"), [(True, 1), (False, 2)])
+def test_a_sampler_with_a_memory_is_asked_once_per_iteration(make_task, remembers, asked):
+    from hoptm_plugin.core.interfaces import methods
+
+    method = methods.build({
+        "name": "trajectory_matching", "student_steps": 2, "expert_epochs": 1, "student_batch": 2, "step_size": 0.1,
+        "matchers": {"endpoint": {"name": "endpoint"}}, "sampler": {"name": "uniform", "max_start_epoch": 2},
+        "labels": {"name": "hard"}, "initial_images": {"name": "real"},
+    })  # fmt: skip
+    method.sampler = Counting(remembers)
+    synthetic = method.setup(make_task())
+    for step in range(3):
+        method.observe(synthetic, step)
+    assert method.sampler.asked == 3 * asked
