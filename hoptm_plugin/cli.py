@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a run failed, 2 something the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # before torch is loaded: threads that spin while they wait stall small networks on a machine that others use too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare()
     if not arguments:
         _fail(f"a command is missing\n\n{OVERVIEW}", 2)
     if arguments[0] in ("-h", "--help"):

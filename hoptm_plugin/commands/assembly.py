@@ -17,7 +17,6 @@ from hoptm_plugin.core.compute import (
     Compute,
     can_compile,
     forward_operations,
-    keep_compiled_code_private,
     keep_freed_memory,
     worth_compiling,
 )
@@ -104,7 +103,6 @@ def resolve_device(runtime: Runtime) -> torch.device:
         needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton"
         raise ConfigurationError(f"runtime.compile: needs {needed}, which is not there; use false or auto")
     keep_freed_memory()
-    keep_compiled_code_private()
     if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
         torch.compiler.reset()
     return device
@@ -150,8 +148,9 @@ class Workbench:
                 modules = [builder.build(shape, classes) for builder in networks or [self.parts.network]]
             per_image = sum(forward_operations(module, shape) for module in modules) / len(modules)
             compiled = worth_compiling(self.device, 3 * image_passes * per_image)
-        parallel = None if runtime.parallel_networks == "auto" else runtime.parallel_networks
-        return Compute(runtime.unroll, compiled, runtime.precision, int(runtime.memory_budget), parallel)
+        return Compute(
+            runtime.unroll, compiled, runtime.precision, int(runtime.memory_budget), runtime.parallel_networks
+        )
 
     def creator(self, builder: NetworkBuilder) -> CreateNetwork:
         """Return a function from generator to freshly initialised network on the device."""

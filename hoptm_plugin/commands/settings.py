@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from hoptm_plugin.core.compute import GIB, Precision, UnrollStrategy
 from hoptm_plugin.core.errors import ConfigurationError
@@ -18,6 +27,9 @@ from hoptm_plugin.results.card import ReportedAccuracy
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 
 
 class Experts(_Settings):
@@ -51,17 +63,17 @@ class Runtime(_Settings):
         compile: compile training steps; "auto": where it pays, on CUDA and on the CPU for long work.
         memory_budget: what may be spent on going faster ("2GiB"): graphs of student steps that are kept with
             ``unroll=auto``, and networks side by side.
-        parallel_networks: experts or evaluated networks trained side by side; "auto": one on the CPU, on CUDA as many
-            as ``memory_budget`` holds, at most 16.
+        parallel_networks: experts or evaluated networks trained side by side; "auto" (None): one on the CPU, on CUDA as
+            many as ``memory_budget`` holds, at most 16.
         threads: CPU threads; None leaves torch's choice.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "float32"
     unroll: UnrollStrategy = "auto"
-    compile: Literal["auto"] | bool = "auto"
+    compile: Literal["auto", True, False] = "auto"
     memory_budget: ByteSize = ByteSize(GIB)
-    parallel_networks: Literal["auto"] | PositiveInt = "auto"
+    parallel_networks: _Auto = None
     threads: PositiveInt | None = None
 
 

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -90,22 +89,6 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     mode = "reduce-overhead" if device.type == "cuda" else None
     return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
-
-
-def keep_compiled_code_private() -> None:
-    """Let the compiler's cache lie in the user's own cache folder, unless TORCHINDUCTOR_CACHE_DIR says where.
-
-    What lies there is executed. Torch's default is a folder of a predictable name in the system's temporary folder,
-    which on a shared machine another user may have made first.
-    """
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
-        return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoptm-bench" / "compiled"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:  # no home to write to; torch's own choice is left
-        return
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def forward_operations(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
