@@ -1,0 +1,208 @@
+"""What one process of ``run.py`` measures: a JSON job on stdin, one JSON line last on stdout.
+
+Imports of the library and of torch are part of no figure. Every variant draws the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import classical
+import torch
+import torch._dynamo  # which the first torch.optim.SGD of a process imports: part of no figure
+from setting import EXPERT_EPOCHS, RATE, SEEDS, Job, distillation, network, noise
+
+from hoptm_plugin.augment import DSA
+from hoptm_plugin.core.compute import can_compile, keep_freed_memory
+from hoptm_plugin.engine.settings import Protocol
+from hoptm_plugin.engine.training import train_networks
+from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
+from hoptm_plugin.experts.store import StoredTrajectories
+from hoptm_plugin.experts.training import train_experts
+from hoptm_plugin.networks import FlatNetwork
+from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.results.software import software_versions
+
+Figures = dict[str, float]
+MIB = 2**20
+STARTS = {
+    "classical": ["-c", "import torch, torchvision"],
+    "help": ["-m", "hoptm_plugin.cli", "--help"],
+    "list": ["-m", "hoptm_plugin.cli", "list"],
+    "list methods": ["-m", "hoptm_plugin.cli", "list", "methods"],
+}
+
+
+def clock(device: torch.device) -> float:
+    """Return the time in seconds once the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def resident() -> float:
+    """Return the highest resident memory of this process until now, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 2**10)
+
+
+def measured(
+    device: torch.device, first: Callable[[], object], again: Callable[[], object] | None = None, times: int = 1
+) -> Figures:
+    """Call ``first``, compilation included, then ``again`` (None: the same) so many times; seconds and memory."""
+    before, began = resident(), clock(device)
+    first()
+    figures, durations = {"first_seconds": clock(device) - began}, []
+    for _ in range(2 if times and device.type == "cuda" else 0):  # in which CUDA graphs are recorded
+        first()
+    for _ in range(times):
+        began = clock(device)
+        (again or first)()
+        durations.append(clock(device) - began)
+    if durations:
+        figures["seconds"] = median(durations)
+    figures |= {"peak_mib": resident(), "extra_mib": resident() - before}
+    if device.type == "cuda":
+        figures["device_mib"] = torch.cuda.max_memory_allocated() / MIB
+    return figures
+
+
+def iteration(job: Job) -> Figures:
+    """Measure distillation iterations: forward, matchers, backward; no optimiser."""
+    method, synthetic = distillation(job)
+    done = 0
+
+    def run() -> None:
+        nonlocal done
+        synthetic.images.grad = synthetic.step_size.grad = None
+        for term in method.losses(synthetic, done):
+            term.loss.backward()
+        done += 1
+
+    figures = measured(synthetic.images.device, run, times=job["iterations"])
+    if "seconds" in figures:
+        figures["step_ms"] = 1000 * figures["seconds"] / job["steps"]
+    return figures
+
+
+def training(job: Job, run: Callable[[int], object]) -> Figures:
+    """Measure ``run(epochs)``: one epoch first, then all in one call; return what a second holds, of all networks."""
+    epochs = job["iterations"] * job["epochs"] * (10 if job["device"] == "cuda" else 1)
+    figures = measured(torch.device(job["device"]), lambda: run(1), lambda: run(epochs))
+    each = epochs / figures.pop("seconds")
+    if job["networks"] > 1:
+        figures["epochs_per_s_each"] = each
+    together = job["networks"] * each
+    return {"epochs_per_s": together, "images_per_s": job["images"] * together, **figures}
+
+
+def experts(job: Job) -> Figures:
+    """Measure expert training, a snapshot after every epoch; several networks side by side, classically in turn."""
+    split, seeds = noise(job).train, [SEEDS.child("expert", at) for at in range(job["networks"])]
+    networks = [network(job, "initial", at) for at in range(job["networks"])]
+    if job["classical"]:
+        sharpness = classical.Sharpness() if job["algorithm"] == "gsam" else None
+        return training(job, lambda epochs: train_classically(job, split, epochs, networks, seeds, sharpness))
+    loss = TrainingLoss(networks[0], job["compiled"], job["precision"])
+    starts = torch.stack([loss.network.flatten(each) for each in networks])
+    settings = ExpertTraining(algorithm=job["algorithm"], learning_rate=RATE, batch=job["batch"])
+    return training(job, lambda epochs: train_experts(loss, starts, split, settings, DSA(), seeds, epochs))
+
+
+def evaluation(job: Job) -> Figures:
+    """Measure the training that judges a synthetic set: SGD with momentum and weight decay."""
+    split, seeds = noise(job).train, [SEEDS.child("network", at) for at in range(job["networks"])]
+    networks = [network(job, "initial", at) for at in range(job["networks"])]
+    if job["classical"]:
+        return training(job, lambda epochs: train_classically(job, split, epochs, networks, seeds))
+    loss, sets = TrainingLoss(networks[0], job["compiled"], job["precision"]), [(split.images, split.labels)]
+    sets *= len(networks)
+
+    def run(epochs: int) -> None:
+        protocol = Protocol(epochs=epochs, batch=job["batch"], precision=job["precision"], **job["optimiser"])
+        train_networks(networks, loss, sets, protocol, RATE, DSA(), seeds)
+
+    return training(job, run)
+
+
+def train_classically(job, split, epochs, networks, seeds, sharpness=None) -> None:
+    """Train one network after another."""
+    for each, part in zip(networks, seeds, strict=True):
+        optimiser = torch.optim.SGD(each.parameters(), RATE, **job["optimiser"])
+        classical.train(
+            each, split.images, split.labels, epochs, job["batch"], optimiser, DSA(),
+            part.generator("order"), part.generator("augmentation"), sharpness,
+        )  # fmt: skip
+
+
+def segments(job: Job) -> Figures:
+    """Measure reading an expert's segment of M + 1 epochs from disk, at random start epochs."""
+    flat, stored = FlatNetwork(network(job, "expert")), job["stored_epochs"]
+    shape, device = (stored + 1, flat.num_parameters), torch.device(job["device"])
+    trajectory = torch.randn(shape, generator=SEEDS.generator("trajectory"))
+    draws, first = SEEDS.generator("starts"), stored - EXPERT_EPOCHS + 1
+    with tempfile.TemporaryDirectory() as folder:
+        if job["classical"]:
+            path = Path(folder, "replay_buffer.pt")
+            parts = [[part.clone() for part in flat.unflatten(row).values()] for row in trajectory]
+            classical.save(parts, path)
+            read = lambda start, end: classical.read_segment(path, start, end).to(device)  # noqa: E731
+        else:
+            recipe = ExpertRecipe(data="noise", network={}, augmentation={}, training=ExpertTraining(), seed=0)
+            store = ExpertStore(Path(folder), recipe, flat.num_parameters)
+            store.write(0, trajectory, [0.0] * stored, 0.0)
+            kept = StoredTrajectories(store, 1, device)
+            read = lambda start, end: kept.segment(0, start, end)  # noqa: E731
+
+        def run() -> None:
+            start = int(torch.randint(first, (), generator=draws))
+            read(start, start + EXPERT_EPOCHS)
+
+        figures = measured(device, run, times=10 * job["iterations"])
+    return {"reads_per_s": 1 / figures["seconds"], **figures}
+
+
+def start_up(job: Job) -> Figures:
+    """Measure a whole process: a command, or classically what every script of the field imports first."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *STARTS[job["variant"]]], check=True, stdout=subprocess.DEVNULL)
+    return {"seconds": time.perf_counter() - began}
+
+
+def machine(job: Job) -> dict[str, Any]:
+    """Return what the figures were measured on, and the device that "auto" is; no name of a host, no path."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if job["device"] == "auto" else job["device"]
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if name == "cuda" else None
+    return {"device": name, "cpu": (models or [platform.machine()])[0], "gpu": gpu, "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(), "software": software_versions()}  # fmt: skip
+
+
+def main() -> None:
+    """Do the job on stdin."""
+    job = json.load(sys.stdin)
+    if sys.platform == "linux":  # should memory run out, this process is the one to go
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if job["keep_freed_memory"]:
+        keep_freed_memory()
+    if job["compiled"] and not can_compile(torch.device(job["device"])):
+        sys.exit("error: compiling needs a C++ compiler (g++ or clang++), on CUDA Triton; it is not there")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job["precision"] == "tf32"
+    torch.backends.cudnn.deterministic = not job["classical"]  # as hoptm-bench has it, and as torch has it
+    print(json.dumps(globals()[job["measure"]](job)))
+
+
+if __name__ == "__main__":
+    main()
