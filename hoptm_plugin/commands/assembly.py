@@ -16,6 +16,7 @@ from hoptm_plugin.commands.settings import RunSettings, Runtime
 from hoptm_plugin.core.compute import (
     Compute,
     can_compile,
+    default_budget,
     forward_operations,
     keep_freed_memory,
     worth_compiling,
@@ -148,9 +149,8 @@ class Workbench:
                 modules = [builder.build(shape, classes) for builder in networks or [self.parts.network]]
             per_image = sum(forward_operations(module, shape) for module in modules) / len(modules)
             compiled = worth_compiling(self.device, 3 * image_passes * per_image)
-        return Compute(
-            runtime.unroll, compiled, runtime.precision, int(runtime.memory_budget), runtime.parallel_networks
-        )
+        budget = default_budget(self.device) if runtime.memory_budget is None else int(runtime.memory_budget)
+        return Compute(runtime.unroll, compiled, runtime.precision, budget, runtime.parallel_networks)
 
     def creator(self, builder: NetworkBuilder) -> CreateNetwork:
         """Return a function from generator to freshly initialised network on the device."""

@@ -17,7 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
-from hoptm_plugin.core.compute import GIB, Precision, UnrollStrategy
+from hoptm_plugin.core.compute import Precision, UnrollStrategy
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.engine.settings import Distillation, Protocol
@@ -29,7 +29,7 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-_Auto = Annotated[PositiveInt | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+_OR_AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
 
 
 class Experts(_Settings):
@@ -62,7 +62,7 @@ class Runtime(_Settings):
         unroll: how the student's steps are differentiated.
         compile: compile training steps; "auto": where it pays, on CUDA and on the CPU for long work.
         memory_budget: what may be spent on going faster ("2GiB"): graphs of student steps that are kept with
-            ``unroll=auto``, and networks side by side.
+            ``unroll=auto``, and networks side by side; "auto" (None): a quarter of a GPU, 256 MiB on the CPU.
         parallel_networks: experts or evaluated networks trained side by side; "auto" (None): one on the CPU, on CUDA as
             many as ``memory_budget`` holds, at most 16.
         threads: CPU threads; None leaves torch's choice.
@@ -72,8 +72,8 @@ class Runtime(_Settings):
     precision: Precision = "float32"
     unroll: UnrollStrategy = "auto"
     compile: Literal["auto", True, False] = "auto"
-    memory_budget: ByteSize = ByteSize(GIB)
-    parallel_networks: _Auto = None
+    memory_budget: Annotated[Annotated[ByteSize, Field(ge=0)] | None, _OR_AUTO] = None
+    parallel_networks: Annotated[PositiveInt | None, _OR_AUTO] = None
     threads: PositiveInt | None = None
 
 

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 UnrollStrategy: TypeAlias = Literal["full", "adjoint", "auto"]
 Precision: TypeAlias = Literal["float32", "tf32", "bf16"]
 
-GIB = 2**30
+MIB = 2**20
+CPU_BUDGET = 256 * MIB
 MOST_PARALLEL = 16
 # what eager code needs minutes for on two cores; compiling takes about half a minute and saves a third or more
 WORTH_COMPILING = 1e13
@@ -46,7 +47,7 @@ class Compute:
     unroll: UnrollStrategy = "auto"
     compiled: bool = False
     precision: Precision = "float32"
-    memory_budget: int = GIB
+    memory_budget: int = CPU_BUDGET
     parallel_networks: int | None = None
 
     def side_by_side(self, device: torch.device, bytes_per_network: Callable[[], int]) -> int:
@@ -56,6 +57,15 @@ class Compute:
         if device.type != "cuda":
             return 1
         return max(1, min(MOST_PARALLEL, self.memory_budget // max(1, bytes_per_network())))
+
+
+def default_budget(device: torch.device) -> int:
+    """Return the memory budget where none is given: a quarter of a GPU, 256 MiB on the CPU.
+
+    On the CPU many kept graphs leave its caches, and gain little. A GPU's size is taken, not what of it is free: how
+    many networks go side by side must not depend on who else uses it.
+    """
+    return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else CPU_BUDGET
 
 
 def can_compile(device: torch.device) -> bool:

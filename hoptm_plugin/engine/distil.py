@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,12 +104,8 @@ class Distiller:
     def _iterate(self, step: int) -> list[LossTerm]:
         terms = []
         for term in self.method.losses(self.synthetic, step):
-            value = float(term.loss.detach())
             try:
-                if not math.isfinite(value):
-                    raise NonFiniteLossError(f"the loss is {value}")
-                if self.settings.skip_above is None or value <= self.settings.skip_above:
-                    self.optimisers.step(term.loss)
+                self.optimisers.step(term.loss, self.settings.skip_above)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(self._explain(error, step, term)) from None
             terms.append(term)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,19 +45,30 @@ class Optimisers:
         if self.synthetic.step_size is not None and self.settings.step_size.constraint == "log":
             self.synthetic.step_size = self._tensors["step_size"].exp()
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor, skip_above: float | None = None) -> None:
         """Go one step down ``loss``; a loss that depends on nothing learned changes nothing.
 
+        The host waits for the device once, when the backward pass is done; with ``skip_above``, before it as well.
+
+        Args:
+            loss: 0-d.
+            skip_above: a loss above this takes no step.
+
         Raises:
-            NonFiniteLossError: a gradient is NaN or infinite; nothing was changed.
+            NonFiniteLossError: the loss or a gradient is NaN or infinite; nothing was changed.
         """
         for tensor in self._tensors.values():
             tensor.grad = None
+        if skip_above is not None and skip_above < float(loss.detach()) < math.inf:
+            return
         if loss.requires_grad:
             loss.backward()
-            gradients = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
-            if gradients and not bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()):
-                raise NonFiniteLossError("the gradient of the loss is NaN or infinite")
+        gradients = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
+        finite = torch.stack([torch.isfinite(part).all() for part in (loss.detach(), *gradients)])
+        if not bool(finite.all()):
+            what = "gradient of the loss is NaN or infinite" if bool(finite[0]) else f"loss is {float(loss)}"
+            raise NonFiniteLossError(f"the {what}")
+        if loss.requires_grad:
             for sgd in self._sgd.values():
                 sgd.step()
         if "step_size" in self._tensors and self.settings.step_size.constraint == "clamped":

@@ -60,10 +60,13 @@ class TrainingLoss:
         """
         at = parameters.detach().requires_grad_()
         if len(at) == 1:
-            loss = self._function(True, at.device)(at.squeeze(0), buffers or {}, images[0], targets[0])
-            return loss.detach()[None], grad(loss, at)[0]
-        losses = self._function(False, at.device)(at, images, targets)
-        return losses.detach(), grad(losses.sum(), at)[0]
+            losses = self._function(True, at.device)(at.squeeze(0), buffers or {}, images[0], targets[0])[None]
+        else:
+            losses = self._function(False, at.device)(at, images, targets)
+        losses, gradients = losses.detach(), grad(losses.sum(), at)[0]
+        if self.compiled and at.device.type == "cuda":  # the next call overwrites them, and GSAM needs two at once
+            losses, gradients = losses.clone(), gradients.clone()
+        return losses, gradients
 
     def _function(self, single: bool, device: torch.device) -> Callable[..., Any]:
         if single not in self._functions:

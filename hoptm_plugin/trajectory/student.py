@@ -42,7 +42,8 @@ class StudentStep:
 
     Args:
         network: flat-vector view of the student.
-        compiled: compile each function once per batch size and device.
+        compiled: compile each function once per batch size and device; on CUDA, what one call returns is overwritten
+            by the next.
         precision: "bf16" lets the network compute in bfloat16; parameters, loss and gradients keep theirs.
     """
 

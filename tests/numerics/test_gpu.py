@@ -1,11 +1,16 @@
 """What runs on the CPU runs on a GPU, to the same numbers; skipped where there is none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.experts import ExpertTraining, train_experts
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.testing.examples import example_data
 from hoptm_plugin.trajectory import StudentStep, unroll
 
 pytestmark = [
@@ -43,3 +48,25 @@ def test_cuda_gives_the_cpu_s_gradients(strategy, compiled):
 def test_same_bits_again_from_cuda_graphs():
     for ours, again in zip(gradients("cuda", "adjoint", True), gradients("cuda", "adjoint", True), strict=True):
         assert torch.equal(ours, again)
+
+
+def expert_paths(device, compiled, side_by_side):
+    """Return trajectories of three GSAM experts, in float64."""
+    seeds = [Seeds(number) for number in range(3)]
+    data = example_data(dtype=torch.float64)
+    split = replace(data.train, images=data.train.images.to(device), labels=data.train.labels.to(device))
+    modules = [create(ConvNet(depth=2, width=8), data.image_shape, 3, part.generator("start")) for part in seeds]
+    loss = TrainingLoss(modules[0].double().to(device), compiled)
+    starts = torch.stack([loss.network.flatten(module).double() for module in modules]).to(device)
+    training, paths = ExpertTraining(algorithm="gsam", batch=7, momentum=0.5, learning_rate=0.05), []
+    for at in range(0, 3, side_by_side):
+        group = slice(at, at + side_by_side)
+        paths.append(train_experts(loss, starts[group], split, training, DSA(), seeds[group], 2)[0])
+    return torch.cat(paths)
+
+
+@pytest.mark.parametrize(("compiled", "side_by_side"), [(False, 3), (True, 1), (True, 3)])
+def test_cuda_trains_the_cpu_s_experts(compiled, side_by_side):
+    """GSAM holds two gradients at once, which CUDA graphs must not overwrite."""
+    ours, expected = expert_paths("cuda", compiled, side_by_side), expert_paths("cpu", False, 1)
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-11)
