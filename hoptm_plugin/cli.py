@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a run failed, 2 something the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    prepare()
     if not arguments:
         _fail(f"a command is missing\n\n{OVERVIEW}", 2)
     if arguments[0] in ("-h", "--help"):
@@ -82,6 +81,7 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args(arguments)
+    prepare()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

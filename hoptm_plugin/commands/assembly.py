@@ -34,6 +34,8 @@ from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.networks import create
 from hoptm_plugin.networks.flat import FlatNetwork
 
+USUAL_EPOCHS = 100
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -145,10 +147,11 @@ class Workbench:
         runtime, shape, classes = self.settings.runtime, self.data.image_shape, len(self.data.class_names)
         compiled = runtime.compile
         if compiled == "auto":
-            with torch.device("meta"):
-                modules = [builder.build(shape, classes) for builder in networks or [self.parts.network]]
-            per_image = sum(forward_operations(module, shape) for module in modules) / len(modules)
-            compiled = worth_compiling(self.device, 3 * image_passes * per_image)
+            builders = networks or [self.parts.network]
+            per_image = sum(
+                forward_operations(partial(builder.build, shape, classes), shape) for builder in builders
+            ) / len(builders)
+            compiled = image_passes > 0 and worth_compiling(self.device, 3 * image_passes * per_image)
         budget = default_budget(self.device) if runtime.memory_budget is None else int(runtime.memory_budget)
         return Compute(runtime.unroll, compiled, runtime.precision, budget, runtime.parallel_networks)
 
@@ -202,7 +205,8 @@ class Workbench:
         """Return experts that reach at least ``epochs``, training what is missing."""
         settings = self.settings.experts
         epochs = max(epochs, settings.epochs or 0)
-        passes = settings.count * epochs * len(self.task.train) * (2 if settings.training.algorithm == "gsam" else 1)
+        # of one expert of usual length: how it is computed must not depend on how many there are, or for how long
+        passes = USUAL_EPOCHS * len(self.task.train) * (2 if settings.training.algorithm == "gsam" else 1)
         trajectories = build_experts(
             self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
             self.progress, self._compute(passes),

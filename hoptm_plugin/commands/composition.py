@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
-from hoptm_plugin.commands.folder import CONFIG, read_config
+from hoptm_plugin.commands.folder import CONFIG, FREE_RUNTIME, read_config
 from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
 from hoptm_plugin.core.registry import checked
 
@@ -16,7 +16,7 @@ RECIPE_GROUPS = ("method", "dataset")
 # settings that leave a run what was published: any other one, given on the command line, drops ``reported``
 LEAVES_REPORTED = (
     "method=", "dataset=", "dataset.root", "dataset.download", "ipc", "seed", "data_seed", "networks", "resume",
-    "synthetic", "method_title", "runtime", "experts.root", "experts.seed", "hydra",
+    "synthetic", "method_title", *FREE_RUNTIME, "experts.root", "experts.seed", "hydra",
     "distillation.checkpoint_every", "distillation.log_every", "protocol.random_subset",
 )  # fmt: skip
 

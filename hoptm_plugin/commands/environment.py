@@ -17,14 +17,18 @@ def prepare() -> None:
 
 
 def _private_folder() -> Path | None:
-    """Return the folder of compiled code in the user's own cache, or None where there is no home to write to.
+    """Return the folder of compiled code in the user's own cache, or None where that is not to be had.
 
     What lies there is executed. Torch's default is a folder of a predictable name in the system's temporary folder,
     which on a shared machine another user may have made first.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoptm-bench" / "compiled"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
+        own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoptm-bench"
+        folder = own / "compiled"
+        for part in (own, folder):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.name == "posix" and (part.stat().st_uid != os.getuid() or part.stat().st_mode & 0o022):
+                return None
+    except (OSError, RuntimeError):  # a home that cannot be written to, or none
         return None
-    return folder
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None

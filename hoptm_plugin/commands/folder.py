@@ -21,8 +21,16 @@ CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, SPLIT = (
 )
 # settings that do not determine the synthetic set, or only by chance
 NOT_OF_THE_SET = ("seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites")
-# what may differ between a run and its continuation: it changes nothing that is computed
-FREE_TO_CHANGE = ("resume", "runtime", "experts.root", "dataset.root", "dataset.download")
+# how a run is computed; lower precision is more than that
+FREE_RUNTIME = tuple(
+    f"runtime.{name}" for name in ("device", "unroll", "compile", "memory_budget", "parallel_networks", "threads")
+)
+# what may differ between a run and its continuation: it changes nothing that is computed, but for rounding
+FREE_TO_CHANGE = ("resume", *FREE_RUNTIME, "experts.root", "dataset.root", "dataset.download")
+# left out at their defaults, so that runs and cards from before they existed still count as made alike
+ADDED_LATER = {
+    "runtime.precision": "float32", "experts.training.precision": "float32", "protocol.precision": "float32",
+}  # fmt: skip
 
 
 class RunFolder:
@@ -99,11 +107,15 @@ def distillation_sha256(settings: dict[str, Any]) -> str:
 
 
 def _decisive(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    return {
-        key: _decisive(value, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if f"{prefix}{key}" not in FREE_TO_CHANGE
-    }
+    decisive: dict[str, Any] = {}
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if path in FREE_TO_CHANGE or (path in ADDED_LATER and value == ADDED_LATER[path]):
+            continue
+        decisive[key] = _decisive(value, f"{path}.") if isinstance(value, dict) else value
+    if decisive.get("runtime") == {}:
+        del decisive["runtime"]
+    return decisive
 
 
 def plain(value: Any) -> Any:

@@ -142,7 +142,7 @@ def finished_card(
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
         selection=settings.distillation.selection,
         reported=None if published is None else published.of(ipc),
-        cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench.device)},
+        cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,
         config_sha256=config_sha256(values),
         distillation_sha256=distillation_sha256(values),
@@ -151,11 +151,13 @@ def finished_card(
     )
 
 
-def device_name(device: torch.device) -> str:
-    """Return the device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.get_num_threads()} threads)"
+def device_name(bench: Workbench) -> str:
+    """Return the device in words, and the precision of the unroll where it is lower."""
+    precision = bench.settings.runtime.precision
+    lower = "" if precision == "float32" else f", {precision}"
+    if bench.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(bench.device)}{lower}"
+    return f"CPU ({torch.get_num_threads()} threads{lower})"
 
 
 def _selection(bench: Workbench, evaluator: Evaluator) -> Callable[[SyntheticSet], float] | None:

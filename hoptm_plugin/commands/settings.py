@@ -52,14 +52,14 @@ class Experts(_Settings):
 
 
 class Runtime(_Settings):
-    """Where and how it computes; none of it changes what is computed, but for rounding.
+    """Where and how it computes; none of it but ``precision`` changes more than rounding.
 
     Attributes:
         device: "auto" takes CUDA where there is one.
         precision: "float32" (TF32 off), "tf32" (CUDA only: matrix products and convolutions with 10-bit mantissas), or
             "bf16" (the unrolled student computes in bfloat16; what experts and evaluated networks compute in is
             ``experts.training.precision`` and ``protocol.precision``).
-        unroll: how the student's steps are differentiated.
+        unroll: how the student's steps are differentiated; "full" is never compiled.
         compile: compile training steps; "auto": where it pays, on CUDA and on the CPU for long work.
         memory_budget: what may be spent on going faster ("2GiB"): graphs of student steps that are kept with
             ``unroll=auto``, and networks side by side; "auto" (None): a quarter of a GPU, 256 MiB on the CPU.

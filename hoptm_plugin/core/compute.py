@@ -7,9 +7,12 @@ import logging
 import os
 import shutil
 import sys
+import sysconfig
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -17,8 +20,11 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from hoptm_plugin.core.errors import ConfigurationError
+
 UnrollStrategy: TypeAlias = Literal["full", "adjoint", "auto"]
 Precision: TypeAlias = Literal["float32", "tf32", "bf16"]
+TrainingPrecision: TypeAlias = Literal["float32", "bf16"]
 
 MIB = 2**20
 CPU_BUDGET = 256 * MIB
@@ -69,12 +75,18 @@ def default_budget(device: torch.device) -> int:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Return whether ``torch.compile`` has what it needs: on the CPU a C++ compiler, on CUDA Triton."""
+    """Return whether ``torch.compile`` has what it needs.
+
+    That is Python's headers and the C++ compiler that torch would choose, on CUDA Triton and a C compiler.
+    """
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return False
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
-        return bool(has_triton())
-    return any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++", "cl"))
+        return bool(has_triton()) and any(shutil.which(name) for name in (os.environ.get("CC") or "gcc", "clang"))
+    default = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or default) is not None
 
 
 def worth_compiling(device: torch.device, operations: float) -> bool:
@@ -91,20 +103,52 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
     Shapes are never generalised: code for a shape must not depend on the shapes seen before, or a resumed run would
     compute other bits. Results may lie in memory that the next call overwrites.
     """
+    _configure_compiler()
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except _compiler_errors() as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigurationError(
+                f"runtime.compile: this network cannot be compiled ({reason}); use runtime.compile=false"
+            ) from error
+
+    return call
+
+
+@cache
+def _configure_compiler() -> None:
     # of no use to a user: that torch looks for CUDA to build extensions with, and how it builds itself
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
     # its default of 8 counts all networks and batch sizes of one process together
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    mode = "reduce-overhead" if device.type == "cuda" else None
-    return torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+    if torch.cuda.is_available():  # there, kernels are otherwise chosen by timing them
+        torch._inductor.config.deterministic = True
 
 
-def forward_operations(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return the floating-point operations of one image's forward pass; ``module`` lies on the meta device."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.eval()(torch.empty(1, *image_shape, device="meta"))
+@cache
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    return TorchDynamoException, InductorError
+
+
+def forward_operations(build: Callable[[], nn.Module], image_shape: tuple[int, int, int]) -> int:
+    """Return the floating-point operations of one image's forward pass, or 0 where they cannot be counted.
+
+    Nothing is computed for it. A network that does not fit the images, or that must see real numbers, has none.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+            build().eval()(torch.empty(1, *image_shape))
+    except Exception:
+        return 0
     return int(counter.get_total_flops())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -108,7 +108,7 @@ class Distiller:
                 self.optimisers.step(term.loss, self.settings.skip_above)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(self._explain(error, step, term)) from None
-            terms.append(term)
+            terms.append(replace(term, loss=term.loss.detach()))  # not the graph, and what it holds
         if self.average is not None:
             self.average.update(self.synthetic)
         self.method.after_step(step)

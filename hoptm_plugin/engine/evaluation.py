@@ -86,7 +86,9 @@ class Evaluator:
     def _train(
         self, name: str, networks: Sequence[nn.Module], sets: Sequence[SyntheticSet], seeds: Sequence[Seeds]
     ) -> None:
-        whole = [(synthetic.expanded().images, synthetic.expanded().targets.detach()) for synthetic in sets]
+        distinct = {id(synthetic): synthetic.expanded() for synthetic in sets}
+        expanded = [distinct[id(synthetic)] for synthetic in sets]
+        whole = [(synthetic.images, synthetic.targets.detach()) for synthetic in expanded]
         train_networks(
             networks, self._loss(name), whole, self.protocol, self._learning_rate(sets[0]),
             self.augmentation, seeds,
@@ -103,15 +105,16 @@ class Evaluator:
 
     def _side_by_side(self, name: str, sets: Mapping[int, SyntheticSet]) -> int:
         """Return how many networks are trained at once: one where they or their sets do not allow more."""
-        first = sets[0].expanded()
         kinds = {(synthetic.images.shape, self._learning_rate(synthetic)) for synthetic in sets.values()}
         loss = self._loss(name)
         if len(kinds) > 1 or not loss.stackable:
             return 1
-        batch = slice(0, self.protocol.batch)
-        return self.compute.side_by_side(
-            first.images.device, lambda: loss.bytes_per_network(first.images[batch], first.targets.detach()[batch])
-        )
+
+        def bytes_per_network() -> int:
+            whole, batch = sets[0].expanded(), slice(0, self.protocol.batch)
+            return loss.bytes_per_network(whole.images[batch], whole.targets.detach()[batch])
+
+        return self.compute.side_by_side(sets[0].images.device, bytes_per_network)
 
 
 def real_subset(data: ImageData, ipc: int, seeds: Seeds) -> SyntheticSet:

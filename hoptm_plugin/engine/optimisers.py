@@ -66,7 +66,7 @@ class Optimisers:
         gradients = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
         finite = torch.stack([torch.isfinite(part).all() for part in (loss.detach(), *gradients)])
         if not bool(finite.all()):
-            what = "gradient of the loss is NaN or infinite" if bool(finite[0]) else f"loss is {float(loss)}"
+            what = "gradient of the loss is NaN or infinite" if bool(finite[0]) else f"loss is {float(loss.detach())}"
             raise NonFiniteLossError(f"the {what}")
         if loss.requires_grad:
             for sgd in self._sgd.values():

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from hoptm_plugin.networks.stack import TrainingPrecision
+from hoptm_plugin.core.compute import TrainingPrecision
 
 
 class _Settings(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from hoptm_plugin.networks.stack import TrainingPrecision
+from hoptm_plugin.core.compute import TrainingPrecision
 
 
 class ExpertTraining(BaseModel):

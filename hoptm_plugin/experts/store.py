@@ -1,7 +1,8 @@
 """The expert store: one folder per recipe, one memory-mapped file per expert, read a segment at a time.
 
 Layout: ``<root>/<recipe digest>/manifest.json`` and ``expert-00000.safetensors`` with one tensor ``parameters``
-(epochs+1, P), float32. Files appear whole by renaming; processes that build the same store write the same bits.
+(epochs+1, P), float32. Files appear whole by renaming; processes that build the same store write the
+same bits, on CUDA up to rounding.
 """
 
 from __future__ import annotations

@@ -77,14 +77,16 @@ def train_experts(
     device = split.labels.device
     theta = starts.detach().clone()
     velocity = torch.zeros_like(theta)
-    # a copy even on the CPU: an alias would make all snapshots the last one
-    snapshots, losses = [theta.cpu().clone()], []
+    trajectories = torch.empty(len(theta), epochs + 1, theta.shape[1], dtype=theta.dtype)
+    trajectories[:, 0] = theta
+    losses = []
     for epoch in range(epochs):
         order = torch.stack([torch.randperm(len(split), generator=part.generator("order", epoch)) for part in seeds])
         draws = [part.generator("augmentation", epoch) for part in seeds]
         total = torch.zeros(len(seeds), device=device)
         for indices in order.to(device).split(training.batch, dim=1):
-            images = augment_side_by_side(augmentation, [split.batch(rows) for rows in indices], draws)
+            batches = split.batch(indices.flatten()).unflatten(0, indices.shape)
+            images = augment_side_by_side(augmentation, list(batches), draws)
             labels = split.labels[indices]
             values, step = loss(theta, images, labels)
             if training.algorithm == "gsam":
@@ -98,9 +100,9 @@ def train_experts(
         losses.append([float(value) / len(split) for value in total])
         if not bool(torch.isfinite(theta).all()):
             raise NonFiniteLossError(f"an expert diverged in epoch {epoch + 1}; lower experts.training.learning_rate")
-        snapshots.append(theta.cpu().clone())
+        trajectories[:, epoch + 1] = theta
         after_epoch(sum(losses[-1]) / len(seeds))
-    return torch.stack(snapshots, dim=1), [list(rows) for rows in zip(*losses, strict=True)]
+    return trajectories, [list(rows) for rows in zip(*losses, strict=True)]
 
 
 def _gradient(loss: TrainingLoss, images: Tensor, labels: Tensor, at: Tensor) -> Tensor:

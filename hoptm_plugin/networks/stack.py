@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,10 @@ from torch.autograd import grad
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
-from hoptm_plugin.core.compute import compile_step, graph_bytes
+from hoptm_plugin.core.compute import TrainingPrecision, compile_step, graph_bytes
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.initialise import has_buffers
-
-TrainingPrecision: TypeAlias = Literal["float32", "bf16"]
 
 
 class TrainingLoss:
@@ -76,7 +74,7 @@ class TrainingLoss:
 
     def bytes_per_network(self, images: Tensor, targets: Tensor) -> int:
         """Return about what one training step of one network takes beside its parameters, in bytes."""
-        theta = self.network.flatten().to(images.device)
+        theta, images, targets = self.network.flatten().to(images.device), images.clone(), targets.clone()
         buffers = {name: buffer.clone() for name, buffer in self.network.module.named_buffers()}
         return graph_bytes(lambda: self._loss(theta.requires_grad_(), buffers, images, targets))
 

@@ -170,7 +170,8 @@ class TrajectoryMatching(Method):
         task, device = self._task, synthetic.images.device
         assert synthetic.step_size is not None
         segment = self._trajectories.segment(*self._segment_of(step))
-        if not self.sampler.state_dict():  # a sampler with a memory must not be asked twice
+        # parts with a memory must not be asked twice
+        if not any(part.state_dict() for part in (self.sampler, *self.schedulers.values())):
             self._trajectories.announce(*self._segment_of(step + 1))
         generator = task.seeds.generator("batches", step)
         plan = plan_batches(len(synthetic.images), self.student_batch, self.student_steps, generator)
@@ -204,6 +205,7 @@ class TrajectoryMatching(Method):
         return {
             "matchers": {name: term.matcher.state_dict() for name, term in self.matchers.items()},
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+            "sampler": self.sampler.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -212,3 +214,4 @@ class TrajectoryMatching(Method):
             term.matcher.load_state_dict(state.get("matchers", {}).get(name, {}))
         for name, scheduler in self.schedulers.items():
             scheduler.load_state_dict(state.get("schedulers", {}).get(name, {}))
+        self.sampler.load_state_dict(state.get("sampler", {}))

@@ -26,9 +26,9 @@ class StepGraph:
     gradient: Tensor
 
     def products(self, direction: Tensor, wanted: Sequence[int]) -> Products:
-        """See :meth:`StudentStep.products`; may be called several times."""
+        """See :meth:`StudentStep.products`; once, since the graph is freed."""
         inputs = [self.leaves[index] for index in wanted]
-        products = grad(self.gradient, inputs, direction, retain_graph=True) if inputs else ()
+        products = grad(self.gradient, inputs, direction) if inputs else ()
         return self.gradient.detach() @ direction, tuple(products)
 
 
@@ -121,5 +121,6 @@ class StudentStep:
         """Return what :meth:`graph` keeps, in bytes, for a mini-batch of this shape."""
         key = (images.shape, images.dtype)
         if key not in self._graph_bytes:
-            self._graph_bytes[key] = graph_bytes(lambda: self.graph(theta, images, targets))
+            own = images.clone(), targets.clone()  # of a view, the whole memory would count
+            self._graph_bytes[key] = graph_bytes(lambda: self.graph(theta, *own))
         return self._graph_bytes[key]

@@ -43,9 +43,9 @@ def unroll(
         targets: class indices (sum of sizes,), or probabilities (sum of sizes, K).
         sizes: mini-batch size of each of the N steps.
         step_size: alpha, 0-d.
-        strategy: "full", "adjoint", or "auto": the adjoint, with the graphs of the last steps kept as far as
-            ``memory_budget`` holds them. Compiled steps keep none: building them again is faster there. An approximate
-            gradient has one way to be computed, and leaves this out of account.
+        strategy: "full" (never compiled), "adjoint", or "auto": the adjoint, with the graphs of the last steps kept as
+            far as ``memory_budget`` holds them. Compiled steps keep none: building them again is faster there. An
+            approximate gradient has one way to be computed, and leaves this out of account.
         gradient: "exact"; "tesla", which takes every step's gradient as if theta_i did not depend on earlier images
             and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it.
         memory_budget: bytes for kept graphs.
@@ -56,9 +56,9 @@ def unroll(
     if strategy == "full" and gradient == "exact":
         return _full(step, start, images, targets, sizes, step_size)
     kept = 0
-    if strategy == "auto" and gradient == "exact" and not step.compiled:
-        largest = max(sizes)
-        kept = memory_budget // step.graph_bytes(start, images.detach()[:largest], targets.detach()[:largest])
+    if strategy == "auto" and gradient == "exact" and memory_budget and not step.compiled:
+        largest = slice(0, max(sizes))
+        kept = memory_budget // step.graph_bytes(start, images.detach()[largest], targets.detach()[largest])
     return start, *_Adjoint.apply(step, tuple(sizes), start, images, targets, step_size, gradient, kept)
 
 
@@ -127,8 +127,9 @@ class _Adjoint(torch.autograd.Function):
                 adjoint = direct if adjoint is None else adjoint + direct
             if adjoint is None:  # nothing of the loss depends on this step or a later one
                 continue
-            if i in graphs:
-                along, found = graphs[i].products(adjoint, wanted)
+            graph = graphs.pop(i, None)  # freed once walked; a second backward pass builds it again
+            if graph is not None:
+                along, found = graph.products(adjoint, wanted)
             else:
                 along, found = ctx.step.products(path[i], image_parts[i], target_parts[i], adjoint, wanted)
             step_size_grad -= along

@@ -1,8 +1,10 @@
 """The command line with compiled steps, lower precision, a memory budget and networks side by side."""
 
 import pytest
+import torch
 from command_line import TINY_NETWORK, TINY_PROTOCOL, TINY_RUN, call, card, start
 from generated import NPZ
+from safetensors.torch import load_file
 from test_reproducibility import bits, kill_when
 
 from hoptm_plugin.commands.environment import COMPILED_CODE
@@ -57,10 +59,14 @@ def test_networks_side_by_side_and_any_memory_budget_run_the_whole_way(bench, np
     for name, more in (("a", ("runtime.parallel_networks=2",)), ("b", ("runtime.memory_budget=0",))):
         result = bench(*settings, *more, f"hydra.run.dir={name}", experts=tmp_path / f"{name}-experts")
         assert result.code == 0, result.err
-    (experts_a,), (experts_b,) = ([path.name for path in (tmp_path / f"{name}-experts").iterdir()] for name in "ab")
-    assert experts_a == experts_b
-    rows = [card(tmp_path / name)["evaluations"] for name in "ab"]
-    assert [list(part) for part in rows[0]] == [list(part) for part in rows[1]]
+    (store_a,), (store_b,) = (list((tmp_path / f"{name}-experts").iterdir()) for name in "ab")
+    assert store_a.name == store_b.name
+    for one in store_a.glob("*.safetensors"):
+        ours, alone = (load_file(store / one.name)["parameters"] for store in (store_a, store_b))
+        torch.testing.assert_close(ours, alone, rtol=1e-4, atol=1e-5)
+    accuracies = [card(tmp_path / name)["evaluations"][0]["accuracy"]["values"] for name in "ab"]
+    assert len(accuracies[0]) == 3
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import torch
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.engine.settings import Protocol
+from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertTraining, train_experts
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
 from hoptm_plugin.networks.stack import TrainingLoss
@@ -70,3 +72,40 @@ def test_cuda_trains_the_cpu_s_experts(compiled, side_by_side):
     """GSAM holds two gradients at once, which CUDA graphs must not overwrite."""
     ours, expected = expert_paths("cuda", compiled, side_by_side), expert_paths("cpu", False, 1)
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize(("compiled", "side_by_side"), [(False, 2), (True, 1), (True, 2)])
+def test_cuda_trains_the_cpu_s_networks(norm, compiled, side_by_side):
+    """With momentum, short last batches and, for networks trained one at a time, running statistics."""
+    if norm == "batch" and side_by_side > 1:
+        pytest.skip("networks with running statistics are trained one at a time")
+    data, protocol = example_data(dtype=torch.float64), Protocol(epochs=4, batch=7)
+    trained = {}
+    for device, together in (("cuda", side_by_side), ("cpu", 1)):
+        modules = [
+            create(ConvNet(2, 4, norm), data.image_shape, 3, Seeds(number).generator("start")).double().to(device)
+            for number in range(2)
+        ]
+        loss = TrainingLoss(modules[0], compiled and device == "cuda")
+        sets = [(data.train.images.to(device), data.train.labels.to(device))] * 2
+        for at in range(0, 2, together):
+            group = slice(at, at + together)
+            seeds = [Seeds(number) for number in range(2)][group]
+            train_networks(modules[group], loss, sets[group], protocol, 0.05, DSA(), seeds)
+        trained[device] = [tensor.cpu() for module in modules for tensor in module.state_dict().values()]
+    for ours, expected in zip(trained["cuda"], trained["cpu"], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2])
+def test_cuda_trains_in_bf16(side_by_side):
+    data = example_data()
+    modules = [create(ConvNet(2, 8), data.image_shape, 3, Seeds(0).generator("start"), "cuda") for _ in range(2)]
+    loss, before = TrainingLoss(modules[0], True, "bf16"), modules[0].state_dict()["features.0.weight"].clone()
+    sets = [(data.train.images.cuda(), data.train.labels.cuda())] * side_by_side
+    train_networks(modules[:side_by_side], loss, sets, Protocol(epochs=3), 0.05, DSA(), [Seeds(0)] * side_by_side)
+    after = modules[0].state_dict()["features.0.weight"]
+    assert after.dtype == torch.float32
+    assert bool(torch.isfinite(after).all())
+    assert not torch.equal(before, after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
@@ -125,15 +127,48 @@ def test_compiled_steps_give_the_same_bits_again_also_when_compiled_anew():
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 9])
 def test_a_memory_budget_keeps_as_many_graphs_as_it_holds(kept, monkeypatch):
-    step = make_step(False)
-    theta, images, targets, _ = make_batch(step, 5)
-    budget = kept * step.graph_bytes(theta, images, targets)
+    step, other = make_step(False), make_step(False)  # what one step needs is found by the unroll itself
+    theta, images, targets, _ = make_batch(other, 5)
+    budget = kept * other.graph_bytes(theta, images, targets)
     rebuilt, products = [], step.products
     monkeypatch.setattr(step, "products", lambda *arguments: rebuilt.append(1) or products(*arguments))
     ours = path_gradients(step, "auto", budget)
     assert len(rebuilt) == 4 - min(kept, 4)
     for one, two in zip(ours, path_gradients(make_step(False), "adjoint"), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-14)
+
+
+def test_kept_graphs_are_freed_once_walked_and_a_second_backward_pass_builds_them_again():
+    """Held until the next iteration's are built, they would take twice the budget."""
+    step, graphs, graph = make_step(False), [], StudentStep.graph
+
+    def recorded(*arguments):
+        built = graph(step, *arguments)
+        graphs.append(weakref.ref(built))
+        return built
+
+    step.graph = recorded
+    images = torch.randn(6, *SHAPE, dtype=torch.float64, requires_grad=True)
+    path = unroll(step, step.network.flatten(), images, torch.zeros(6, dtype=torch.int64), (3, 3),
+                  torch.tensor(0.1, dtype=torch.float64), memory_budget=10**9)  # fmt: skip
+    assert len([reference for reference in graphs if reference() is not None]) == 2
+    loss = path[-1].square().sum()
+    (first,) = torch.autograd.grad(loss, images, retain_graph=True)
+    assert all(reference() is None for reference in graphs)
+    (second,) = torch.autograd.grad(loss, images)
+    torch.testing.assert_close(first, second, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "builder", [ConvNet(1, 4, norm="layer", act="leaky_relu", pool="max"), ConvNet(1, 4, "group", "sigmoid", "none")]
+)
+def test_other_layers_compile_to_the_same_products(builder):
+    network = FlatNetwork(create(builder, SHAPE, CLASSES, torch.Generator().manual_seed(0)).double())
+    eager, compiled = StudentStep(network), StudentStep(network, compiled=True)
+    batch = make_batch(eager, 3)
+    for ours, theirs in zip(compiled.products(*batch, (0, 1))[1], eager.products(*batch, (0, 1))[1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_graph_bytes_grow_with_the_batch_and_stay_near_what_activations_need():

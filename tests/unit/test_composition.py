@@ -11,12 +11,13 @@ from hydra.core.plugins import Plugins
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.cli import _settings
 from hoptm_plugin.commands.composition import apply_recipe, explicit_paths, overlay, resumed
-from hoptm_plugin.commands.folder import RunFolder, config_sha256, read_config, remove_if_empty
+from hoptm_plugin.commands.folder import RunFolder, config_sha256, distillation_sha256, read_config, remove_if_empty
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.data.prepare import Preprocess
+from hoptm_plugin.experts import ExpertRecipe, ExpertTraining
 from hoptm_plugin.search_path import PluginSearchPath
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
@@ -228,6 +229,27 @@ def test_config_digest_ignores_what_changes_no_result():
     assert config_sha256(values() | {"resume": True, "runtime": {"device": "cpu"}}) == digest
     assert config_sha256(dict(reversed(values().items()))) == digest
     assert config_sha256(values() | {"ipc": 6}) != digest
+
+
+def test_the_digests_of_default_settings_are_those_from_before_lower_precision_could_be_chosen():
+    """Runs made earlier and later stand in one row, and stores of experts are found again."""
+    settings = compose("method=mtt", "dataset=digits", "ipc=1")[0]
+    assert config_sha256(settings) == "1d0427f01f4985fb97537a7ca958f8a4c8fc3c70f8723f921f01950ff84e7d94"
+    assert distillation_sha256(settings) == "bc1775b2840b4cbe731ede432d33073631b83c83d84a7a8b7a6eb9e3f60ae21a"
+    recipe = ExpertRecipe(data="d", network={"name": "convnet"}, augmentation={"name": "dsa"},
+                          training=ExpertTraining(), seed=0)  # fmt: skip
+    assert recipe.digest == "d7ed1354071a885e"
+
+
+@pytest.mark.parametrize("setting", ["runtime.precision", "experts.training.precision"])
+def test_lower_precision_makes_another_set_and_cannot_be_changed_on_resuming(setting, tmp_path):
+    plain, low = (compose("dataset=digits", *more)[0] for more in ((), (f"{setting}=bf16",)))
+    assert config_sha256(plain) != config_sha256(low)
+    assert distillation_sha256(plain) != distillation_sha256(low)
+    folder = RunFolder(tmp_path / "run")
+    folder.begin(plain)
+    with pytest.raises(RunFolderError, match=f"{setting.split('.')[0]}.*bf16"):
+        folder.check(low, resume=True)
 
 
 @pytest.mark.parametrize("text", ["a: [1", "- 1", "!!python/object/apply:os.getcwd []", "\x00"])

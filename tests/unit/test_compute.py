@@ -3,9 +3,11 @@
 import os
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from hoptm_plugin.commands.assembly import resolve_device
 from hoptm_plugin.commands.environment import COMPILED_CODE, prepare
@@ -13,6 +15,14 @@ from hoptm_plugin.commands.settings import Runtime
 from hoptm_plugin.core import compute
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.networks import ConvNet
+
+
+def raising(error):
+    def function(*arguments):
+        raise error
+
+    return function
+
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -31,6 +41,13 @@ def test_without_a_compiler_auto_goes_without_and_true_is_refused(monkeypatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert not compute.can_compile(CPU)
+    compiler = tmp_path / "own-compiler"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", "own-compiler")
+    assert compute.can_compile(CPU)
+    monkeypatch.setattr(compute.sysconfig, "get_path", lambda name: str(tmp_path))  # no Python.h in it
+    assert not compute.can_compile(CPU)
     assert not compute.worth_compiling(CPU, 1e20)
     resolve_device(Runtime(device="cpu"))
     with pytest.raises(ConfigurationError, match=r"runtime\.compile: needs a C\+\+ compiler.*use false or auto"):
@@ -39,16 +56,31 @@ def test_without_a_compiler_auto_goes_without_and_true_is_refused(monkeypatch, t
 
 def test_operations_of_a_forward_pass_are_those_counted_by_hand():
     """Multiplications and additions of convolutions and the linear layer; norms and pooling do not count."""
-    with torch.device("meta"):
-        module = ConvNet(depth=2, width=8).build((3, 16, 16), 5)
     by_hand = 2 * (16 * 16 * 8 * 3 * 9 + 8 * 8 * 8 * 8 * 9 + 8 * 4 * 4 * 5)
-    assert compute.forward_operations(module, (3, 16, 16)) == by_hand
+    assert compute.forward_operations(lambda: ConvNet(depth=2, width=8).build((3, 16, 16), 5), (3, 16, 16)) == by_hand
 
 
 def test_a_network_with_running_statistics_is_counted_as_well():
-    with torch.device("meta"):
-        module = ConvNet(depth=2, width=8, norm="batch").build((1, 8, 8), 5)
-    assert compute.forward_operations(module, (1, 8, 8)) > 0
+    builder = ConvNet(depth=2, width=8, norm="batch")
+    assert compute.forward_operations(lambda: builder.build((1, 8, 8), 5), (1, 8, 8)) > 0
+
+
+class Curious(nn.Module):
+    """Looks at numbers, which are not there on the meta device."""
+
+    def forward(self, images):
+        return images * 2 if float(images.sum()) > 0 else images
+
+
+@pytest.mark.parametrize("build", [Curious, lambda: ConvNet(depth=9).build((3, 8, 8), 5)])
+def test_what_cannot_be_counted_counts_as_nothing(build):
+    assert compute.forward_operations(build, (3, 8, 8)) == 0
+
+
+def test_a_network_that_cannot_be_compiled_is_said_in_one_line():
+    step = compute.compile_step(Curious(), CPU)
+    with pytest.raises(ConfigurationError, match=r"runtime\.compile: this network cannot be compiled .*compile=false"):
+        step(torch.ones(3))
 
 
 def test_graph_bytes_count_what_is_saved_once():
@@ -77,6 +109,19 @@ def test_a_home_that_cannot_be_written_to_stops_nothing(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.delenv(COMPILED_CODE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    prepare()
+    assert COMPILED_CODE not in os.environ
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", raising(RuntimeError("no home")))
+    prepare()
+    assert COMPILED_CODE not in os.environ
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(monkeypatch, tmp_path):
+    (tmp_path / "hoptm-bench").mkdir()
+    (tmp_path / "hoptm-bench").chmod(0o777)
+    monkeypatch.delenv(COMPILED_CODE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     prepare()
     assert COMPILED_CODE not in os.environ
 
