@@ -77,10 +77,18 @@ SUITES: dict[str, list[Case]] = {
     "evaluation": [Case("PathMNIST IPC 10", "evaluation", EVALUATION, TRAINING)],
     "segments": [Case("3 of 21 epochs", "segments", {"stored_epochs": 20}, {**CLASSICAL, "expert store": {}})],
     "start-up": [Case("process", "start_up", {}, {**CLASSICAL, "help": {}, "list": {}, "list methods": {}})],
+    "precision": [
+        Case(
+            "PathMNIST IPC 10",
+            "precision",
+            {},
+            {"eager": {}, **BOTH_COMPILED, "compiled tf32": DISTILLING["compiled tf32"]},
+        )
+    ],
     "scaling": _scaling(),
     "large": [
         Case("PathMNIST IPC 1000", "iteration", {**ONCE, "images": 9000, "batch": 100, "steps": 100}, ADJOINT),
         Case("COVID IPC 50, 112x112", "iteration", {**ONCE, **COVID}, ADJOINT),
     ],
 }
-DEFAULT = [name for name in SUITES if name not in ("scaling", "large")]
+DEFAULT = [name for name in SUITES if name not in ("precision", "scaling", "large")]

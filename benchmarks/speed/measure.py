@@ -33,6 +33,7 @@ from hoptm_plugin.experts.training import train_experts
 from hoptm_plugin.networks import FlatNetwork
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.results.software import software_versions
+from hoptm_plugin.trajectory import StudentStep, unroll
 
 Figures = dict[str, float]
 MIB = 2**20
@@ -94,6 +95,38 @@ def iteration(job: Job) -> Figures:
     if "seconds" in figures:
         figures["step_ms"] = 1000 * figures["seconds"] / job["steps"]
     return figures
+
+
+def precision(job: Job) -> Figures:
+    """Measure 1 - cosine to eager float64: at worst of any step's derivatives, and of a whole path's image gradient."""
+    device, generator = torch.device(job["device"]), SEEDS.generator("precision")
+    images, labels = noise(job, torch.float64).train.images, noise(job).train.labels
+    batches = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(job["steps"])])
+    batches = batches[: job["steps"] * job["batch"]].to(device).view(job["steps"], -1)
+    exact = StudentStep(FlatNetwork(network(job, "expert", dtype=torch.float64)))
+    ours = StudentStep(FlatNetwork(network(job, "expert")), job["compiled"], job["precision"])
+    start = exact.network.flatten()
+    direction = torch.randn(start.shape, generator=generator, dtype=torch.float64).to(device)
+    figures, gradients, points = dict.fromkeys(("gradient", "hessian", "images"), 0.0), [], []
+    for step, dtype in ((exact, torch.float64), (ours, torch.float32)):
+        x = images[batches.flatten()].to(dtype).requires_grad_()
+        y, rate = labels[batches.flatten()], torch.tensor(RATE, dtype=dtype, device=device)
+        points = unroll(step, start.to(dtype), x, y, [job["batch"]] * job["steps"], rate, "adjoint")
+        gradients.append(torch.autograd.grad((points[-1] - start.to(dtype)) @ direction.to(dtype), x)[0])
+    for theta, rows in zip(points, batches, strict=False):
+        found = []
+        for step, dtype in ((exact, torch.float64), (ours, torch.float32)):
+            at, x, along = (part.detach().to(dtype) for part in (theta, images[rows], direction))
+            products = step.products(at, x, labels[rows], along, (0, 1))[1]
+            found.append([part.double() for part in (step.gradient(at, x, labels[rows]), *products)])
+        for name, one, two in zip(figures, *found, strict=True):
+            figures[name] = max(figures[name], distance(one, two))
+    return figures | {"whole": distance(*gradients)}
+
+
+def distance(one: torch.Tensor, two: torch.Tensor) -> float:
+    """Return 1 - cosine."""
+    return 1 - float(torch.cosine_similarity(one.double().flatten(), two.double().flatten(), dim=0))
 
 
 def training(job: Job, run: Callable[[int], object]) -> Figures:
@@ -196,7 +229,7 @@ def main() -> None:
     if sys.platform == "linux":  # should memory run out, this process is the one to go
         Path("/proc/self/oom_score_adj").write_text("1000")
     if job["keep_freed_memory"]:
-        keep_freed_memory()
+        keep_freed_memory(torch.device(job["device"]), lambda: 0)
     if job["compiled"] and not can_compile(torch.device(job["device"])):
         sys.exit("error: compiling needs a C++ compiler (g++ or clang++), on CUDA Triton; it is not there")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job["precision"] == "tf32"

@@ -21,13 +21,19 @@ FIGURES = {
     "evaluation": [("epochs_per_s", "epochs/s"), ("epochs_per_s_each", "epochs/s per network"), *FIRST, *MEMORY],
     "segments": [("reads_per_s", "reads/s"), *MEMORY[:1]],
     "start_up": [("seconds", "s")],
+    "precision": [
+        ("gradient", "gradient"),
+        ("hessian", "Hv"),
+        ("images", "d<g,v>/dX"),
+        ("whole", "dL/dX of all steps"),
+    ],
 }
 NOTE = """\
 N.NNx: ratio to the variant "classical", the median of the rounds' ratios; below 1 is better for s, ms and MiB, above 1
 for what is per second. ±: half the range over the rounds. first: one iteration or epoch with nothing compiled before;
 code cached: in a later process. peak: highest resident memory; +: the part above the peak before the first iteration.
 Networks trained side by side count together, unless it says per network. Start-up is against a Python process that
-imports torch and torchvision."""
+imports torch and torchvision. Precision: 1 - cosine to float64, at worst of any step; dL/dX of the whole path."""
 
 
 @dataclass

@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     variants = list(dict.fromkeys(name for cases in SUITES.values() for case in cases for name in case.variants))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; by default all but the last two"
+        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; by default all but the last three"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--rounds", type=_count, default=3, help="processes per variant")

@@ -18,7 +18,6 @@ from hoptm_plugin.core.compute import (
     can_compile,
     default_budget,
     forward_operations,
-    keep_freed_memory,
     worth_compiling,
 )
 from hoptm_plugin.core.dataset import ImageData
@@ -105,7 +104,6 @@ def resolve_device(runtime: Runtime) -> torch.device:
     if runtime.compile is True and not can_compile(device):
         needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton"
         raise ConfigurationError(f"runtime.compile: needs {needed}, which is not there; use false or auto")
-    keep_freed_memory()
     if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
         torch.compiler.reset()
     return device

@@ -32,7 +32,9 @@ MOST_PARALLEL = 16
 # what eager code needs minutes for on two cores; compiling takes about half a minute and saves a third or more
 WORTH_COMPILING = 1e13
 # names that glibc's malloc.h gives to numbers
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
+_MMAPS = 65536  # its default
+KEEP_UP_TO = 512 * MIB
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def graph_bytes(build: Callable[[], object]) -> int:
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[storage._cdata] = storage.nbytes()  # no address: on the meta device there is none
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
@@ -167,16 +169,22 @@ def graph_bytes(build: Callable[[], object]) -> int:
     return sum(storages.values())
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(device: torch.device, step_bytes: Callable[[], int]) -> None:
     """Let glibc's malloc keep what was freed instead of returning it to the system page by page; elsewhere nothing.
 
     Tensors of megabytes come and go in every step. By default each is fresh memory, and the page faults cost as much
-    time as the arithmetic. The process's peak decides what it holds until it ends.
+    time as the arithmetic. What is kept is held until the process ends, and does not fit together again: where a step
+    takes more than ``KEEP_UP_TO``, its largest tensors are therefore still returned, or the peak would double.
+
+    Args:
+        device: where the step is computed; it matters on the CPU only.
+        step_bytes: returns what a step takes, as :func:`graph_bytes` counts it.
     """
-    if not sys.platform.startswith("linux"):
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
-        library.mallopt(_M_MMAP_MAX, 0)
+        library.mallopt(_M_MMAP_MAX, 0 if step_bytes() <= KEEP_UP_TO else _MMAPS)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        library.mallopt(_M_TOP_PAD, 64 * 2**20)
+        library.mallopt(_M_TOP_PAD, 64 * MIB)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from hoptm_plugin.core.compute import Compute
+from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.progress import ProgressFactory
@@ -106,15 +106,16 @@ class Evaluator:
     def _side_by_side(self, name: str, sets: Mapping[int, SyntheticSet]) -> int:
         """Return how many networks are trained at once: one where they or their sets do not allow more."""
         kinds = {(synthetic.images.shape, self._learning_rate(synthetic)) for synthetic in sets.values()}
-        loss = self._loss(name)
-        if len(kinds) > 1 or not loss.stackable:
-            return 1
+        loss, device = self._loss(name), sets[0].images.device
 
         def bytes_per_network() -> int:
             whole, batch = sets[0].expanded(), slice(0, self.protocol.batch)
             return loss.bytes_per_network(whole.images[batch], whole.targets.detach()[batch])
 
-        return self.compute.side_by_side(sets[0].images.device, bytes_per_network)
+        keep_freed_memory(device, bytes_per_network)
+        if len(kinds) > 1 or not loss.stackable:
+            return 1
+        return self.compute.side_by_side(device, bytes_per_network)
 
 
 def real_subset(data: ImageData, ipc: int, seeds: Seeds) -> SyntheticSet:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hoptm_plugin.core.compute import Compute
+from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
@@ -132,10 +132,13 @@ def build_experts(
         compute, training = compute or Compute(), store.recipe.training
         seeds = Seeds(store.recipe.seed)
         loss = TrainingLoss(create(torch.Generator()), compute.compiled, training.precision)
-        rows = torch.arange(min(training.batch, len(split)), device=split.labels.device)
-        together = compute.side_by_side(
-            split.labels.device, lambda: loss.bytes_per_network(split.batch(rows), split.labels[rows])
-        )
+        rows, device = torch.arange(min(training.batch, len(split)), device=split.labels.device), split.labels.device
+
+        def step_bytes() -> int:
+            return loss.bytes_per_network(split.batch(rows), split.labels[rows])
+
+        keep_freed_memory(device, step_bytes)
+        together = compute.side_by_side(device, step_bytes)
         with progress("experts", len(missing) * epochs) as bar:
             for first in range(0, len(missing), together):
                 group, began = missing[first : first + together], time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hoptm_plugin.core.compute import keep_freed_memory
 from hoptm_plugin.core.errors import ConfigurationError, Problems
 from hoptm_plugin.core.interfaces import (
     Gradient,
@@ -144,7 +145,11 @@ class TrajectoryMatching(Method):
         images = self.initial_images.images(task)
         labels = self.labels.initial(images, class_major(task), task)
         step_size = torch.tensor(self.step_size, dtype=images.dtype, device=images.device)
-        return SyntheticSet(images, labels, step_size, task.data.class_names, task.data.normalisation)
+        synthetic = SyntheticSet(images, labels, step_size, task.data.class_names, task.data.normalisation)
+        batch = slice(0, self.student_batch)
+        example = images.detach()[batch], synthetic.targets.detach()[batch]
+        keep_freed_memory(images.device, lambda: self._step.graph_bytes(self._network.flatten(), *example))
+        return synthetic
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield the one loss of iteration ``step``."""

@@ -117,8 +117,10 @@ class _Adjoint(torch.autograd.Function):
         wanted = _wanted(ctx.gradient_kind, wants_images, wants_targets)
         image_factor = 0.5 if ctx.gradient_kind == "tesla_halved" else 1.0
         image_parts, target_parts = images.split(ctx.sizes), targets.split(ctx.sizes)
-        image_grads = [torch.zeros_like(part) for part in image_parts] if wants_images else []
-        target_grads = [torch.zeros_like(part) for part in target_parts] if wants_targets else []
+        image_grad = torch.zeros_like(images) if wants_images else None
+        target_grad = torch.zeros_like(targets) if wants_targets else None
+        image_grads = image_grad.split(ctx.sizes) if image_grad is not None else ()
+        target_grads = target_grad.split(ctx.sizes) if target_grad is not None else ()
         step_size_grad = torch.zeros_like(step_size)
         adjoint: Tensor | None = None
         for i in reversed(range(len(ctx.sizes))):
@@ -137,15 +139,15 @@ class _Adjoint(torch.autograd.Function):
             if 0 in products:
                 adjoint = adjoint - step_size * products[0]
             if wants_images:
-                image_grads[i] = -image_factor * step_size * products[1]
+                image_grads[i].copy_(-image_factor * step_size * products[1])
             if wants_targets:
-                target_grads[i] = -step_size * products[2]
+                target_grads[i].copy_(-step_size * products[2])
         return (
             None,
             None,
             None,
-            torch.cat(image_grads) if wants_images else None,
-            torch.cat(target_grads) if wants_targets else None,
+            image_grad,
+            target_grad,
             step_size_grad if wants_step_size else None,
             None,
             None,

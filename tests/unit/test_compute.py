@@ -129,7 +129,24 @@ def test_a_folder_that_others_may_write_to_is_not_used(monkeypatch, tmp_path):
 def test_the_allocator_is_left_alone_where_it_is_not_glibc_s(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(compute.ctypes, "CDLL", None)  # a call would raise
-    compute.keep_freed_memory()
+    compute.keep_freed_memory(CPU, lambda: 0)
+
+
+@pytest.mark.parametrize(("step_bytes", "mmaps"), [(0, 0), (compute.KEEP_UP_TO, 0), (compute.KEEP_UP_TO + 1, 65536)])
+def test_large_tensors_are_returned_where_keeping_them_would_double_the_peak(step_bytes, mmaps, monkeypatch):
+    calls = []
+
+    class Library:
+        gnu_get_libc_version = None
+
+        def mallopt(self, option, value):
+            calls.append((option, value))
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(compute.ctypes, "CDLL", lambda name: Library())
+    compute.keep_freed_memory(CPU, lambda: step_bytes)
+    assert (-4, mmaps) in calls
+    compute.keep_freed_memory(CUDA, raising(AssertionError("asked for what does not matter there")))
 
 
 @pytest.mark.parametrize(("text", "bytes_"), [("2GiB", 2**31), ("512 MiB", 2**29), (0, 0), ("1.5GB", 1_500_000_000)])
