@@ -228,7 +228,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     if sys.platform == "linux":  # should memory run out, this process is the one to go
         Path("/proc/self/oom_score_adj").write_text("1000")
-    if job["keep_freed_memory"]:
+    if job["keep_freed_memory"] and job["measure"] != "machine":
         keep_freed_memory(torch.device(job["device"]), lambda: 0)
     if job["compiled"] and not can_compile(torch.device(job["device"])):
         sys.exit("error: compiling needs a C++ compiler (g++ or clang++), on CUDA Triton; it is not there")
