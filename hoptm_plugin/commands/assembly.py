@@ -149,7 +149,7 @@ class Workbench:
             per_image = sum(
                 forward_operations(partial(builder.build, shape, classes), shape) for builder in builders
             ) / len(builders)
-            compiled = image_passes > 0 and worth_compiling(self.device, 3 * image_passes * per_image)
+            compiled = worth_compiling(self.device, image_passes, per_image)
         budget = default_budget(self.device) if runtime.memory_budget is None else int(runtime.memory_budget)
         return Compute(runtime.unroll, compiled, runtime.precision, budget, runtime.parallel_networks)
 

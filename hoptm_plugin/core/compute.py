@@ -29,8 +29,10 @@ TrainingPrecision: TypeAlias = Literal["float32", "bf16"]
 MIB = 2**20
 CPU_BUDGET = 256 * MIB
 MOST_PARALLEL = 16
-# what eager code needs minutes for on two cores; compiling takes about half a minute and saves a third or more
+# operations that eager code needs minutes for on two cores; compiling takes half a minute and saves a third or more
 WORTH_COMPILING = 1e13
+# what an image's way forward and backward costs at least, in operations: small networks spend their time elsewhere
+LEAST_PER_PASS = 3e7
 # names that glibc's malloc.h gives to numbers
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 _MMAPS = 65536  # its default
@@ -91,12 +93,19 @@ def can_compile(device: torch.device) -> bool:
     return shutil.which(os.environ.get("CXX") or default) is not None
 
 
-def worth_compiling(device: torch.device, operations: float) -> bool:
-    """Return whether compiling pays for work of so many floating-point operations: on CUDA always, else for long work.
+def worth_compiling(device: torch.device, image_passes: float, forward_operations: float) -> bool:
+    """Return whether compiling pays: on CUDA always, on the CPU for work that takes minutes.
 
     A rule without measurements, so that the same run computes the same bits on a busy machine.
+
+    Args:
+        device: where the work is done.
+        image_passes: how many images go forward and backward through a network.
+        forward_operations: of one image's way forward; 0 where nobody knows, which is not compiled.
     """
-    return can_compile(device) and (device.type == "cuda" or operations >= WORTH_COMPILING)
+    if image_passes <= 0 or forward_operations <= 0 or not can_compile(device):
+        return False
+    return device.type == "cuda" or image_passes * max(3 * forward_operations, LEAST_PER_PASS) >= WORTH_COMPILING
 
 
 def compile_step(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

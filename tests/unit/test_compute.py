@@ -29,12 +29,16 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def test_compiling_pays_on_cuda_and_for_long_work_on_the_cpu(monkeypatch):
     monkeypatch.setattr(compute, "can_compile", lambda device: True)
-    assert compute.worth_compiling(CUDA, 1)
-    assert not compute.worth_compiling(CPU, compute.WORTH_COMPILING * 0.99)
-    assert compute.worth_compiling(CPU, compute.WORTH_COMPILING)
+    assert compute.worth_compiling(CUDA, 1, 1)
+    large, passes = 1e9, compute.WORTH_COMPILING / 3e9
+    assert compute.worth_compiling(CPU, passes, large)
+    assert not compute.worth_compiling(CPU, passes * 0.99, large)
+    assert not compute.worth_compiling(CPU, passes, 1)
+    assert compute.worth_compiling(CPU, 1e6, 1)  # a million passes take minutes through any network
+    assert not compute.worth_compiling(CUDA, 0, large)  # a method that trains nothing
+    assert not compute.worth_compiling(CUDA, 1e9, 0)  # operations that could not be counted
     monkeypatch.setattr(compute, "can_compile", lambda device: False)
-    assert not compute.worth_compiling(CUDA, 1e20)
-    assert not compute.worth_compiling(CPU, 1e20)
+    assert not compute.worth_compiling(CUDA, 1e9, large)
 
 
 def test_without_a_compiler_auto_goes_without_and_true_is_refused(monkeypatch, tmp_path):
@@ -48,7 +52,7 @@ def test_without_a_compiler_auto_goes_without_and_true_is_refused(monkeypatch, t
     assert compute.can_compile(CPU)
     monkeypatch.setattr(compute.sysconfig, "get_path", lambda name: str(tmp_path))  # no Python.h in it
     assert not compute.can_compile(CPU)
-    assert not compute.worth_compiling(CPU, 1e20)
+    assert not compute.worth_compiling(CPU, 1e9, 1e9)
     resolve_device(Runtime(device="cpu"))
     with pytest.raises(ConfigurationError, match=r"runtime\.compile: needs a C\+\+ compiler.*use false or auto"):
         resolve_device(Runtime(device="cpu", compile=True))
