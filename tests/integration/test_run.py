@@ -201,7 +201,9 @@ def test_sweep_goes_on_after_a_failure_and_reports_it(bench, tmp_path, npz_file)
 
 def test_interrupted_run_says_how_to_go_on(tmp_path, experts_root, npz_file):
     dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
-    endless = ("distillation.iterations=1000000", "distillation.checkpoint_every=1", "hydra.run.dir=out")
+    # so many iterations would be worth half a minute of compiling, which is not what is tested
+    endless = ("distillation.iterations=1000000", "distillation.checkpoint_every=1", "hydra.run.dir=out",
+               "runtime.compile=false")  # fmt: skip
     process = command_line.start("run", *dataset, *TINY_RUN, *endless, cwd=tmp_path,
                                  environment={"HOPTM_EXPERTS": str(experts_root)})  # fmt: skip
     try:

@@ -117,13 +117,15 @@ def test_a_gradient_of_one_tensor_moves_that_one_alone():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_gradient_that_is_not_finite_changes_nothing(value):
+def test_a_loss_that_is_not_finite_changes_nothing(value):
     synthetic = make_set(soft=True)
     optimisers = Optimisers(synthetic, settings())
     optimisers.step(curved(synthetic, 0))
     before = {name: tensor.clone() for name, tensor in optimisers.state_dict().items()}
-    with pytest.raises(NonFiniteLossError, match="gradient"):
+    with pytest.raises(NonFiniteLossError, match=r"the loss is (nan|inf|-inf)$"):
         optimisers.step(curved(synthetic, 1) + synthetic.step_size * value)
+    with pytest.raises(NonFiniteLossError, match="gradient of the loss is NaN or infinite"):
+        optimisers.step(curved(synthetic, 1) + (synthetic.step_size * 0).sqrt())
     after = optimisers.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
