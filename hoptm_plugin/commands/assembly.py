@@ -102,8 +102,10 @@ def resolve_device(runtime: Runtime) -> torch.device:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     device = torch.device(name)
     if runtime.compile is True and not can_compile(device):
-        needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton"
-        raise ConfigurationError(f"runtime.compile: needs {needed}, which is not there; use false or auto")
+        needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton and a C compiler"
+        raise ConfigurationError(
+            f"runtime.compile: needs {needed} and Python's headers, which are not all there; use false or auto"
+        )
     if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
         torch.compiler.reset()
     return device

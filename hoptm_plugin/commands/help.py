@@ -30,7 +30,7 @@ Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the
   distillation.selection=validation                keep the checkpoint that does best on the validation split
   runtime.device=auto|cpu|cuda  runtime.unroll=full|adjoint|auto  runtime.precision=float32|tf32|bf16
   runtime.compile=auto|true|false  runtime.memory_budget=2GiB  runtime.parallel_networks=auto|8
-  experts.training.precision=bf16  protocol.precision=bf16   train experts and evaluated networks so; 2-6 times as fast
+  experts.training.precision=bf16  protocol.precision=bf16   train experts and evaluated networks in bfloat16
   hydra.run.dir=PATH                               where the run is written
   hydra.run.dir=PATH resume=true                   go on with the run that lies there; auto: begin it if none does
   -m method=hoptm,mtt ipc=1,10                     all combinations, one after the other

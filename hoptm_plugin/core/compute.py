@@ -169,7 +169,7 @@ def graph_bytes(build: Callable[[], object]) -> int:
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage.nbytes()  # no address: on the meta device there is none
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.settings import Protocol
-from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss, augment_side_by_side
+from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
 
 
 def epochs_before_decay(epochs: int) -> int:

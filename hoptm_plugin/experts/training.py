@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import NonFiniteLossError
@@ -17,7 +18,7 @@ from hoptm_plugin.core.progress import Progress, ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.experts.store import ExpertStore, StoredTrajectories
-from hoptm_plugin.networks.stack import TrainingLoss, augment_side_by_side
+from hoptm_plugin.networks.stack import TrainingLoss
 
 TINY = 1e-12
 

@@ -13,7 +13,6 @@ from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.core.compute import TrainingPrecision, compile_step, graph_bytes
-from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.initialise import has_buffers
 
@@ -108,15 +107,3 @@ class NetworkStack:
         """Write the parameters back into the networks."""
         for network, theta in zip(self._networks, self.parameters, strict=True):
             self._loss.network.load(theta, network)
-
-
-def augment_side_by_side(
-    augmentation: Augmentation, batches: Sequence[Tensor], generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Augment E mini-batches (B, C, H, W), each with numbers from its own generator, and return (E, B, C, H, W)."""
-    if len(batches) == 1:
-        return augmentation(batches[0], generators[0])[None]
-    size, *shape = batches[0].shape
-    pairs = zip(batches, generators, strict=True)
-    draws = [augmentation.draw(len(batch), tuple(shape), generator) for batch, generator in pairs]  # type: ignore
-    return augmentation.apply_many(torch.cat(list(batches)), draws, [size] * len(batches)).unflatten(0, (-1, size))

@@ -38,7 +38,7 @@ class StudentStep:
     Derivatives of <grad_theta l, v> have two exact forms. Eager, reverse over reverse: the gradient's graph is built,
     then walked back. Compiled, forward over reverse: the tangent of (grad_theta l, grad_X l, grad_Y l) along v in theta
     is (d/dtheta, d/dX, d/dY) <grad_theta l, v>, since second derivatives commute; it keeps nothing between two steps.
-    Each is the faster one of the two in its mode (benchmarks/speed).
+    Eager, the first is the faster one on a CPU; compiled, both take the same time there.
 
     Args:
         network: flat-vector view of the student.

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.augment import DSA
+from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.seeding import Seeds
@@ -18,7 +19,7 @@ from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertTraining, train_experts
 from hoptm_plugin.networks import ConvNet, create
-from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss, augment_side_by_side
+from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
 
 SHAPE, CLASSES = (2, 8, 8), 3
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
