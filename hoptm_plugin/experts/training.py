@@ -98,7 +98,7 @@ def train_experts(
             velocity = training.momentum * velocity + step
             theta = theta - training.learning_rate * velocity
             total += values * indices.shape[1]
-        losses.append([float(value) / len(split) for value in total])
+        losses.append([value / len(split) for value in total.tolist()])
         if not bool(torch.isfinite(theta).all()):
             raise NonFiniteLossError(f"an expert diverged in epoch {epoch + 1}; lower experts.training.learning_rate")
         trajectories[:, epoch + 1] = theta
