@@ -5,13 +5,13 @@ A thin argparse dispatcher hands everything after the command to Hydra. Heavy im
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from hoptm_plugin.commands.arguments import PLAIN, Parser, fail
 from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 a run failed, 2 something the user can mend, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:
-        _fail(f"a command is missing\n\n{OVERVIEW}", 2)
+        fail(f"a command is missing\n\n{OVERVIEW}", 2)
     if arguments[0] in ("-h", "--help"):
         print(OVERVIEW)  # noqa: T201
         return
@@ -32,26 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if command in HELP:
             _with_settings(command, rest)
-        elif command == "list":
-            _list(rest)
-        elif command == "compare":
-            _compare(rest)
+        elif command in PLAIN:
+            PLAIN[command](rest)
         elif command in ("-V", "--version"):
             from importlib.metadata import version
 
             print(f"{PROGRAM} {version('hoptm-plugin')}")  # noqa: T201
         else:
-            unknown = _unknown(f"no command is called {command!r}", command, [*HELP, "compare", "list"])
-            _fail(f"{unknown}\nSee {PROGRAM} --help", 2)
+            unknown = _unknown(f"no command is called {command!r}", command, [*HELP, *PLAIN])
+            fail(f"{unknown}\nSee {PROGRAM} --help", 2)
     except HopTMError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(code)
+        fail("interrupted", 130)
 
 
 def _unknown(text: str, name: str, known: Iterable[str]) -> str:
@@ -62,19 +55,12 @@ def _unknown(text: str, name: str, known: Iterable[str]) -> str:
     return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line as any other mistake is said."""
-
-    def error(self, message: str) -> NoReturn:
-        _fail(f"{message}\nSee {self.prog} --help", 2)
-
-
 def _with_settings(command: str, arguments: list[str]) -> None:
     """Hand ``arguments`` to Hydra, which calls the command's job once or, in a sweep, for every combination."""
     if "-h" in arguments or "--help" in arguments:
         print(HELP[command])  # noqa: T201
         return
-    parser = _Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
+    parser = Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
     if command != "cite":
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument("-m", "--multirun", action="store_true")
@@ -100,9 +86,9 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         # Hydra composes a sweep first without what is swept over, so with the default method and data set
         known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
         hint = known if options.multirun and "unknown setting" in _explain(error) else ""
-        _fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
+        fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        _fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
+        fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:
         raise _group_error(error) from error
 
@@ -228,10 +214,10 @@ def _job(work: Callable[[dict[str, Any], list[str], str, Path], None], config: D
         if _hydra_config().mode == RunMode.MULTIRUN:
             _say(f"job {folder.name} failed: {error}")
             raise  # the launcher goes on with the other jobs, and raises the first error at the end
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         going_on = f"; go on with: {PROGRAM} run hydra.run.dir={folder} resume=true"
-        _fail(f"interrupted{going_on if (folder / CONFIG).exists() else ''}", 130)
+        fail(f"interrupted{going_on if (folder / CONFIG).exists() else ''}", 130)
     finally:
         remove_if_empty(folder)
 
@@ -274,36 +260,6 @@ def _eval(config: DictConfig) -> None:
         print_card(evaluate_stored(stored or values, folder, console_progress()), folder)
 
     _job(work, config)
-
-
-def _list(arguments: list[str]) -> None:
-    from hoptm_plugin.commands.listing import KINDS, print_listing
-
-    parser = _Parser(
-        f"{PROGRAM} list", description="Show what can be chosen: settings groups, methods, and parts by kind."
-    )
-    parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
-    print_listing(parser.parse_args(arguments).kind)
-
-
-def _compare(arguments: list[str]) -> None:
-    parser = _Parser(
-        f"{PROGRAM} compare",
-        description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
-        "Runs that were not judged alike never share a column. Differences are tested (Welch, Holm).",
-    )
-    parser.add_argument("paths", nargs="+", type=Path, help="run folders, cards, or folders to search")
-    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
-    tests = parser.add_mutually_exclusive_group()
-    tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
-    tests.add_argument("--no-tests", action="store_true", help="test nothing")
-    options = parser.parse_args(arguments)
-    from hoptm_plugin.results.compare import compare, find_cards
-    from hoptm_plugin.results.tables import publish
-
-    cards = find_cards(options.paths)
-    publish(compare(cards, against=options.against, tests=not options.no_tests), options.format, options.output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Commands without settings: their arguments by argparse, and what they call."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from hoptm_plugin.commands.help import PROGRAM
+
+LISTED = "run folders, cards, or folders to search"
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what is wrong on stderr and exit."""
+    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as any other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        fail(f"{message}\nSee {self.prog} --help", 2)
+
+
+def _list(arguments: list[str]) -> None:
+    from hoptm_plugin.commands.listing import KINDS, print_listing
+
+    parser = Parser(
+        f"{PROGRAM} list", description="Show what can be chosen: settings groups, methods, and parts by kind."
+    )
+    parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    print_listing(parser.parse_args(arguments).kind)
+
+
+def _compare(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} compare",
+        description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
+        "Runs that were not judged alike never share a column. Differences are tested (Welch, Holm).",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
+    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    tests = parser.add_mutually_exclusive_group()
+    tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
+    tests.add_argument("--no-tests", action="store_true", help="test nothing")
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.results.compare import compare, find_cards
+    from hoptm_plugin.results.tables import publish
+
+    cards = find_cards(options.paths)
+    publish(compare(cards, against=options.against, tests=not options.no_tests), options.format, options.output)
+
+
+PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {"list": _list, "compare": _compare}
