@@ -11,12 +11,13 @@ import yaml
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.files import sha256, write_text
 
-CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, SPLIT = (
+CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
     "config.yaml",
     "result.json",
     "synthetic.safetensors",
     "synthetic_average.safetensors",
     "synthetic.png",
+    "initial.png",
     "split.json",
 )
 # settings that do not determine the synthetic set, or only by chance

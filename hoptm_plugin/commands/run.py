@@ -16,6 +16,7 @@ from hoptm_plugin.commands.folder import (
     CARD,
     CONFIG,
     GRID,
+    INITIAL_GRID,
     SPLIT,
     SYNTHETIC,
     RunFolder,
@@ -55,7 +56,7 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     began = time.perf_counter()
     results = evaluate(distilled, bench, evaluator)
     cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
-    artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, METRICS, CONFIG, SPLIT)
+    artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
     card = finished_card(values, bench, results, cost, artefacts, settings.seed)
     write_card(card, folder / CARD)
     return card
@@ -69,6 +70,7 @@ def _distil(bench: Workbench, evaluator: Evaluator, folder: RunFolder) -> tuple[
     distiller = Distiller(
         method, bench.task, settings.distillation, folder.path, bench.progress, _selection(bench, evaluator)
     )
+    write_grid(bench.data.pixels(distiller.initial.images), folder / INITIAL_GRID, settings.ipc)
     distilled = distiller.run()
     info = {
         "method_id": settings.method_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,7 +57,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON to ``path`` whole or not at all; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, allow_nan=False)
+    # a list of numbers on one line: a confusion matrix would else take a line per number
+    text = re.sub(r"(?<=\[)\n[^\[\]{}\"]*(?=\])", lambda found: re.sub(r"\n\s*", " ", found[0]).strip(), text)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path, kind: str) -> Any:

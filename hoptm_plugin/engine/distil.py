@@ -60,6 +60,8 @@ class Distiller:
     ) -> None:
         self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
         self.synthetic = method.setup(task)
+        self.initial = self.synthetic.detached()
+        """Where the distillation starts."""
         self.optimisers = Optimisers(self.synthetic, settings)
         self.average: MovingAverage | None = None
         if settings.average_decay is not None:

@@ -23,12 +23,19 @@ def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, 
     Returns:
         ``accuracy``; ``balanced_accuracy`` (mean recall over present classes); ``macro_f1`` (mean over present
         classes); ``macro_auroc`` (mean one-vs-rest over classes with images inside and outside; for K = 2 the AUROC of
-        class 1); ``recall_per_class`` (K values, None where absent); ``support`` (K counts).
+        class 1); ``recall_per_class`` (K values, None where absent); ``support`` (K counts); ``confusion`` (K rows of
+        truth with K counts of predictions, rows that are not finite in none); ``calibration`` (see :func:`calibration`;
+        None if a row is not finite).
 
     Raises:
         ValueError: shapes that do not fit, or a target outside 0..K-1.
     """
-    from sklearn.metrics import accuracy_score, f1_score, recall_score  # here, since its import takes seconds
+    from sklearn.metrics import (  # here, since its import takes seconds
+        accuracy_score,
+        confusion_matrix,
+        f1_score,
+        recall_score,
+    )
 
     if targets.ndim != 1 or probabilities.ndim != 2 or len(targets) != len(probabilities):
         raise ValueError(
@@ -56,7 +63,39 @@ def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, 
         else None,
         "recall_per_class": recalls,
         "support": support,
+        "confusion": confusion_matrix(truth, predicted, labels=list(range(count))).tolist()
+        if present
+        else [[0] * count] * count,
+        "calibration": calibration(targets, probabilities) if present and bool(finite.all()) else None,
     }
+
+
+def calibration(targets: Tensor, probabilities: Tensor, bins: int = 15) -> dict[str, Any]:
+    """Return the expected calibration error and the bins of a reliability diagram.
+
+    With confidence c_i = max_k p_ik, bins b = ((b-1)/B, b/B] of it: ECE = sum_b n_b / n |accuracy_b - confidence_b|.
+
+    Args:
+        targets: (n,) int64 class indices, n > 0.
+        probabilities: (n, K), finite.
+        bins: B, of equal width.
+
+    Returns:
+        ``ece``; per bin ``counts``, and mean ``confidence`` and ``accuracy``, None where a bin is empty.
+
+    Source: Guo et al. 2017 (arXiv 1706.04599), Eq. 3, with their 15 bins.
+    """
+    confidence, predicted = probabilities.double().cpu().max(dim=1)
+    confidence = confidence.clamp(0, 1)  # a softmax in float32 may exceed 1 by rounding
+    right = (predicted == targets.cpu()).double()
+    index = ((confidence * bins).ceil().long() - 1).clamp(min=0)
+    counts = torch.bincount(index, minlength=bins)
+    sums = [torch.bincount(index, value, minlength=bins) for value in (confidence, right)]
+    ece = float((sums[1] - sums[0]).abs().sum() / len(confidence))
+    means = [
+        [total / n if n else None for total, n in zip(each.tolist(), counts.tolist(), strict=True)] for each in sums
+    ]
+    return {"ece": ece, "counts": counts.tolist(), "confidence": means[0], "accuracy": means[1]}
 
 
 def summarise(values: Sequence[float | None]) -> dict[str, Any]:

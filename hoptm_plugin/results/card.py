@@ -25,61 +25,14 @@ from pydantic import (
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import write_json
-from hoptm_plugin.engine.metrics import summarise
+from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
-from hoptm_plugin.results.summary import Fraction, Summary
+from hoptm_plugin.results.summary import Fraction
 
 FILE_NAME, LARGEST_BYTES = "result.json", 16 * 2**20
 SCHEMA: Final = 1
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Evaluation(Record):
-    """Networks of one architecture trained on one set and tested on the test split.
-
-    Attributes:
-        network: the architecture.
-        accuracy: fraction of test images classified rightly.
-        balanced_accuracy: mean recall over classes that the test split has.
-        macro_auroc: mean one-vs-rest AUROC.
-        macro_f1: mean F1 over classes that the test split has.
-        support: test images per class.
-        recall_per_class: mean over the networks; None for a class that the test split lacks.
-    """
-
-    network: Line
-    accuracy: Summary
-    balanced_accuracy: Summary
-    macro_auroc: Summary
-    macro_f1: Summary
-    support: tuple[NonNegativeInt, ...]
-    recall_per_class: tuple[Fraction | None, ...]
-
-    @field_validator("accuracy")
-    @classmethod
-    def _defined(cls, accuracy: Summary) -> Summary:
-        if accuracy.mean is None:
-            raise ValueError("accuracy must be defined")
-        return accuracy
-
-    @model_validator(mode="after")
-    def _fits(self) -> Evaluation:
-        metrics = (self.accuracy, self.balanced_accuracy, self.macro_auroc, self.macro_f1)
-        if len({len(metric.values) for metric in metrics}) > 1:
-            raise ValueError("the metrics are of different numbers of networks")
-        if len(self.support) != len(self.recall_per_class):
-            raise ValueError("support and recall_per_class are of different numbers of classes")
-        return self
-
-    @classmethod
-    def from_metrics(cls, network: str, runs: Sequence[Mapping[str, Any]]) -> Evaluation:
-        """Summarise what :func:`hoptm_plugin.engine.metrics.classification_metrics` gave for each network."""
-        names = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
-        summaries = {name: Summary(**summarise([run[name] for run in runs])) for name in names}
-        recalls = zip(*(run["recall_per_class"] for run in runs), strict=True)
-        recall_per_class = tuple(summarise(recall)["mean"] for recall in recalls)
-        return cls(network=network, support=runs[0]["support"], recall_per_class=recall_per_class, **summaries)
 
 
 class DatasetRecord(Record):

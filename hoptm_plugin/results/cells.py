@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hoptm_plugin.engine.metrics import summarise
-from hoptm_plugin.results.card import FILE_NAME, Card, Evaluation, ReportedAccuracy
+from hoptm_plugin.results.card import FILE_NAME, Card, ReportedAccuracy
+from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.significance import LEVEL, Difference, holm, welch
 
 FoundCard: TypeAlias = tuple[Path, Card]

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hoptm_plugin.core.progress import Progress, ProgressFactory, Shown
-from hoptm_plugin.results.card import Card, Cost, Evaluation, ReportedAccuracy
+from hoptm_plugin.results.card import Card, Cost, ReportedAccuracy
+from hoptm_plugin.results.evaluation import Evaluation
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
 DRAWS_PER_SECOND = 5

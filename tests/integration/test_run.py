@@ -21,7 +21,7 @@ from PIL import Image
 from hoptm_plugin import SyntheticSet
 from hoptm_plugin.results.card import read_card
 
-FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png",
+FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png", "initial.png",
          "result.json"}  # fmt: skip
 
 THREE_CLASSES = ("dataset.classes=[COVID,Normal,Viral Pneumonia]",)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
-from hoptm_plugin.engine.metrics import classification_metrics, summarise
+from hoptm_plugin.engine.metrics import calibration, classification_metrics, summarise
 
 
 def draw(n, k, seed=0):
@@ -80,7 +80,7 @@ def test_one_class_only_has_no_auroc_and_an_empty_split_has_nothing():
     empty = classification_metrics(torch.empty(0, dtype=torch.int64), torch.empty(0, 2))
     assert empty == {
         "accuracy": None, "balanced_accuracy": None, "macro_auroc": None, "macro_f1": None,
-        "recall_per_class": [None, None], "support": [0, 0],
+        "recall_per_class": [None, None], "support": [0, 0], "confusion": [[0, 0], [0, 0]], "calibration": None,
     }  # fmt: skip
 
 
@@ -91,6 +91,43 @@ def test_a_diverged_network_is_wrong_not_class_zero():
     assert found["accuracy"] == 0.5
     assert found["recall_per_class"] == [0.5, 0.5]
     assert found["macro_auroc"] is None
+    assert found["calibration"] is None
+    assert found["confusion"] == [[1, 0], [0, 1]], "an image without a prediction is in no column"
+
+
+def test_confusion_matrix_counts_truth_by_prediction():
+    targets = torch.tensor([0, 0, 0, 2, 2])
+    probabilities = torch.eye(3)[torch.tensor([0, 1, 0, 2, 0])]
+    assert classification_metrics(targets, probabilities)["confusion"] == [[2, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+def test_calibration_by_hand():
+    """Bins (0.6, 0.8] and (0.8, 1] of five: |1 - 0.7| / 2 and |(1 + 0) / 2 - 0.9| * 2 / 4, computed by hand."""
+    probabilities = torch.tensor([[0.7, 0.3], [0.3, 0.7], [0.9, 0.1], [0.1, 0.9]], dtype=torch.float64)
+    found = calibration(torch.tensor([0, 1, 0, 0]), probabilities, bins=5)
+    assert found["counts"] == [0, 0, 0, 2, 2]
+    assert found["confidence"] == [None, None, None, pytest.approx(0.7), pytest.approx(0.9)]
+    assert found["accuracy"] == [None, None, None, 1.0, 0.5]
+    assert found["ece"] == pytest.approx(0.5 * 0.3 + 0.5 * 0.4)
+
+
+def test_calibration_against_a_loop_over_bins():
+    targets, probabilities = draw(500, 5)
+    confidence, predicted = probabilities.double().max(1)
+    expected = 0.0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            gap = (predicted[inside] == targets[inside]).double().mean() - confidence[inside].mean()
+            expected += float(inside.double().mean() * gap.abs())
+    assert calibration(targets, probabilities)["ece"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_network_that_is_always_right_and_sure_has_no_calibration_error():
+    targets = torch.tensor([0, 1, 1])
+    found = calibration(targets, torch.eye(2)[targets])
+    assert found["ece"] == 0
+    assert found["counts"][-1] == 3
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,6 @@ from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.results.card import (
     Card,
-    Evaluation,
-    Summary,
     make_card,
     peak_memory_bytes,
     read_card,
@@ -25,12 +23,17 @@ from hoptm_plugin.results.card import (
     write_card,
 )
 from hoptm_plugin.results.console import output_console, print_card
+from hoptm_plugin.results.evaluation import Evaluation
+from hoptm_plugin.results.summary import Summary
 
 RUN = {
     "accuracy": 0.5, "balanced_accuracy": 0.4, "macro_auroc": 0.75, "macro_f1": 0.45,
     "recall_per_class": [0.8, 0.0, None], "support": [6, 4, 0],
+    "confusion": [[5, 1, 0], [3, 0, 1], [0, 0, 0]],
+    "calibration": {"ece": 0.25, "counts": [4, 6], "confidence": [0.4, 0.9], "accuracy": [0.65, 0.65]},
 }  # fmt: skip
-OTHER = RUN | {"accuracy": 1.0, "macro_auroc": None, "recall_per_class": [1.0, 0.5, None]}
+OTHER = RUN | {"accuracy": 1.0, "macro_auroc": None, "recall_per_class": [1.0, 0.5, None],
+               "confusion": [[6, 0, 0], [0, 2, 2], [0, 0, 0]], "calibration": None}  # fmt: skip
 
 
 @pytest.fixture
@@ -79,6 +82,24 @@ def test_summaries_of_several_networks(card):
     assert evaluation.macro_auroc == Summary(mean=None, std=None, values=(0.75, None))
     assert evaluation.recall_per_class == (0.9, 0.25, None)
     assert evaluation.support == (6, 4, 0)
+    assert evaluation.recalls() == [(5 / 6, 0.0, None), (1.0, 0.5, None)]
+    assert evaluation.ece == Summary(mean=None, std=None, values=(0.25, None))
+    assert evaluation.calibration[1] is None
+    assert evaluation.calibration[0].counts == (4, 6)
+
+
+def test_too_many_classes_leave_the_confusion_matrices_out():
+    run = RUN | {"support": [1] * 300, "recall_per_class": [1.0] * 300, "confusion": [[0] * 300] * 300}
+    assert Evaluation.from_metrics("convnet", [run]).confusion is None
+
+
+def test_cards_from_before_the_view_by_class_are_read(card):
+    values = json.loads(card.model_dump_json(by_alias=True))
+    for evaluation in values["evaluations"]:
+        for name in ("ece", "calibration", "confusion"):
+            del evaluation[name]
+    old = Card.model_validate_json(json.dumps(values), strict=True)
+    assert old.evaluations[0].recalls() == []
 
 
 def test_round_trip_by_file_and_by_folder(card, tmp_path):
@@ -139,6 +160,12 @@ def test_a_card_cannot_be_changed(card):
         (("dataset", "classes"), ["zero", "one"], "support is not of 2 classes"),
         (("random_subset", 0, "accuracy", "mean"), -0.1, "random_subset.0.accuracy.mean: Input should be greater than"),
         (("reported", "accuracy"), 89.89, "reported.accuracy: Input should be less than or equal to 1"),
+        (("evaluations", 0, "confusion", 0, 0), [5, 2, 0], "counts more images of a class than there are"),
+        (("evaluations", 0, "confusion", 0, 0), [6, 0], "not of 3 x 3 classes"),
+        (("evaluations", 0, "confusion"), [], "confusion is not of 2 networks"),
+        (("evaluations", 0, "calibration", 0, "counts"), [4], "different numbers of bins"),
+        (("evaluations", 0, "calibration", 0, "counts"), [0, 10], "an empty bin has no mean"),
+        (("evaluations", 0, "calibration", 0, "ece"), 2.0, "less than or equal to 1"),
         (("cost", "evaluate_s"), -1, "cost.evaluate_s: Input should be greater than or equal to 0"),
         (("cost", "distill_s"), math.inf, "cost.distill_s: Input should be a finite number"),
         (("protocol", "epochs"), math.nan, "protocol: Out of range float values are not JSON compliant"),

@@ -1,8 +1,9 @@
 import pytest
 
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
-from hoptm_plugin.results.card import Card, Evaluation, software_versions, write_card
+from hoptm_plugin.results.card import Card, software_versions, write_card
 from hoptm_plugin.results.compare import compare, find_cards
+from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.grids import accuracies, bound_line
 
 
@@ -13,6 +14,8 @@ def runs(*accuracies):
         "macro_f1": 0.5,
         "recall_per_class": [1, 0],
         "support": [5, 5],
+        "confusion": [[5, 0], [5, 0]],
+        "calibration": None,
     }
     return [{"accuracy": accuracy, **rest} for accuracy in accuracies]
 

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torchvision.transforms.functional import pil_to_tensor
 
-from hoptm_plugin.results.images import write_grid
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.results.images import read_grid, write_grid
 
 
 def grid(images, tmp_path, columns):
@@ -67,3 +68,29 @@ def test_what_cannot_be_shown_is_refused_and_nothing_written(shape, columns, tmp
     with pytest.raises(ValueError, match="cannot show images"):
         write_grid(torch.zeros(shape), tmp_path / "grid.png", columns)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("shape", "columns"), [((6, 3, 12, 20), 2), ((12, 1, 28, 28), 1), ((24, 3, 112, 112), 12)])
+def test_a_grid_is_read_back_as_the_images_it_shows(shape, columns, tmp_path):
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)) / 255
+    write_grid(images, tmp_path / "grid.png", columns)
+    tiles = read_grid(tmp_path / "grid.png")
+    shown = images if columns < 11 else images.unflatten(0, (-1, columns))[:, :10].flatten(0, 1)
+    assert torch.equal(tiles.images, (shown * 255).round().to(torch.uint8))
+    assert tiles.per_class == min(columns, 10)
+
+
+def test_pictures_of_others_are_refused(tmp_path):
+    path = tmp_path / "grid.png"
+    write_grid(torch.rand(4, 3, 8, 8), path, 2)
+    whole = path.read_bytes()
+    Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "lying.png").write_bytes(whole)
+    with Image.open(path) as picture:
+        info = PngImagePlugin.PngInfo()
+        info.add_text("hoptm-bench", picture.info["hoptm-bench"].replace('"count": 4', '"count": 400'))
+        picture.save(tmp_path / "lying.png", pnginfo=info)
+    for name in ("foreign", "cut", "lying", "missing"):
+        with pytest.raises(FileFormatError, match="not a picture that hoptm-bench wrote"):
+            read_grid(tmp_path / f"{name}.png")

@@ -10,10 +10,11 @@ import pytest
 
 from hoptm_plugin.cli import main
 from hoptm_plugin.core.errors import UserError
-from hoptm_plugin.results.card import Card, Evaluation, software_versions, write_card
+from hoptm_plugin.results.card import Card, software_versions, write_card
 from hoptm_plugin.results.cells import Cell, with_best, with_tests
 from hoptm_plugin.results.compare import compare
 from hoptm_plugin.results.console import output_console
+from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.tables import latex_text, print_comparison, publish, render
 
 FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
@@ -21,7 +22,8 @@ FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 
 def make(method, accuracies, random=None, **changes):
     def evaluations(values):
-        rest = {"balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5, "recall_per_class": [1, 0]}
+        rest = {"balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5, "recall_per_class": [1, 0],
+                "confusion": [[5, 0], [5, 0]], "calibration": None}  # fmt: skip
         return [Evaluation.from_metrics("convnet", [{"accuracy": v, "support": [5, 5], **rest} for v in values])]
 
     fields = {
