@@ -57,4 +57,46 @@ def _compare(arguments: list[str]) -> None:
     publish(compare(cards, against=options.against, tests=not options.no_tests), options.format, options.output)
 
 
-PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {"list": _list, "compare": _compare}
+def _report(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} report",
+        description="Write one self-contained HTML page on several runs: tables, curves, images, cost, settings.",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE",
+                        help="the page; report.html unless told")  # fmt: skip
+    parser.add_argument("--title", default="Dataset distillation: report")
+    parser.add_argument("--no-real-images", action="store_true",
+                        help="leave out every picture of real training images")  # fmt: skip
+    tests = parser.add_mutually_exclusive_group()
+    tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
+    tests.add_argument("--no-tests", action="store_true", help="test nothing")
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.commands.report import write_report
+
+    write_report(
+        options.paths, options.output, title=options.title, real_images=not options.no_real_images,
+        against=options.against, tests=not options.no_tests,
+    )  # fmt: skip
+
+
+def _export(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} export",
+        description="Write a distilled set into a folder that others can use without this software, with a data-set "
+        "card on its source, licence, recipe, accuracy and checksums.",
+    )
+    parser.add_argument("synthetic", type=Path, help="a run folder, or a .safetensors file")
+    parser.add_argument("--format", required=True, choices=["medmnist", "folder", "safetensors", "ddranking"],
+                        help="npz in MedMNIST layout, PNG images, the native file, or tensors for DD-Ranking")  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new folder; NAME-FORMAT unless told")
+    parser.add_argument("--source", metavar="TEXT", help="where the original data come from, if the run does not know")
+    parser.add_argument("--licence", metavar="TEXT", help="the original data's licence, if the run does not know")
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.commands.export import export
+
+    export(options.synthetic, options.format, options.output, source=options.source, licence=options.licence)
+
+
+PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {"list": _list, "compare": _compare, "report": _report,
+                                                          "export": _export}  # fmt: skip

@@ -11,6 +11,8 @@ commands
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
   compare   one table from several runs, differences tested     {PROGRAM} compare runs --format latex
+  report    one HTML page on several runs, to look at and share {PROGRAM} report runs -o report.html
+  export    a distilled set for people without this software    {PROGRAM} export RUN --format medmnist
   cite      the BibTeX of what a run would use                  {PROGRAM} cite method=hoptm dataset=pathmnist
   list      methods, data sets, matchers and all other parts    {PROGRAM} list methods
 
