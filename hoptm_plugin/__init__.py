@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         feature_matchers,
         initialisers,
         label_policies,
+        loggers,
         matchers,
         methods,
         networks,
@@ -41,11 +42,13 @@ if TYPE_CHECKING:
         schedules,
         value_at,
     )
+    from hoptm_plugin.core.loggers import RunLogger
     from hoptm_plugin.core.mosaic import expand_mosaic
     from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.engine.evaluation import real_subset
+    from hoptm_plugin.export.loading import load_distilled
     from hoptm_plugin.networks.layers import features
     from hoptm_plugin.trajectory.initial import class_major
 
@@ -55,14 +58,16 @@ _HOMES = {
     "core.interfaces": (
         "Augmentation", "DatasetReader", "FeatureMatcher", "Initialiser", "LabelPolicy", "LossTerm", "Matcher",
         "Method", "NetworkBuilder", "RawImages", "Schedule", "Scheduler", "SegmentSampler", "Task", "augmentations",
-        "datasets", "feature_matchers", "initialisers", "label_policies", "matchers", "methods", "networks", "samplers",
-        "schedulers", "schedules", "value_at",
+        "datasets", "feature_matchers", "initialisers", "label_policies", "loggers", "matchers", "methods", "networks",
+        "samplers", "schedulers", "schedules", "value_at",
     ),
+    "core.loggers": ("RunLogger",),
     "core.mosaic": ("expand_mosaic",),
     "core.observations": ("FeaturePair", "TrajectoryPair"),
     "core.seeding": ("Seeds",),
     "core.synthetic": ("SyntheticSet",),
     "engine.evaluation": ("real_subset",),
+    "export.loading": ("load_distilled",),
     "networks.layers": ("features",),
     "trajectory.initial": ("class_major",),
 }  # fmt: skip

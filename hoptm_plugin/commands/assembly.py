@@ -22,7 +22,17 @@ from hoptm_plugin.core.compute import (
 )
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, Problems
-from hoptm_plugin.core.interfaces import Augmentation, Method, NetworkBuilder, Task, augmentations, methods, networks
+from hoptm_plugin.core.interfaces import (
+    Augmentation,
+    Method,
+    NetworkBuilder,
+    Task,
+    augmentations,
+    loggers,
+    methods,
+    networks,
+)
+from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
@@ -44,6 +54,7 @@ class Parts:
     augmentation: Augmentation
     network: NetworkBuilder
     evaluated: Mapping[str, NetworkBuilder]
+    loggers: Sequence[tuple[str, RunLogger]] = ()
 
 
 def build_parts(settings: RunSettings) -> Parts:
@@ -68,13 +79,19 @@ def build_parts(settings: RunSettings) -> Parts:
         builder = problems.attempt(partial(networks.build, full, f"networks[{index}]"))
         if builder is not None:
             evaluated[network_label(full)] = builder
+    told: list[tuple[str, RunLogger]] = []
+    for index, spec in enumerate(settings.loggers):
+        full = {"name": spec} if isinstance(spec, str) else spec
+        logger = problems.attempt(partial(loggers.build, full, f"loggers[{index}]"))
+        if logger is not None:
+            told.append((str(full["name"]), logger))
     if settings.networks == []:
         problems.found.append("networks: must name at least one architecture, or be null")
     problems.raise_if_any()
     assert method is not None
     assert augmentation is not None
     assert network is not None
-    return Parts(method, augmentation, network, evaluated)
+    return Parts(method, augmentation, network, evaluated, told)
 
 
 def network_label(spec: Mapping[str, Any]) -> str:

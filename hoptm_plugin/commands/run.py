@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,10 +27,12 @@ from hoptm_plugin.commands.folder import (
 )
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.files import write_json
+from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.engine.distil import METRICS, Distilled, Distiller
+from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
+from hoptm_plugin.loggers import METRICS, GuardedLoggers
 from hoptm_plugin.results.card import Card, make_card, peak_memory_bytes, read_card, write_card
 from hoptm_plugin.results.images import write_grid
 
@@ -52,23 +56,43 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     if "split" in bench.data.provenance:
         write_json(folder / SPLIT, bench.data.provenance["split"])
     evaluator = bench.evaluator()
-    distilled, cost = _distil(bench, evaluator, folder)
-    began = time.perf_counter()
-    results = evaluate(distilled, bench, evaluator)
-    cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
+    with closing(GuardedLoggers(bench.parts.loggers)) as logger:
+        distilled, cost = _distil(bench, evaluator, folder, logger)
+        began = time.perf_counter()
+        results = evaluate(distilled, bench, evaluator)
+        cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
+        logger.scalars(settings.distillation.iterations, _means(results))
     artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
     card = finished_card(values, bench, results, cost, artefacts, settings.seed)
     write_card(card, folder / CARD)
     return card
 
 
-def _distil(bench: Workbench, evaluator: Evaluator, folder: RunFolder) -> tuple[Distilled, dict[str, Any]]:
+def _means(results: dict[str, Any]) -> dict[str, float]:
+    """Return the mean accuracies of what was evaluated, by names for loggers."""
+    return {
+        f"evaluation/{kind}/{network}": fmean(row["accuracy"] for row in rows)
+        for kind, networks in results.items()
+        for network, rows in (networks or {}).items()
+    }
+
+
+def _distil(
+    bench: Workbench, evaluator: Evaluator, folder: RunFolder, logger: RunLogger
+) -> tuple[Distilled, dict[str, Any]]:
     """Distil and write what was distilled into the folder; return it and what it cost."""
     settings, method = bench.settings, bench.parts.method
     if method.whole_split:  # nothing is learned, and real data are not copied into a run folder
+        logger.begin(folder.path, 0)
         return Distilled(method.setup(bench.task), None), {"distill_s": None, "seconds_per_iteration": None}
     distiller = Distiller(
-        method, bench.task, settings.distillation, folder.path, bench.progress, _selection(bench, evaluator)
+        method,
+        bench.task,
+        settings.distillation,
+        folder.path,
+        bench.progress,
+        _selection(bench, evaluator),
+        logger,
     )
     write_grid(bench.data.pixels(distiller.initial.images), folder / INITIAL_GRID, settings.ipc)
     distilled = distiller.run()
@@ -80,6 +104,7 @@ def _distil(bench: Workbench, evaluator: Evaluator, folder: RunFolder) -> tuple[
         "seed": settings.seed,
         "selection": settings.distillation.selection,
     }
+    info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})

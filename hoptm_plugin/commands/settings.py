@@ -123,6 +123,7 @@ class RunSettings(_Settings):
         data_seed: of splits that a data set does not fix; part of the data's fingerprint.
         resume: continue the run that lies in the run folder; "auto": if there is one, else begin it.
         synthetic: for ``eval``: the stored set, or the run folder that holds it.
+        loggers: told how the distillation goes, by name or as mappings; ``metrics.jsonl`` is written in any case.
         reported: what was published for this setting, or None.
     """
 
@@ -143,6 +144,7 @@ class RunSettings(_Settings):
     data_seed: NonNegativeInt = 0
     resume: bool | Literal["auto"] = False
     synthetic: Path | None = None
+    loggers: list[str | dict[str, Any]] = Field(default_factory=list)
     reported: Published | None = None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
+from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
 from hoptm_plugin.core.registry import Registry
 from hoptm_plugin.core.seeding import Seeds
@@ -298,7 +299,8 @@ augmentations: Registry[Augmentation] = Registry("augmentation", Augmentation)
 label_policies: Registry[LabelPolicy] = Registry("label policy", LabelPolicy)
 initialisers: Registry[Initialiser] = Registry("initialiser", Initialiser)
 samplers: Registry[SegmentSampler] = Registry("segment sampler", SegmentSampler)
+loggers: Registry[RunLogger] = Registry("logger", RunLogger)
 REGISTRIES: tuple[Registry[Any], ...] = (
     methods, matchers, feature_matchers, schedulers, schedules, samplers, label_policies, initialisers,
-    networks, datasets, augmentations,
+    networks, datasets, augmentations, loggers,
 )  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -12,16 +12,17 @@ from statistics import fmean
 from torch import Tensor
 
 from hoptm_plugin.core.errors import NonFiniteLossError
-from hoptm_plugin.core.files import write_text
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
+from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.average import MovingAverage
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
+from hoptm_plugin.loggers import GuardedLoggers, JsonLines
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Distiller:
         folder: where checkpoint and metrics lie; a checkpoint found there is continued.
         progress: reports iteration by iteration.
         score: accuracy of a set, for the selection of a checkpoint; None keeps the last iteration.
+        logger: told what ``metrics.jsonl`` holds, and of the images; begun here, closed by whoever made it.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Distiller:
         folder: Path,
         progress: ProgressFactory,
         score: Callable[[SyntheticSet], float] | None = None,
+        logger: RunLogger | None = None,
     ) -> None:
         self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
+        self.logger, self._data = logger or GuardedLoggers(), task.data
         self.synthetic = method.setup(task)
         self.initial = self.synthetic.detached()
         """Where the distillation starts."""
@@ -79,22 +83,21 @@ class Distiller:
         Raises:
             NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
         """
-        self._cut_metrics()
         settings = self.settings
-        with (
-            (self.folder / METRICS).open("a", encoding="utf-8") as metrics,
-            self.progress("distilling", settings.iterations, self.first) as bar,
-        ):
+        with closing(JsonLines()) as metrics, self.progress("distilling", settings.iterations, self.first) as bar:
+            metrics.begin(self.folder, self.first)
+            self.logger.begin(self.folder, self.first)
             began = time.perf_counter() - self.seconds
             for step in range(self.first, settings.iterations):
                 terms = self._iterate(step)
                 done = step + 1
                 self.seconds = time.perf_counter() - began
                 if step % settings.log_every == 0 or done == settings.iterations:
-                    row = self._row(step, terms)
-                    metrics.write(json.dumps(row) + "\n")
-                    metrics.flush()
+                    row = self._row(terms)
+                    metrics.scalars(step, row)
+                    self.logger.scalars(step, row)
                     bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
+                self.logger.images(step, self._pixels)
                 if self.score is not None and (done % settings.evaluate_every == 0 or done == settings.iterations):
                     self._select(self.score)
                 if done % settings.checkpoint_every == 0 or done == settings.iterations:
@@ -126,8 +129,11 @@ class Distiller:
             f"distillation.images.learning_rate, distillation.step_size.learning_rate or method.step_size."
         )
 
-    def _row(self, step: int, terms: list[LossTerm]) -> dict[str, float]:
-        row: dict[str, float] = {"step": step}
+    def _pixels(self) -> Tensor:
+        return self._data.pixels(self.synthetic.images.detach()).cpu()
+
+    def _row(self, terms: list[LossTerm]) -> dict[str, float]:
+        row: dict[str, float] = {}
         losses = [float(term.loss.detach()) for term in terms]
         if losses:
             row["loss"] = sum(losses)
@@ -183,18 +189,3 @@ class Distiller:
             if "step_size" in stored:
                 best.step_size = stored["step_size"].to(device)
             self._best[name] = (float(stored["accuracy"]), best)
-
-    def _cut_metrics(self) -> None:
-        """Drop the lines that iterations after the checkpoint had written: they are run again."""
-        path = self.folder / METRICS
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] >= self.first:
-                    break
-            except (ValueError, KeyError):  # the line that a kill cut short
-                break
-            kept.append(line)
-        write_text(path, "".join(kept))

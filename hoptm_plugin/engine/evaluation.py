@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -32,7 +33,7 @@ class Evaluator:
         networks: architectures by the name they have in the card.
         augmentation: used while training, never while testing.
         seeds: random streams of the evaluation; the j-th network starts alike for every set that is judged.
-        progress: reports network by network.
+        progress: reports epoch by epoch.
         compute: how it is computed.
         losses: the training loss of each architecture, filled when first needed.
     """
@@ -58,13 +59,16 @@ class Evaluator:
         """
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in self.networks}
         sets = {repeat: subset(repeat) for repeat in range(self.protocol.repeats)}
-        with self.progress(f"evaluating {what}", len(self.networks) * self.protocol.repeats) as bar:
+        trainings = len(self.networks) * self.protocol.repeats * (1 if warm_up is None else 2)
+        with self.progress(f"evaluating {what}, epochs", trainings * self.protocol.epochs) as bar:
             for name, rows in results.items():
                 together = self._side_by_side(name, sets)
                 while len(rows) < len(sets):
                     repeats = list(sets)[len(rows) : len(rows) + together]
-                    rows += self._scores(name, {repeat: sets[repeat] for repeat in repeats}, split, warm_up)
-                    bar.advance(len(repeats), accuracy=rows[-1]["accuracy"])
+                    after_epoch = partial(bar.advance, len(repeats))
+                    some = {repeat: sets[repeat] for repeat in repeats}
+                    rows += self._scores(name, some, split, warm_up, after_epoch)
+                    bar.advance(0, accuracy=rows[-1]["accuracy"])
         return results
 
     def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> dict[str, Any]:
@@ -72,26 +76,37 @@ class Evaluator:
         return self._scores(name, {repeat: synthetic}, split, None)[0]
 
     def _scores(
-        self, name: str, sets: Mapping[int, SyntheticSet], split: Split, warm_up: SyntheticSet | None
+        self,
+        name: str,
+        sets: Mapping[int, SyntheticSet],
+        split: Split,
+        warm_up: SyntheticSet | None,
+        after_epoch: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Train one fresh network for every repeat, side by side."""
         seeds = [self.seeds.child(name, repeat) for repeat in sets]
         networks = [self.networks[name](part.generator("initialisation")) for part in seeds]
         if warm_up is not None:
-            self._train(name, networks, [warm_up] * len(networks), [part.child("warm-up") for part in seeds])
-        self._train(name, networks, list(sets.values()), seeds)
+            again = [part.child("warm-up") for part in seeds]
+            self._train(name, networks, [warm_up] * len(networks), again, after_epoch)
+        self._train(name, networks, list(sets.values()), seeds, after_epoch)
         labels = split.labels.cpu()
         return [classification_metrics(labels, predict(network, split)) for network in networks]
 
     def _train(
-        self, name: str, networks: Sequence[nn.Module], sets: Sequence[SyntheticSet], seeds: Sequence[Seeds]
+        self,
+        name: str,
+        networks: Sequence[nn.Module],
+        sets: Sequence[SyntheticSet],
+        seeds: Sequence[Seeds],
+        after_epoch: Callable[[], None],
     ) -> None:
         distinct = {id(synthetic): synthetic.expanded() for synthetic in sets}
         expanded = [distinct[id(synthetic)] for synthetic in sets]
         whole = [(synthetic.images, synthetic.targets.detach()) for synthetic in expanded]
         train_networks(
             networks, self._loss(name), whole, self.protocol, self._learning_rate(sets[0]),
-            self.augmentation, seeds,
+            self.augmentation, seeds, after_epoch,
         )  # fmt: skip
 
     def _learning_rate(self, synthetic: SyntheticSet) -> float:

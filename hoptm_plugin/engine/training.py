@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ def train_networks(
     learning_rate: float,
     augmentation: Augmentation,
     seeds: Sequence[Seeds],
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> None:
     """Train networks of one architecture in place, side by side, each on a set of its own.
 
@@ -42,6 +43,7 @@ def train_networks(
         learning_rate: before the drop.
         augmentation: of every mini-batch.
         seeds: E times, of orders and augmentation.
+        after_epoch: told of each epoch.
 
     Raises:
         HopTMError: the learning rate is not a positive number.
@@ -66,6 +68,7 @@ def train_networks(
                 targets = torch.stack([targets[rows] for (_, targets), rows in pairs])
                 stack.parameters.grad = stack.losses_and_gradients(images, targets)[1]
                 optimiser.step()
+            after_epoch()
     stack.unload()
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hoptm_plugin.core.progress import Progress, ProgressFactory, Shown
+from hoptm_plugin.results.by_class import print_by_class
 from hoptm_plugin.results.card import Card, Cost, ReportedAccuracy
 from hoptm_plugin.results.evaluation import Evaluation
 
@@ -163,7 +164,7 @@ def percent(mean: float | None, std: float | None) -> str:
 
 
 def print_card(card: Card, folder: Path | None = None, console: Console | None = None) -> None:
-    """Print a card as a table: per network the method's metrics in percent, and below them the random subset's."""
+    """Print a card: per network the method's metrics in percent, below them the random subset's; then by class."""
     console = console or output_console()
     table = Table(box=box.SIMPLE_HEAD)
     networks = len(card.evaluations[0].accuracy.values)
@@ -184,6 +185,7 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
                     table.add_row(*_cells(other, name))
     console.print(Text(title, "bold"), soft_wrap=True)
     console.print(table)
+    print_by_class(card, console)
     lines = []
     if card.reported is not None:
         others = [f"{network} {published(value)}" for network, value in card.reported.networks.items()]

@@ -11,7 +11,9 @@ Every check runs for every entry of ``specs``: a mapping as it stands in YAML.
 import pytest
 
 # so that a failed check in here shows its values, as one in a test file does
-pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in ("contract", "matching", "methods", "parts")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{module}" for module in ("contract", "loggers", "matching", "methods", "parts"))
+)
 
 from hoptm_plugin.testing.contract import Contract  # noqa: E402
 from hoptm_plugin.testing.examples import (  # noqa: E402
@@ -21,6 +23,7 @@ from hoptm_plugin.testing.examples import (  # noqa: E402
     example_pair,
     example_task,
 )
+from hoptm_plugin.testing.loggers import LoggerContract  # noqa: E402
 from hoptm_plugin.testing.matching import (  # noqa: E402
     FeatureMatcherContract,
     MatcherContract,
@@ -44,6 +47,7 @@ __all__ = [
     "FeatureMatcherContract",
     "InitialiserContract",
     "LabelPolicyContract",
+    "LoggerContract",
     "MatcherContract",
     "MemoryExperts",
     "MethodContract",

@@ -20,6 +20,7 @@ from hoptm_plugin.testing import (
     FeatureMatcherContract,
     InitialiserContract,
     LabelPolicyContract,
+    LoggerContract,
     MatcherContract,
     MethodContract,
     NetworkContract,
@@ -130,6 +131,10 @@ class TestDatasetReaders(DatasetReaderContract):
         # the real set has 110,000 files
         for name, count in (("CLASSES", 3), ("TRAIN_IMAGES", 2), ("TEST_IMAGES", 1)):
             monkeypatch.setattr(f"hoptm_plugin.data.tinyimagenet.{name}", count)
+
+
+class TestLoggers(LoggerContract):
+    specs: ClassVar = [{"name": "tensorboard"}, {"name": "tensorboard", "images_every": 2, "most_images": 1}]
 
 
 class TestMethods(MethodContract):

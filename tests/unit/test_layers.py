@@ -1,4 +1,4 @@
-"""Imports run one way (architecture: core <- parts <- trajectory, experts <- engine <- results <- commands <- cli)."""
+"""Imports run one way (architecture: core <- parts <- trajectory, experts <- engine <- results <- export <- commands <- cli)."""
 
 import ast
 from pathlib import Path
@@ -11,10 +11,11 @@ ROOT = Path(hoptm_plugin.__file__).parent
 BASELINES = ROOT.parent / "baselines/hoptm_baselines"
 LAYERS = [
     {"core"},
-    {"matchers", "schedulers", "augment", "networks", "data"},
+    {"matchers", "schedulers", "augment", "networks", "data", "loggers"},
     {"trajectory", "experts"},
     {"engine"},
     {"results"},
+    {"export"},
     {"builtin", "testing"},
     {"commands", "search_path"},
     {"cli"},

@@ -259,6 +259,18 @@ def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
         "convnet HoP-TM, EMA 70.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
         "convnet random subset 30.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
         "resnet18 HoP-TM 50.00 ± 0.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
+        "convnet: recall per class, rarest first",
+        "class test images HoP-TM random subset",
+        lines[10],
+        "one 4 25.00 ± 25.00 0.00 ± 0.00",
+        "zero 6 91.67 ± 8.33 83.33 ± 0.00",
+        "calibration error (ECE) - 25.00 ± 0.00",
+        "resnet18: recall per class, rarest first",
+        "class test images HoP-TM",
+        lines[16],
+        "one 4 0.00 ± 0.00",
+        "zero 6 83.33 ± 0.00",
+        "calibration error (ECE) 25.00 ± 0.00",
         "reported: 89.89, resnet18 70.00 ± 1.20 (HoP-TM, Table 1)",
         "chosen: best on the validation split",
         "cost: experts 12.2 s, distillation 60.0 s, evaluation 3.0 s, 0.012 s per iteration, peak memory 1.50 GiB, cpu",
@@ -275,9 +287,8 @@ def test_a_card_on_the_whole_training_split_says_so(card):
 def test_eighty_columns_break_no_figure(card):
     stream = io.StringIO()
     print_card(card, console=Console(file=stream, width=80))
-    assert (
-        stream.getvalue().count(" ± ") == 17
-    )  # one each in the title and reported, 4 * 4 figures of which one is undefined
+    # one each in the title and reported, 4 * 4 figures of which one is undefined, 5 + 3 by class
+    assert stream.getvalue().count(" ± ") == 17 + 8
 
 
 def test_the_printed_card_takes_markup_literally_and_uses_colour_on_a_terminal(card):

@@ -1,0 +1,61 @@
+"""TensorBoard event files in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hoptm_plugin.core.interfaces import loggers
+from hoptm_plugin.core.loggers import RunLogger
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+@loggers.register("tensorboard")
+class TensorBoard(RunLogger):
+    """Writes scalars and images as TensorBoard events into ``tensorboard/`` in the run folder.
+
+    Args:
+        images_every: iterations between pictures of the synthetic set.
+        most_images: the first so many images are shown.
+
+    Raises:
+        ValueError: TensorBoard is not installed, or a number below 1.
+    """
+
+    def __init__(self, images_every: int = 500, most_images: int = 100) -> None:
+        if find_spec("tensorboard") is None:
+            raise ValueError('TensorBoard is not installed; pip install "hoptm-plugin[tensorboard]"')
+        if min(images_every, most_images) < 1:
+            raise ValueError("images_every and most_images must be at least 1")
+        self.images_every, self.most_images = images_every, most_images
+        self._writer: SummaryWriter | None = None
+
+    def begin(self, folder: Path, first: int) -> None:
+        """Open the event file; events from iteration ``first`` on that an interrupted process wrote are superseded."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first or None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one event per number."""
+        assert self._writer is not None, "begin was not called"
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, pixels: Callable[[], Tensor]) -> None:
+        """Write the images where their turn has come, clamped to [0, 1]."""
+        if step % self.images_every == 0:
+            assert self._writer is not None, "begin was not called"
+            shown = pixels()[: self.most_images].clamp(0, 1)
+            self._writer.add_images("synthetic", shown, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        if self._writer is not None:
+            self._writer.close()
