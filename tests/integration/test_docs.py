@@ -85,8 +85,10 @@ def check_only(words: list[str]) -> None:
     elif program in ("python", "python3") and arguments[:1] == ["-m"]:
         assert arguments[1:] == ["venv", ".venv"], words
     else:
-        assert program in ("python", "python3", "pytest", "ruff", "mypy", "git", ".ci/run"), f"{words}: unknown command"
+        assert program in ("python", "python3", "pytest", "ruff", "mypy", "git", "sphinx-build", ".ci/run"), f"{words}: unknown command"
+        written = arguments[-1] if program == "sphinx-build" else None
         paths = [word for word in words if ("/" in word and "://" not in word) or word.endswith(".py")]
+        paths = [path for path in paths if path != written]
         assert all((ROOT / path).exists() for path in paths), f"{words}: no such file"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.augment import NoAugmentation
 from hoptm_plugin.core.errors import HopTMError
-from hoptm_plugin.core.progress import silent
+from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
@@ -193,6 +195,28 @@ def test_the_jth_network_starts_alike_for_every_set_and_unlike_the_others(make_d
     assert torch.equal(starts[0], starts[2])
     assert torch.equal(starts[1], starts[3])
     assert not torch.equal(starts[0], starts[1])
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_evaluation_reports_every_epoch_of_every_network(make_data, warm):
+    class Report(Progress):
+        done = 0
+
+        def __call__(self, title, total, done=0):
+            self.title, self.total = title, total
+            return self
+
+        def advance(self, steps=1, **values):
+            self.done += steps
+            self.values = values
+
+    data, report = make_data(), Report()
+    evaluator = replace(make_evaluator(data, Protocol(repeats=3, epochs=4)), progress=report)
+    evaluator.evaluate(lambda repeat: subset(data), data.test, "a set", subset(data) if warm else None)
+    networks = len(evaluator.networks)
+    assert (report.title, report.total) == ("evaluating a set, epochs", networks * 3 * 4 * (2 if warm else 1))
+    assert report.done == report.total
+    assert 0 <= report.values["accuracy"] <= 1
 
 
 def test_predictions_are_probabilities_of_the_untouched_images_in_order(make_data):
