@@ -29,7 +29,7 @@ from hoptm_plugin import (
 class ImprovedDistributionMatching(Method):
     """Matches features of mosaics under networks in training, with a class-aware cross-entropy (IDM).
 
-    Each stored image is a mosaic of ``mosaic``^2 images, which are enlarged to full size before anything sees them. Per
+    Each stored image is a mosaic of ``mosaic^2`` images, which are enlarged to full size before anything sees them. Per
     class c and matched network f, with one Siamese draw of the augmentation A for both sides:
 
     L_c = matcher(phi(A(real_c)), phi(A(expand(S_c)))) + ce_weight * acc * CE(f(A(expand(S_c))), c)

@@ -46,7 +46,7 @@ class DSA(Augmentation):
     - scale: s_x, s_y ~ U(1 / ``scale_ratio``, ``scale_ratio``); rotate: U(-1, 1) ``rotate_degrees``; bilinear, zeros
       outside.
 
-    :mod:`hoptm_plugin.augment.transforms` says for each where Kornia gives the published formula and where it does not.
+    ``hoptm_plugin.augment.transforms`` says for each where Kornia gives the published formula and where it does not.
 
     Args:
         strategy: the operations drawn from; digits drop flip.

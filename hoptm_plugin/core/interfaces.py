@@ -289,17 +289,29 @@ class Method(Part, ABC):
 
 
 matchers: Registry[Matcher] = Registry("matcher", Matcher)
+"""What ``method.matchers`` of trajectory matching may name: losses on paths of parameters."""
 feature_matchers: Registry[FeatureMatcher] = Registry("feature matcher", FeatureMatcher)
+"""What ``method.matcher`` of distribution matching may name: losses on features."""
 schedulers: Registry[Scheduler] = Registry("scheduler", Scheduler)
+"""What ``method.schedulers`` may name: which start epochs and parameters are matched now."""
 schedules: Registry[Schedule] = Registry("schedule", Schedule)
+"""What may stand for a number that changes over the run."""
 methods: Registry[Method] = Registry("method", Method)
+"""What ``method.name`` may name; what ``method=`` takes is YAML that gives one of them its settings."""
 networks: Registry[NetworkBuilder] = Registry("network", NetworkBuilder)
+"""What ``network.name`` may name: the networks to distil with and to evaluate on."""
 datasets: Registry[DatasetReader] = Registry("dataset reader", DatasetReader)
+"""What ``dataset.name`` may name: readers of sources of images."""
 augmentations: Registry[Augmentation] = Registry("augmentation", Augmentation)
+"""What ``augment.name`` may name: differentiable augmentations."""
 label_policies: Registry[LabelPolicy] = Registry("label policy", LabelPolicy)
+"""What ``method.labels`` may name: hard or learned labels."""
 initialisers: Registry[Initialiser] = Registry("initialiser", Initialiser)
+"""What ``method.initial_images`` may name: the images that a distillation starts from."""
 samplers: Registry[SegmentSampler] = Registry("segment sampler", SegmentSampler)
+"""What ``method.sampler`` may name: which expert and start epoch an iteration matches."""
 loggers: Registry[RunLogger] = Registry("logger", RunLogger)
+"""What ``loggers`` may list: who is told how a run goes."""
 REGISTRIES: tuple[Registry[Any], ...] = (
     methods, matchers, feature_matchers, schedulers, schedules, samplers, label_policies, initialisers,
     networks, datasets, augmentations, loggers,

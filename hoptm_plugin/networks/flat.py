@@ -22,7 +22,7 @@ class FlatNetwork:
     Attributes:
         module: the network whose shapes and forward pass are used.
         sizes: number of elements of each parameter tensor.
-        num_parameters: P.
+        num_parameters: how many there are, P.
 
     Args:
         module: the network.

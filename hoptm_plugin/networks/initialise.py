@@ -26,7 +26,7 @@ def create(
     Args:
         builder: the architecture.
         image_shape: (C, H, W).
-        num_classes: K.
+        num_classes: how many there are, K.
         generator: on the CPU; the parameters are drawn there, so that they do not depend on ``device``.
         device: where the network is put.
 

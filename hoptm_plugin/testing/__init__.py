@@ -1,11 +1,13 @@
 """Contract tests that any plug-in inherits: subclass, name your parts, and pytest runs the checks.
 
+For example::
+
     from hoptm_plugin.testing import MatcherContract
 
     class TestMine(MatcherContract):
         specs = [{"name": "mine"}, {"name": "mine", "sharpness": 2.0}]
 
-Every check runs for every entry of ``specs``: a mapping as it stands in YAML.
+Every check runs for every entry of ``specs``: a mapping as it stands in YAML. All have the checks of :class:`Contract`.
 """
 
 import pytest

@@ -191,7 +191,7 @@ class NetworkContract(Contract):
 
     Attributes:
         image_shape: (C, H, W) of the images it is built for.
-        classes: K.
+        classes: how many there are, K.
     """
 
     registry = networks
@@ -248,7 +248,7 @@ class NetworkContract(Contract):
 
 
 class DatasetReaderContract(Contract):
-    """What every reader of a data set must satisfy; :meth:`complete` writes the files that it reads."""
+    """What every reader of a data set must satisfy; ``complete`` writes the files that it reads."""
 
     registry = datasets
 

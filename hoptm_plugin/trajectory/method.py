@@ -72,8 +72,8 @@ class TrajectoryMatching(Method):
         sampler: draws expert and start epoch.
         labels: label policy.
         initial_images: where distillation starts.
-        student_steps: N.
-        expert_epochs: M.
+        student_steps: of one unroll, N.
+        expert_epochs: that these should reach, M.
         student_batch: synthetic images per student step; None takes the whole set.
         step_size: initial alpha; it is learned.
         schedulers: pace the matching; weights multiply and ranges of start epochs intersect.
