@@ -23,6 +23,7 @@ TRAIN_FILES = tuple(f"data_batch_{index}.bin" for index in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
 RECORDS = 10_000  # per file
 SHAPE = (3, 32, 32)
+HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
 
 class CifarReader(FileReader):
@@ -87,7 +88,7 @@ class CifarReader(FileReader):
         for files in (self.train_files, self.test_files):
             batches = [self._read_records(folder / file, len(classes)) for file in files]
             parts.append((torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])))
-        return RawImages(self.name, classes, parts[0], parts[1], released=self.released)
+        return RawImages(self.name, classes, parts[0], parts[1], released=self.released, provenance=self._origin())
 
     def _read_records(self, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
         records, size = self.records(path.name), self.label_bytes + int(np.prod(SHAPE))
@@ -112,7 +113,11 @@ class CifarReader(FileReader):
                             f"or differ; read them with dataset=folder")  # fmt: skip
         first = images_in(folder / "train" / raw.class_names[0])[0]
         recompressed = first.suffix.lower() in (".jpg", ".jpeg")
-        return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released)
+        return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released,
+                       provenance={**raw.provenance, **self._origin()})  # fmt: skip
+
+    def _origin(self) -> dict[str, str]:
+        return {"source": f"{self.title} ({HOMEPAGE})", "licence": "none stated by its authors"}
 
 
 @datasets.register("cifar10")

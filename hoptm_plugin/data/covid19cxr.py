@@ -17,6 +17,10 @@ from hoptm_plugin.data.splits import stratified
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
 TEST_FRACTION = 0.2
 RELEASED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ORIGIN = {
+    "source": "COVID-19 Radiography Database (https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database)",
+    "licence": "see the database's terms; its authors collected the images from several sources and ask to be cited",
+}
 WHAT = f"the unpacked COVID-19 Radiography Database (class folders {', '.join(CLASSES)})"
 
 
@@ -83,7 +87,7 @@ class Covid19Cxr(FileReader):
         name = "covid19cxr" if self.classes == CLASSES else f"covid19cxr ({', '.join(self.classes)})"
         return RawImages(name, self.classes, (images[: len(train)], labels[train]),
                          (images[len(train) :], labels[test]), released=RELEASED if self.channels == 3 else None,
-                         provenance={"split": split, "resized_while_reading": resized})  # fmt: skip
+                         provenance={"split": split, "resized_while_reading": resized, **ORIGIN})  # fmt: skip
 
 
 def _class_files(folder: Path) -> list[Path]:

@@ -10,6 +10,11 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.splits import stratified
 
 TEST_FRACTION = 0.2
+ORIGIN = {
+    "source": "Optical Recognition of Handwritten Digits, UCI Machine Learning Repository "
+    "(https://archive.ics.uci.edu/dataset/80), as scikit-learn ships it",
+    "licence": "CC BY 4.0",
+}
 
 
 @datasets.register("digits")
@@ -30,4 +35,6 @@ class Digits(DatasetReader):
         labels = torch.from_numpy(source.target.astype(np.int64))
         names = tuple(str(name) for name in source.target_names)
         train, test = stratified(labels, names, TEST_FRACTION, seeds.child("test"))
-        return RawImages("digits", names, (pixels[train], labels[train]), (pixels[test], labels[test]))
+        return RawImages(
+            "digits", names, (pixels[train], labels[train]), (pixels[test], labels[test]), provenance=ORIGIN
+        )

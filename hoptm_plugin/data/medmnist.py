@@ -71,7 +71,9 @@ class MedMnist(FileReader):
         with path.open("rb") as stream:
             official = hashlib.file_digest(stream, "md5").hexdigest() == self._info("MD5")
         name = self.stem if official else f"{self.stem} (unofficial file)"
-        provenance = {"file": path.name, "official_file": official, "license": self.info["license"]}
+        record = self._info("url").partition("/files/")[0]
+        provenance = {"file": path.name, "official_file": official, "licence": self.info["license"],
+                      "source": f"MedMNIST v2, {self.stem} (https://medmnist.com, {record})"}  # fmt: skip
         return RawImages(name, names, splits["train"], splits["test"], splits.get("val"),
                          RELEASED.get(self.flag), provenance)  # fmt: skip
 

@@ -21,6 +21,10 @@ SHAPE = (3, 64, 64)
 RELEASED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 WNIDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val_annotations.txt"
 AGAIN = "unpack tiny-imagenet-200.zip again"
+ORIGIN = {
+    "source": "Tiny ImageNet, a part of ImageNet (http://cs231n.stanford.edu/tiny-imagenet-200.zip)",
+    "licence": "ImageNet's terms of access: non-commercial research and education only",
+}
 WHAT = f"the unpacked Tiny ImageNet (tiny-imagenet-200, with {WNIDS}, train/ and val/)"
 
 
@@ -67,7 +71,7 @@ class TinyImageNet(FileReader):
         test = _annotated(folder, wnids)
         names = _class_names(folder / WORDS, wnids)
         return RawImages("tinyimagenet", names, _decoded(train, folder / "train"), _decoded(test, folder / "val"),
-                         released=RELEASED)  # fmt: skip
+                         released=RELEASED, provenance=ORIGIN)  # fmt: skip
 
 
 def _annotated(folder: Path, wnids: Sequence[str]) -> list[list[Path]]:

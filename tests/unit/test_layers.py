@@ -1,4 +1,4 @@
-"""Imports run one way (architecture: core <- parts <- trajectory, experts <- engine <- results <- export <- commands <- cli)."""
+"""Imports run one way: core <- parts <- trajectory, experts <- engine <- results <- export <- commands <- cli."""
 
 import ast
 from pathlib import Path

@@ -31,7 +31,12 @@ def test_reads_all_splits_with_medmnists_names(tmp_path):
     assert raw.validation is not None
     assert raw.train[0].shape == (8, 3, 28, 28)
     assert raw.name == "bloodmnist (unofficial file)"
-    assert raw.provenance == {"file": "bloodmnist.npz", "official_file": False, "license": "CC BY 4.0"}
+    assert raw.provenance == {
+        "file": "bloodmnist.npz",
+        "official_file": False,
+        "source": "MedMNIST v2, bloodmnist (https://medmnist.com, https://zenodo.org/records/10519652)",
+        "licence": "CC BY 4.0",
+    }
     assert raw.released is None
 
 
