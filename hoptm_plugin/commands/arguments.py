@@ -46,6 +46,9 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
     parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    parser.add_argument("--scores", choices=["lrs", "ars", "all"],
+                        help="add columns of DD-Ranking's label-robust and augmentation-robust scores, or list the "
+                        "runs that are missing for them")  # fmt: skip
     tests = parser.add_mutually_exclusive_group()
     tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
     tests.add_argument("--no-tests", action="store_true", help="test nothing")
@@ -53,8 +56,14 @@ def _compare(arguments: list[str]) -> None:
     from hoptm_plugin.results.compare import compare, find_cards
     from hoptm_plugin.results.tables import publish
 
-    cards = find_cards(options.paths)
-    publish(compare(cards, against=options.against, tests=not options.no_tests), options.format, options.output)
+    cards, how = find_cards(options.paths), {"against": options.against, "tests": not options.no_tests}
+    if options.scores is None:
+        comparisons = compare(cards, **how)
+    else:
+        from hoptm_plugin.commands.scores import compare_with_scores
+
+        comparisons = compare_with_scores(cards, options.scores, **how)
+    publish(comparisons, options.format, options.output)
 
 
 def _report(arguments: list[str]) -> None:
@@ -87,8 +96,12 @@ def _export(arguments: list[str]) -> None:
         "card on its source, licence, recipe, accuracy and checksums.",
     )
     parser.add_argument("synthetic", type=Path, help="a run folder, or a .safetensors file")
-    parser.add_argument("--format", required=True, choices=["medmnist", "folder", "safetensors", "ddranking"],
-                        help="npz in MedMNIST layout, PNG images, the native file, or tensors for DD-Ranking")  # fmt: skip
+    formats = {
+        "medmnist": "npz in MedMNIST layout", "folder": "PNG images", "safetensors": "the native file",
+        "ddranking": "tensors for DD-Ranking",
+    }  # fmt: skip
+    parser.add_argument("--format", required=True, choices=formats,
+                        help="; ".join(f"{name}: {what}" for name, what in formats.items()))  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new folder; NAME-FORMAT unless told")
     parser.add_argument("--source", metavar="TEXT", help="where the original data come from, if the run does not know")
     parser.add_argument("--licence", metavar="TEXT", help="the original data's licence, if the run does not know")
@@ -98,5 +111,6 @@ def _export(arguments: list[str]) -> None:
     export(options.synthetic, options.format, options.output, source=options.source, licence=options.licence)
 
 
-PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {"list": _list, "compare": _compare, "report": _report,
-                                                          "export": _export}  # fmt: skip
+PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {
+    "list": _list, "compare": _compare, "report": _report, "export": _export,
+}  # fmt: skip

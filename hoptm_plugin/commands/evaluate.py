@@ -18,9 +18,11 @@ from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled
+from hoptm_plugin.export import manifest
+from hoptm_plugin.export.loading import is_export, load_distilled
 from hoptm_plugin.results.card import Card, write_card
 
-REMEDY = "name the folder of a finished run, or a .safetensors file, with synthetic=PATH"
+REMEDY = "name the folder of a finished run, an exported folder or a .safetensors file, with synthetic=PATH"
 
 
 def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str, Any] | None:
@@ -46,14 +48,14 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     """Evaluate the set that ``values`` name and write its card into ``path``.
 
-    Of a run folder that holds a moving average as well, both are evaluated. What the card says of the method comes from
-    the stored set.
+    Of a run folder that holds a moving average as well, both are evaluated; an exported set is judged as it was
+    exported. What the card says of the method comes from the stored set.
     """
     named = validate_settings(values).synthetic or Path()
     file, average_file = _file(named), named / AVERAGE
     folder = RunFolder(path)
     folder.check(values, resume=False)
-    synthetic = _load(file)
+    synthetic = _load(named)
     average = _load(average_file) if average_file.is_file() else None
     if not (file.parent / CONFIG).exists():
         values = values | {"reported": None}  # nothing says how it was distilled
@@ -70,20 +72,24 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
             "seconds_per_iteration": None}  # fmt: skip
     judged = [file] if average is None else [file, average_file]
     artefacts = folder.artefacts(CONFIG) | {judged_file.name: sha256(judged_file) for judged_file in judged}
-    card = finished_card(values, bench, results, cost, artefacts, distillation_seed=synthetic.info.get("seed"))
+    made_with = read_config(file.parent / CONFIG) if (file.parent / CONFIG).exists() else None
+    card = finished_card(values, bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, made_with)
     write_card(card, folder / CARD)
     return card
 
 
-def _load(file: Path) -> SyntheticSet:
+def _load(path: Path) -> SyntheticSet:
     try:
-        return SyntheticSet.load(file)
+        return load_distilled(path)
     except FileFormatError as error:
         raise FileFormatError(f"{error}; {REMEDY}") from None
 
 
 def _file(path: Path) -> Path:
-    return path / SYNTHETIC if path.is_dir() else path
+    """Return the file whose SHA-256 tells what is judged; an exported set's manifest names those of all its files."""
+    if not path.is_dir():
+        return path
+    return path / (manifest.FILE_NAME if is_export(path) else SYNTHETIC)
 
 
 def _described_by(synthetic: SyntheticSet, values: dict[str, Any]) -> dict[str, Any]:

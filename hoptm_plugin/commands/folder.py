@@ -31,6 +31,7 @@ FREE_TO_CHANGE = ("resume", "loggers", *FREE_RUNTIME, "experts.root", "dataset.r
 # left out at their defaults, so that runs and cards from before they existed still count as made alike
 ADDED_LATER = {
     "runtime.precision": "float32", "experts.training.precision": "float32", "protocol.precision": "float32",
+    "protocol.labels": "stored",
 }  # fmt: skip
 
 

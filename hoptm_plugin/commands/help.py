@@ -46,8 +46,8 @@ HELP = {
     "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with "
     f"the same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
     "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set "
-    f"(a run folder or a .safetensors file) and test them. Settings come from the run the set lies in, where it lies "
-    f"in one; otherwise name the data set.\n\n"
+    f"(a run folder, a .safetensors file, or an exported folder) and test them. Settings come from the run the "
+    f"set lies in, where it lies in one; otherwise name the data set.\n\n"
     f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
     "cite": f"usage: {PROGRAM} cite [KEY=VALUE ...]\n\nPrint the BibTeX of what a run with these settings would use: "
     f"method, matchers, schedulers, experts, network, augmentation, data set. Reads no data, writes nothing.\n\n"

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import ImageData, Split
@@ -103,11 +103,16 @@ class Evaluator:
     ) -> None:
         distinct = {id(synthetic): synthetic.expanded() for synthetic in sets}
         expanded = [distinct[id(synthetic)] for synthetic in sets]
-        whole = [(synthetic.images, synthetic.targets.detach()) for synthetic in expanded]
+        whole = [(synthetic.images, self._targets(synthetic)) for synthetic in expanded]
         train_networks(
             networks, self._loss(name), whole, self.protocol, self._learning_rate(sets[0]),
             self.augmentation, seeds, after_epoch,
         )  # fmt: skip
+
+    def _targets(self, synthetic: SyntheticSet) -> Tensor:
+        """Return what the networks are to predict: class indices, or probabilities where labels are soft."""
+        hardened = self.protocol.labels == "hard" and synthetic.soft
+        return synthetic.labels.detach().argmax(dim=1) if hardened else synthetic.targets.detach()
 
     def _learning_rate(self, synthetic: SyntheticSet) -> float:
         return self.protocol.learning_rate if synthetic.step_size is None else float(synthetic.step_size)
@@ -125,7 +130,7 @@ class Evaluator:
 
         def bytes_per_network() -> int:
             whole, batch = sets[0].expanded(), slice(0, self.protocol.batch)
-            return loss.bytes_per_network(whole.images[batch], whole.targets.detach()[batch])
+            return loss.bytes_per_network(whole.images[batch], self._targets(whole)[batch])
 
         keep_freed_memory(device, bytes_per_network)
         if len(kinds) > 1 or not loss.stackable:

@@ -73,7 +73,8 @@ def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, 
 def calibration(targets: Tensor, probabilities: Tensor, bins: int = 15) -> dict[str, Any]:
     """Return the expected calibration error and the bins of a reliability diagram.
 
-    With confidence c_i = max_k p_ik, bins b = ((b-1)/B, b/B] of it: ECE = sum_b n_b / n |accuracy_b - confidence_b|.
+    With confidence c_i = max_k p_ik, bins b = ((b-1)/B, b/B] of it:
+    ``ECE = sum_b n_b / n |accuracy_b - confidence_b|``.
 
     Args:
         targets: (n,) int64 class indices, n > 0.

@@ -72,6 +72,7 @@ class Protocol(_Settings):
         epochs: passes over the synthetic set; the published range 0...1000 makes 1001.
         batch: images per step; a short last batch is kept.
         precision: "float32", or "bf16": networks train under autocast to bfloat16, and are tested in float32.
+        labels: "stored", or "hard": of soft labels only the likeliest class is used; hard ones are the same either way.
         learning_rate: of sets that carry no learned step size; a learned one is used for every architecture.
         momentum: of SGD.
         weight_decay: of SGD.
@@ -86,6 +87,7 @@ class Protocol(_Settings):
     batch: PositiveInt = 128
     # left out where it is the default: cards from before it existed stay comparable
     precision: TrainingPrecision = Field("float32", exclude_if=lambda value: value == "float32")
+    labels: Literal["stored", "hard"] = Field("stored", exclude_if=lambda value: value == "stored")
     learning_rate: PositiveFloat = 0.01
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 5e-4

@@ -106,6 +106,7 @@ class Card(Record):
         software: versions.
         config_sha256: of the composed configuration.
         distillation_sha256: of the part of it that determines the synthetic set, the seed left out, if known.
+        labels: of what was trained on: "hard" (class indices) or "soft" (probabilities); None in older cards.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
     """
 
@@ -126,6 +127,7 @@ class Card(Record):
     software: Software
     config_sha256: Digest
     distillation_sha256: Digest | None = None
+    labels: Literal["hard", "soft"] | None = None
     artefacts: dict[Line, Digest]
 
     @field_validator("protocol")
@@ -164,6 +166,7 @@ def make_card(
     cost: Mapping[str, Any],
     config_sha256: str,
     distillation_sha256: str | None = None,
+    labels: Literal["hard", "soft"] | None = None,
     artefacts: Mapping[str, str],
     averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Card:
@@ -198,6 +201,7 @@ def make_card(
         software=Software.model_validate(software_versions()),
         config_sha256=config_sha256,
         distillation_sha256=distillation_sha256,
+        labels=labels,
         artefacts=dict(artefacts),
     )
 

@@ -36,6 +36,9 @@ class Cell:
         against: the row it is tested against, or None where it is not.
         difference: from that row.
         p_holm: the difference's p-value, corrected over all tests of the table.
+        found: the cards that were pooled, and their files.
+        lrs: label-robust score, where asked for and defined (:mod:`hoptm_plugin.results.robust`).
+        ars: augmentation-robust score, likewise.
     """
 
     row: str
@@ -50,6 +53,9 @@ class Cell:
     against: str | None = None
     difference: Difference | None = None
     p_holm: float | None = None
+    found: tuple[FoundCard, ...] = field(default=(), repr=False, compare=False)
+    lrs: float | None = None
+    ars: float | None = None
 
     @property
     def column(self) -> Column:
@@ -81,12 +87,15 @@ class Cell:
 class _Pool:
     method: str
     evaluations: list[Evaluation] = field(default_factory=list)
+    found: list[FoundCard] = field(default_factory=list)
     reported: set[tuple[ReportedAccuracy, str]] = field(default_factory=set)
 
     def cell(self, row: str, ipc: int | None, network: str) -> Cell:
         values = tuple(value for evaluation in self.evaluations for value in evaluation.accuracy.values)
         reported, source = next(iter(self.reported)) if len(self.reported) == 1 else (None, None)
-        return Cell(row, self.method, ipc, network, values, len(self.evaluations), reported, source)
+        return Cell(
+            row, self.method, ipc, network, values, len(self.evaluations), reported, source, found=tuple(self.found)
+        )
 
 
 def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
@@ -97,19 +106,21 @@ def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
     """
     pools: dict[tuple[str, int | None, str], _Pool] = {}
 
-    def add(row: str, card: Card, evaluation: Evaluation, method: str) -> _Pool:
-        pool = pools.setdefault((row, card.ipc, evaluation.network), _Pool(method))
+    def add(row: str, found: FoundCard, evaluation: Evaluation, method: str) -> _Pool:
+        pool = pools.setdefault((row, found[1].ipc, evaluation.network), _Pool(method))
         pool.evaluations.append(evaluation)
+        pool.found.append(found)
         return pool
 
-    for row, (_, card) in zip(_row_names(members), members, strict=True):
+    for row, found in zip(_row_names(members), members, strict=True):
+        card = found[1]
         for evaluation in card.evaluations:
-            pool = add(row, card, evaluation, card.method)
+            pool = add(row, found, evaluation, card.method)
             if card.reported is not None and (published := _reported(card, evaluation.network)):
                 pool.reported.add((published, card.reported.source))
         warm = WARM if card.protocol.get("warm_start_average") else ""
         for evaluation in card.averaged or ():
-            add(f"{row}{AVERAGED}{warm}", card, evaluation, card.method)
+            add(f"{row}{AVERAGED}{warm}", found, evaluation, card.method)
     _add_random_subsets(members, add)
     notes = [
         f"{row}, {_column(ipc, network)}: the pooled runs name different reported accuracies, so none is shown"
@@ -129,16 +140,17 @@ def _reported(card: Card, network: str) -> ReportedAccuracy | None:
     return ReportedAccuracy(accuracy=card.reported.accuracy, std=card.reported.std)
 
 
-def _add_random_subsets(members: Sequence[FoundCard], add: Callable[[str, Card, Evaluation, str], _Pool]) -> None:
+def _add_random_subsets(members: Sequence[FoundCard], add: Callable[[str, FoundCard, Evaluation, str], _Pool]) -> None:
     """Pool the random subsets that runs evaluated beside their sets, except where the random method itself was run."""
     measured = {(c.ipc, e.network) for _, c in members if c.method == RANDOM for e in c.evaluations}
     seen: set[tuple[int, int | None, str]] = set()
-    for _, card in members:
+    for found in members:
+        card = found[1]
         for evaluation in card.random_subset or ():
             place = (card.ipc, evaluation.network)
             if place not in measured and (card.seed, *place) not in seen:  # methods of one seed draw the same subsets
                 seen.add((card.seed, *place))
-                add(RANDOM_ROW, card, evaluation, RANDOM)
+                add(RANDOM_ROW, found, evaluation, RANDOM)
 
 
 def _row_names(members: Sequence[FoundCard]) -> list[str]:
@@ -149,7 +161,7 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
     methods: dict[str, set[str]] = {}
     for _, card in members:
         methods.setdefault(card.title, set()).add(card.method)
-    counts = Counter((card.method, card.title, card.ipc, _distillation_seed(card)) for _, card in members)
+    counts = Counter((card.method, card.title, card.ipc, distillation_seed(card)) for _, card in members)
     repeated = {key[:2] for key, count in counts.items() if count > 1}
     settings = {(c.method, c.title, c.ipc, c.distillation_sha256) for _, c in members if c.distillation_sha256}
     variants = Counter(key[:3] for key in settings)
@@ -164,7 +176,8 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
     return names
 
 
-def _distillation_seed(card: Card) -> int:
+def distillation_seed(card: Card) -> int:
+    """Return the seed that the set was distilled with: in cards that do not say, the run's."""
     return card.seed if card.distillation_seed is None else card.distillation_seed
 
 

@@ -44,6 +44,7 @@ class Comparison:
         notes: on what is not shown.
         tested: whether cells were tested.
         against: the row they were tested against; None where that is each column's best.
+        scores: columns of scores beside the accuracies, of "lrs" and "ars".
     """
 
     heading: str
@@ -53,6 +54,7 @@ class Comparison:
     notes: tuple[str, ...] = ()
     tested: bool = True
     against: str | None = None
+    scores: tuple[str, ...] = ()
 
     def columns(self) -> list[Column]:
         """Return the table's columns, (IPC, network), in order."""

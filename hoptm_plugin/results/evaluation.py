@@ -21,7 +21,7 @@ class Calibration(Record):
     """How far a network's confidence can be believed, in bins of equal width over [0, 1].
 
     Attributes:
-        ece: expected calibration error, sum_b n_b / n |accuracy_b - confidence_b|.
+        ece: expected calibration error, ``sum_b n_b / n |accuracy_b - confidence_b|``.
         counts: test images per bin, by the probability of the predicted class.
         confidence: mean of that probability in each bin; None where it is empty.
         accuracy: fraction of the bin's images classified rightly; None where it is empty.

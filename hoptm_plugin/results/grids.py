@@ -12,6 +12,15 @@ from hoptm_plugin.results.console import percent, published
 from hoptm_plugin.results.significance import LEVEL
 
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
+_SCORE_NOTES = {
+    "lrs": "LRS, label-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^a - 1/e) / "
+    "(e - 1/e) with a = (accuracy - that of random images) / 2 - (accuracy of all images - that of the set under hard "
+    "labels) / 2, fractions, each a mean over the pooled networks. A set no better than random images and as good as "
+    "all of them has 0.269.",
+    "ars": "ARS, augmentation-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^b - 1/e) "
+    "/ (e - 1/e) with b = (accuracy - that of random images) / 2, with augmentation, + the same without augmentation. "
+    "A set no better than random images has 0.269.",
+}
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,28 @@ class Grid:
 
 
 def accuracies(comparison: Comparison) -> Grid:
-    """Return the main table: "mean ± std (networks)" in percent, and in brackets what was published."""
-    return _grid(comparison, comparison.heading, _accuracy)
+    """Return the main table: "mean ± std (networks)" in percent, and in brackets what was published; and scores."""
+    grid = _grid(comparison, comparison.heading, _accuracy)
+    columns: list[tuple[str, str]] = []
+    entries: list[list[Entry]] = [[] for _ in grid.rows]
+    for index, column in enumerate(comparison.columns()):
+        beside = comparison.scores if column[0] is not None else ()
+        columns += [grid.columns[index], *((", ".join(grid.columns[index]), name.upper()) for name in beside)]
+        scores = [_scores(comparison, column, name) for name in beside]
+        for at, (_, line) in enumerate(grid.rows):
+            entries[at] += [line[index], *(score[at] for score in scores)]
+    return Grid(grid.title, columns, [(row, line) for (row, _), line in zip(grid.rows, entries, strict=True)])
+
+
+def _scores(comparison: Comparison, column: Column, name: str) -> list[Entry]:
+    """Return a column of scores, the highest marked."""
+    cells = [comparison.cell(row, column) for row in comparison.rows()]
+    scores: list[float | None] = [None if cell is None else getattr(cell, name) for cell in cells]
+    top = max((score for score in scores if score is not None), default=None)
+    return [
+        Entry("" if cell is None else UNDEFINED if score is None else f"{score:.3f}", best=score == top is not None)
+        for cell, score in zip(cells, scores, strict=True)
+    ]
 
 
 def differences(comparison: Comparison) -> Grid | None:
@@ -122,6 +151,7 @@ def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str
             "In [brackets] what was reported, often of the iteration that was best on the test split, and for "
             f"baselines with settings that were not published. {'; '.join(sources)}"
         )
+    notes += [_SCORE_NOTES[name] for name in sorted({name for c in comparisons for name in c.scores}, reverse=True)]
     if any(cell.against for cell in cells):
         reference = next((c.against for c in comparisons if c.against), "the best of its column")
         notes += [

@@ -70,19 +70,23 @@ def render(comparisons: Sequence[Comparison], form: Format) -> str:
 
 
 def records(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Return one record per cell, upper bounds included; accuracies are fractions, None where undefined."""
+    """Return one record per cell, upper bounds included; accuracies are fractions, None where undefined.
+
+    Scores have keys only where some table shows them.
+    """
     found = []
+    scores = sorted({name for comparison in comparisons for name in comparison.scores}, reverse=True)
     for comparison in comparisons:
         for column in comparison.columns():
             cells = [comparison.cell(row, column) for row in comparison.rows()]
-            found += [_record(comparison, comparison.heading, cell) for cell in cells if cell is not None]
+            found += [_record(comparison, comparison.heading, cell, scores) for cell in cells if cell is not None]
         for bound in comparison.bounds:
             group = "; ".join([comparison.heading, "upper bound", *bound.remarks])
-            found.append(_record(comparison, group, bound.cell))
+            found.append(_record(comparison, group, bound.cell, scores))
     return found
 
 
-def _record(comparison: Comparison, group: str, cell: Cell) -> dict[str, Any]:
+def _record(comparison: Comparison, group: str, cell: Cell, scores: Sequence[str]) -> dict[str, Any]:
     difference, reported = cell.difference, cell.reported
     return {
         "group": group, "method": cell.row, "dataset": comparison.dataset, "ipc": cell.ipc, "network": cell.network,
@@ -92,6 +96,7 @@ def _record(comparison: Comparison, group: str, cell: Cell) -> dict[str, Any]:
         "reported_source": cell.source, "against": cell.against,
         "difference": difference and difference.mean, "ci_low": difference and difference.low,
         "ci_high": difference and difference.high, "p": difference and difference.p, "p_holm": cell.p_holm,
+        **{name: getattr(cell, name) for name in scores},
     }  # fmt: skip
 
 

@@ -65,8 +65,8 @@ def reduced(words: list[str]) -> list[str]:
         budget += [*TINY_NETWORK, *SHORT_LOOP, "experts.count=1", "experts.training.batch=512"]
         if not any(argument.startswith("method=") and "random" in argument for argument in arguments):
             budget += [*TINY_EXPERTS, *TINY_LOOP]
-        if any(argument.startswith("dataset.root=") for argument in arguments):
-            budget += NPZ
+    if any(argument.startswith("dataset.root=") for argument in arguments):
+        budget += NPZ
     return [*words, *budget]
 
 
@@ -85,7 +85,8 @@ def check_only(words: list[str]) -> None:
     elif program in ("python", "python3") and arguments[:1] == ["-m"]:
         assert arguments[1:] == ["venv", ".venv"], words
     else:
-        assert program in ("python", "python3", "pytest", "ruff", "mypy", "git", "sphinx-build", ".ci/run"), f"{words}: unknown command"
+        known = ("python", "python3", "pytest", "ruff", "mypy", "git", "sphinx-build", ".ci/run")
+        assert program in known, f"{words}: unknown command"
         written = arguments[-1] if program == "sphinx-build" else None
         paths = [word for word in words if ("/" in word and "://" not in word) or word.endswith(".py")]
         paths = [path for path in paths if path != written]

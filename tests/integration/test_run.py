@@ -21,8 +21,8 @@ from PIL import Image
 from hoptm_plugin import SyntheticSet
 from hoptm_plugin.results.card import read_card
 
-FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png", "initial.png",
-         "result.json"}  # fmt: skip
+FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png",
+         "initial.png", "result.json"}  # fmt: skip
 
 THREE_CLASSES = ("dataset.classes=[COVID,Normal,Viral Pneumonia]",)
 
@@ -68,7 +68,10 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     assert synthetic.images.shape == (10, 1, 32, 32)
     assert synthetic.labels.tolist() == list(range(10))
     expected = {"method_id": method, "dataset": "digits", "ipc": 1, "seed": 0, "selection": "last"}
+    origin = {key: synthetic.info.pop(key) for key in ("source", "licence")}
     assert synthetic.info == expected | {"method_title": found.title}
+    assert "Optical Recognition of Handwritten Digits" in origin["source"]
+    assert origin["licence"] == "CC BY 4.0"
     with Image.open(folder / "synthetic.png") as grid:
         assert min(grid.size) > 32
 

@@ -1,0 +1,51 @@
+"""Cards to compute scores from, made up, for several tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hoptm_plugin.results.card import Card, software_versions
+from hoptm_plugin.results.evaluation import Evaluation
+
+DSA, NONE = {"name": "dsa", "prob_flip": 0.5}, {"name": "none"}
+ONE, OTHER = "1" * 64, "2" * 64
+
+
+def evaluations(values, classes=2, network="convnet"):
+    rest = {"balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5, "recall_per_class": [0.5] * classes,
+            "support": [5] * classes, "confusion": [[0] * classes] * classes, "calibration": None}  # fmt: skip
+    return Evaluation.from_metrics(network, [{"accuracy": value, **rest} for value in values])
+
+
+def make(method, *values, classes=2, augment=DSA, told=None, random=None, averaged=None, protocol=(), digest=None,
+         network="convnet", **changes):  # fmt: skip
+    """Return a card; ``digest`` is of the synthetic set, ``told`` the labels that the protocol names."""
+    told = {} if told is None else {"labels": told}
+    fields = {
+        "schema": 1, "method": method, "title": method.upper(), "ipc": 1, "seed": 0, "labels": "hard",
+        "protocol": {"epochs": 100, "augment": augment, **told, **dict(protocol)},
+        "dataset": {"name": "blood", "fingerprint": "f" * 64, "classes": [str(k) for k in range(classes)], "train": 90,
+                    "validation": 1, "test": 5 * classes},
+        "evaluations": [evaluations(values, classes, network)],
+        "random_subset": None if random is None else [evaluations(random, classes, network)],
+        "averaged": None if averaged is None else [evaluations(averaged, classes, network)],
+        "selection": "last", "software": software_versions(), "config_sha256": "0" * 64,
+        "artefacts": {} if digest is None else {"synthetic.safetensors": digest},
+        "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
+                 "peak_memory_bytes": None, "device": "cpu"},
+    }  # fmt: skip
+    return Card.model_validate(fields | changes)
+
+
+def found(**cards):
+    return [(Path(f"/runs/{name}/result.json"), card) for name, card in cards.items()]
+
+
+def whole(classes=2):
+    """The cards that the scores of a set with hard labels need."""
+    return {
+        "mtt": make("mtt", 0.7, 0.9, digest=ONE, classes=classes),
+        "plain": make("mtt", 0.6, digest=ONE, augment=NONE, random=(0.4, 0.6), classes=classes),
+        "random": make("random", 0.5, classes=classes),
+        "full": make("full", 0.95, ipc=None, classes=classes),
+    }
