@@ -1,0 +1,133 @@
+"""``hoptm-bench report`` on the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "bloodcells-full"
+
+
+@pytest.fixture
+def report(bench):
+    """Run the command."""
+    return lambda *arguments: bench("report", *map(str, arguments))
+
+
+@pytest.fixture
+def copied(finished_run, tmp_path):
+    """Return a function that copies the finished run under a name, with changes to its card."""
+
+    def copy(name="run", **changes):
+        folder = tmp_path / name
+        shutil.copytree(finished_run, folder)
+        card = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps(card | changes))
+        return folder
+
+    return copy
+
+
+def test_a_run_becomes_one_page(report, finished_run, tmp_path):
+    result = report(finished_run, "-o", "page.html", "--title", "Cells & more")
+    assert result.code == 0, result.err
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert result.out == f"page.html: 1 run, {len(page.encode()) / 1e6:.1f} MB\n"
+    (line,) = result.err.splitlines()
+    assert line.startswith("real training images are shown of HoP-TM, ")
+    assert line.endswith("; --no-real-images leaves them out")
+    assert "<title>Cells &amp; more</title>" in page
+    assert page.count("<img") == 6
+    for words in ("Loss over the iterations", "Mask fraction over", "Reliability diagram", "kappa:", "(path left out)"):
+        assert words in page
+    assert str(finished_run.parent) not in page
+    assert "result.json" not in page
+
+
+def test_the_same_runs_give_the_same_bytes(report, finished_run, tmp_path):
+    for name in ("a.html", "b.html"):
+        assert report(finished_run, RESULTS / "0", "-o", name).code == 0
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_real_images_can_be_left_out(report, finished_run, tmp_path):
+    result = report(finished_run, "--no-real-images")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "left out (--no-real-images)" in page
+    assert "real image" not in page
+
+
+def test_committed_cards_alone_become_a_page(report, tmp_path):
+    result = report(RESULTS, "--against", "random")
+    assert result.code == 0, result.err
+    assert result.err == ""
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for words in ("no confusion matrix and no calibration (an older card)", "no metrics.jsonl", "no config.yaml",
+                  "Differences to Random subset", "Upper bound, Full data"):  # fmt: skip
+        assert words in page
+
+
+def test_hostile_names_are_text(report, copied, tmp_path):
+    folder = copied("<b>&", title="<script>alert(1)</script>")
+    (folder / "metrics.jsonl").write_text('{"step": 0, "<img src=x>": 1}\n{"step": 1, "lo')
+    (folder / "config.yaml").write_text('method: "<script>alert(2)</script>"\n')
+    (folder / "synthetic.png").write_bytes(b"\x89PNG\r\n\x1a\n<script>")
+    (folder / "initial.png").unlink()
+    assert report(folder).code == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    for words in ("synthetic.png is no picture that hoptm-bench wrote", "no initial.png", "1 line left out"):
+        assert words in page
+
+
+@pytest.mark.parametrize("config", ["a: [", "- 1", "a: &a [*a]", "a: !!python/object:os.system {}", "\0", ""])
+def test_a_configuration_that_cannot_be_read_is_said(config, report, copied, tmp_path):
+    folder = copied()
+    (folder / "config.yaml").write_text(config)
+    result = report(folder)
+    assert result.code == 0, result.err
+    assert "config.yaml is no readable configuration" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_card_on_its_own_takes_nothing_from_its_neighbours(report, finished_run, copied, tmp_path):
+    folder = copied()
+    (folder / "result.json").rename(folder / "card.json")
+    assert report(folder / "card.json").code == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the run folder: a card on its own" in page
+    assert "<img" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "nowhere: no such result card"),
+        (["."], ".: no result.json in this folder or below"),
+        (["RUN", "-o", "."], ".: is a folder; name another file with -o FILE"),
+        (["RUN", "-o", "missing/page.html"], "missing/page.html: there is no folder missing; make it, or name another"),
+        (["RUN", "--against", "gone"], "--against gone: no row is called that (known: HoP-TM)"),
+        (["RUN", "--against", "mtt", "--no-tests"], "not allowed with argument"),
+        ([], "the following arguments are required"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_message(arguments, says, report, finished_run, tmp_path):
+    result = report(*(finished_run if each == "RUN" else each for each in arguments))
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert says in result.err
+    assert result.out == ""
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(report, finished_run, tmp_path):
+    # the second leaves no room for the name of the temporary file
+    for name in ("x" * 300, "x" * 250):
+        result = report(finished_run, "-o", name)
+        assert result.code == 2
+        assert result.err.splitlines()[-1] == f"error: {name}: File name too long; name another file with -o FILE"
+        assert not list(tmp_path.iterdir())

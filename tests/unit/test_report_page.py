@@ -1,0 +1,239 @@
+"""The page of a report: what it says, what it escapes, what it leaves out."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hoptm_plugin.engine.metrics import classification_metrics
+from hoptm_plugin.results.card import Card, software_versions
+from hoptm_plugin.results.compare import compare
+from hoptm_plugin.results.evaluation import Evaluation
+from hoptm_plugin.results.images import Tiles
+from hoptm_plugin.results.report.content import Run, run_names
+from hoptm_plugin.results.report.curves import Curve
+from hoptm_plugin.results.report.page import render
+from hoptm_plugin.results.report.records import without_paths
+
+HOSTILE = "<script>alert('1')</script>\"&{{ 7*7 }}$x$"
+SUPPORT = (6, 2, 4)
+
+
+def evaluation(*wrong, network="convnet", old=False, classes=3):
+    """Networks that take the first so many images of each class for the next class."""
+    support = SUPPORT + (1,) * (classes - 3)
+    targets = torch.arange(classes).repeat_interleave(torch.tensor(support))
+    rows = []
+    for count in wrong:
+        predicted = targets.clone()
+        for label in range(3):
+            predicted[(targets == label).nonzero()[:count]] = (label + 1) % 3
+        rows.append(classification_metrics(targets, 0.9 * torch.eye(classes)[predicted] + 0.1 / classes))
+    found = Evaluation.from_metrics(network, rows)
+    return found.model_copy(update={"confusion": None, "calibration": None, "ece": None}) if old else found
+
+
+def card(method="hoptm", title="HoP-TM", ipc=1, seed=0, names=("common", "rare", "other"), old=False, **changes):
+    fields = {
+        "schema": 1, "method": method, "title": title, "ipc": ipc, "seed": seed, "selection": "last",
+        "dataset": {"name": "scans", "fingerprint": "f" * 64, "classes": names, "train": 99, "validation": 0,
+                    "test": 12 + len(names) - 3},
+        "protocol": {"epochs": 100}, "evaluations": [evaluation(0, 1, old=old, classes=len(names))],
+        "random_subset": [evaluation(2, 2, old=old, classes=len(names))], "artefacts": {}, "config_sha256": "0" * 64,
+        "software": software_versions(),
+        "cost": {"experts_s": None, "distill_s": 12.5, "evaluate_s": 1, "seconds_per_iteration": 0.25,
+                 "peak_memory_bytes": 3 * 2**29, "device": "A device"},
+    }  # fmt: skip
+    return Card.model_validate(fields | changes)
+
+
+def tiles(seed, ipc=1):
+    images = torch.randint(0, 256, (3 * ipc, 3, 8, 8), generator=torch.Generator().manual_seed(seed)).byte()
+    return Tiles(images, ipc)
+
+
+def whole(card, number=0, **changes):
+    """A run with all that a folder can hold."""
+    steps = np.arange(5.0)
+    curves = {name: Curve(steps, steps + 1) for name in ("loss", "shape", "kappa", "mask_fraction", "step_size")}
+    config = {"method": {"name": "m", "initial_images": {"name": "real"}}, "dataset": {"root": "/home/me/secret"}}
+    fields = {"config": config, "curves": curves, "initial": tiles(1), "distilled": tiles(2)} | changes
+    return Run(Path(f"/runs/{number}/result.json"), card, **fields)
+
+
+def page(*runs, title="A title", real_images=True, **options):
+    return render(runs, compare([(run.file, run.card) for run in runs], **options), title, real_images)
+
+
+def text(html):
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+def test_a_whole_run_shows_everything():
+    html = page(whole(card()), whole(card("mtt", "MTT", ipc=2), 1)).html
+    said = text(html)
+    for words in ("Comparison", "Not comparable, and why", "Single classes", "Over the iterations", "Images", "Cost",
+                  "Configuration and software", "HoP-TM, scans, IPC 1, seed 0", "1.5", "12.5", "A device"):  # fmt: skip
+        assert words in said
+    for name in ("Accuracy against images per class", "Loss over the iterations", "Angle term over", "Mask fraction",
+                 "Threshold kappa", "Step size alpha", "Reliability diagram of HoP-TM", "Distillation of each method",
+                 "Peak memory of each"):  # fmt: skip
+        assert re.search(f'<svg [^>]*role="img" aria-label="{name}', html), name
+    assert 'alt="1 distilled image of class rare"' in html
+    assert 'alt="1 real image of class rare"' in html
+
+
+def test_the_rare_class_comes_first():
+    said = text(page(whole(card())).html)
+    assert "Recall in percent on convnet : HoP-TM, scans, IPC 1, seed 0 Class Test images HoP-TM Random subset rare 2 "\
+        "75.0 ± 25.0 0.0 ± 0.0 other 4 87.5 ± 12.5 50.0 ± 0.0 common 6 91.7 ± 8.3 66.7 ± 0.0" in said  # fmt: skip
+    assert "75.0 ± 25.0 class rare; 2 images" in said
+    assert "True \\ predicted common rare other common 92 8 0 rare 0 75 25 other 12 0 88" in said
+    assert "Network 1 Network 2 rare 100.0 50.0" in said
+
+
+def test_nothing_that_was_read_becomes_markup():
+    names = (HOSTILE, "b", "c")
+    hostile = whole(
+        card(title=HOSTILE, names=names, protocol={"epochs": HOSTILE}),
+        curves={HOSTILE: Curve(np.arange(3.0), np.arange(3.0))}, missing=(HOSTILE,),
+        config={HOSTILE: [HOSTILE], "method": HOSTILE},
+    )  # fmt: skip
+    html = page(hostile, whole(card(protocol={"epochs": 1}), 1), title=HOSTILE).html
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "<h1>" + html.split("<title>")[1].split("</title>")[0] + "</h1>" in html
+    assert "{{ 7*7 }}" in html
+    assert not re.search(r"(?:src|href)=\"(?!#|data:)", html)
+
+
+def test_the_same_input_gives_the_same_page_in_any_order():
+    runs = [whole(card()), whole(card("mtt", "MTT"), 1), whole(card(seed=1), 2)]
+    assert page(*runs).html == page(*reversed(runs)).html
+
+
+def test_a_card_alone_is_enough():
+    html = page(Run(Path("/runs/a/result.json"), card(old=True), missing=("no metrics.jsonl", "no config.yaml"))).html
+    said = text(html)
+    assert "convnet: no confusion matrix and no calibration (an older card)." in said
+    assert "no metrics.jsonl; no config.yaml" in said
+    assert "No curves, because nothing was logged or the log is not there" in said
+    assert "No picture of the distilled images." in said
+    assert "its protocol is in the card" in said
+    assert "epochs: 100" in said
+    assert "<img" not in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "real"),
+    [
+        ({}, "initial"),
+        ({"initial": tiles(1), "distilled": tiles(1)}, "both"),
+        ({"config": None}, "initial"),
+        ({"config": {"method": "odd"}}, "initial"),
+        ({"config": {"method": {"initial_images": {"name": "noise"}}}}, "none"),
+        ({"initial": None}, "none"),
+        ({"initial": None, "curves": {}}, "both"),
+        ({"initial": None, "config": None}, "both"),
+    ],
+)
+def test_what_may_be_real_counts_as_real(changes, real):
+    run = whole(card(), **changes)
+    shown, hidden = page(run), page(run, real_images=False)
+    assert bool(shown.real) == (real != "none")
+    assert ('class="real"' in shown.html) == (real != "none")
+    assert hidden.real == ()
+    assert 'class="real"' not in hidden.html
+    assert "real image" not in hidden.html
+    assert ("left out (--no-real-images)" in hidden.html) == (real != "none")
+    left = {"initial": 3, "both": 0, "none": shown.html.count("<img")}
+    assert hidden.html.count("<img") == left[real]
+
+
+def test_pictures_that_runs_share_are_there_once():
+    html = page(whole(card()), whole(card("mtt", "MTT"), 1, distilled=tiles(3))).html
+    assert html.count("<img") == 9
+    assert "Initial images: the same as those of HoP-TM, scans, IPC 1, seed 0, shown there." in text(html)
+
+
+def test_paths_are_left_out():
+    config = {
+        "dataset": {"root": "data"}, "synthetic": "runs/1", "a": ["/abs", "~/x", "C:\\x", "b/c"], "root": None, "n": 1,
+    }  # fmt: skip
+    left = "(path left out)"
+    assert without_paths(config) == {
+        "dataset": {"root": left}, "synthetic": left, "a": [left, left, left, "b/c"], "root": None, "n": 1,
+    }  # fmt: skip
+    assert "secret" not in page(whole(card())).html
+
+
+def test_settings_that_contain_themselves_are_refused():
+    config = {}
+    config["a"] = config
+    with pytest.raises(ValueError, match="more settings than a run can have"):
+        without_paths(config)
+
+
+def test_what_sets_tables_apart_is_said():
+    html = page(whole(card()), whole(card(protocol={"epochs": 200}), 1), whole(card(selection="test_leaky"), 2)).html
+    said = text(html)
+    assert "These runs fall into 3 tables, which must not be held against each other." in said
+    assert "What sets the tables apart Table Data set protocol.epochs Chosen" in said
+    assert "scans 200 last iteration" in said
+    assert "Chosen by looking at the test split" in said
+
+
+def test_one_table_needs_no_explanation():
+    assert "All of these runs were judged alike" in page(whole(card())).html
+
+
+def test_bounds_stand_below_their_table():
+    bound = card("full", "Full data", ipc=None, random_subset=None, protocol={"epochs": 9})
+    said = text(page(whole(card()), whole(bound, 1, curves={}, initial=None, distilled=None)).html)
+    assert "Upper bound, Full data on all 99 training images, convnet" in said
+    assert "Full data, below table 1 protocol differs: epochs 9 instead of 100" in said
+    assert "Trained on the whole training split: there is no set to show." in said
+
+
+def test_many_classes_show_their_worst_confusions():
+    many = card(names=tuple(f"c{n}" for n in range(30)))
+    html = page(whole(many)).html
+    assert "30 classes, so the most frequent confusions stand for all" in html
+    assert "Most frequent confusions on convnet, mean of 2 networks" in html
+    assert 'class="confusion"' not in html
+
+
+def test_a_diverged_network_has_a_column_of_no_predictions():
+    broken = classification_metrics(torch.arange(3).repeat_interleave(torch.tensor(SUPPORT)),
+                                    torch.full((12, 3), float("nan")))  # fmt: skip
+    found = card(evaluations=[Evaluation.from_metrics("convnet", [broken])], random_subset=None)
+    said = text(page(whole(found)).html)
+    assert "common rare other no prediction common 0 0 0 100" in said
+
+
+def test_several_networks_and_one_size_get_a_figure_each():
+    both = [evaluation(0, 1), evaluation(1, 1, network="resnet")]
+    html = page(whole(card(evaluations=both, random_subset=None))).html
+    assert len(re.findall('aria-label="Accuracy per method at IPC 1', html)) == 2
+    assert len(re.findall('aria-label="Reliability diagram', html)) == 2
+
+
+def test_every_run_has_a_name_of_its_own():
+    same = [Run(Path(f"/{folder}/x/result.json"), card()) for folder in ("a", "b")]
+    other = Run(Path("/a/y/result.json"), card())
+    names = [named.name for named in run_names([*same, other])]
+    assert names == ["HoP-TM, scans, IPC 1, seed 0, x, no. 1", "HoP-TM, scans, IPC 1, seed 0, x, no. 2",
+                     "HoP-TM, scans, IPC 1, seed 0, y"]  # fmt: skip
+
+
+def test_options_of_the_comparison_are_passed_on():
+    runs = [whole(card()), whole(card("mtt", "MTT"), 1)]
+    assert "Differences to MTT" in page(*runs, against="mtt").html
+    assert "Differences to" not in page(*runs, tests=False).html
+
+
+def test_a_title_that_is_no_text_is_written_all_the_same():
+    html = page(whole(card()), title="a\x00b\udcff\n").html
+    assert "<title>a b?</title>" in html
