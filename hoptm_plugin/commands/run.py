@@ -191,7 +191,8 @@ def device_name(bench: Workbench) -> str:
     lower = "" if precision == "float32" else f", {precision}"
     if bench.device.type == "cuda":
         return f"{torch.cuda.get_device_name(bench.device)}{lower}"
-    return f"CPU ({torch.get_num_threads()} threads{lower})"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"
 
 
 def _selection(bench: Workbench, evaluator: Evaluator) -> Callable[[SyntheticSet], float] | None:

@@ -162,7 +162,7 @@ def _heading(card: Card, conditions: Mapping[str, Any], differing: Sequence[str]
         if key == "fingerprint":
             parts.append(f"{key} {card.dataset.fingerprint[:12]}")
         elif key not in ("dataset", "selection"):
-            parts.append(f"{key} {conditions.get(key, '(not set)')}")
+            parts.append(f"{key} {_said(conditions, key)}")
     if card.ipc is None:
         parts.append(f"upper bound: all {card.dataset.train:,} training images")
     if "selection" in differing or card.selection == "test_leaky":
@@ -170,12 +170,17 @@ def _heading(card: Card, conditions: Mapping[str, Any], differing: Sequence[str]
     return "; ".join(parts)
 
 
+def _said(conditions: Mapping[str, Any], key: str) -> str:
+    value = conditions.get(key, "(not set)")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
     """Return the results of cards on the whole training split, with what sets them apart from the table's cards."""
     card = members[0][1]
     theirs, ours = (_flat(_conditions(each)["protocol"]) for each in (card, host))
     differences = [
-        f"{key} {theirs.get(key, '(not set)')} instead of {ours.get(key, '(not set)')}"
+        f"{key} {_said(theirs, key)} instead of {_said(ours, key)}"
         for key in dict.fromkeys([*ours, *theirs])
         if json.dumps(theirs.get(key)) != json.dumps(ours.get(key))
     ]

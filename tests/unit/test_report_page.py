@@ -120,7 +120,7 @@ def test_a_card_alone_is_enough():
     assert "convnet: no confusion matrix and no calibration (an older card)." in said
     assert "no metrics.jsonl; no config.yaml" in said
     assert "No curves, because nothing was logged or the log is not there" in said
-    assert "No picture of the distilled images." in said
+    assert "Not shown, because there is no picture of the set: HoP-TM, scans, IPC 1, seed 0." in said
     assert "its protocol is in the card" in said
     assert "epochs: 100" in said
     assert "<img" not in html
@@ -194,7 +194,7 @@ def test_bounds_stand_below_their_table():
     said = text(page(whole(card()), whole(bound, 1, curves={}, initial=None, distilled=None)).html)
     assert "Upper bound, Full data on all 99 training images, convnet" in said
     assert "Full data, below table 1 protocol differs: epochs 9 instead of 100" in said
-    assert "Trained on the whole training split: there is no set to show." in said
+    assert "they trained on the whole training split, and there is no set: Full data" in said
 
 
 def test_many_classes_show_their_worst_confusions():

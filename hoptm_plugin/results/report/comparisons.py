@@ -8,7 +8,7 @@ from hoptm_plugin.results.cells import Cell as Measured
 from hoptm_plugin.results.compare import Comparison
 from hoptm_plugin.results.grids import Grid, accuracies, bound_line, differences, footnotes
 from hoptm_plugin.results.report import figures
-from hoptm_plugin.results.report.content import Cell, Drawing, NamedRun, Part, Row, Section, Table
+from hoptm_plugin.results.report.content import Cell, Drawing, NamedRun, Part, Row, Section, Table, listed
 from hoptm_plugin.results.report.svg import Drawer
 
 MOST_LINES = 24  # above these, lines over IPC can no longer be followed
@@ -127,9 +127,13 @@ def separation_section(comparisons: Sequence[Comparison], runs: Sequence[NamedRu
             "Chosen by looking at the test split, and so not comparable with any other run: "
             f"{'; '.join(named.name for named in leaky)}."
         )
-    lacking = tuple(Row(each.name, (Cell("; ".join(each.run.missing)),)) for each in runs if each.run.missing)
+    lacking: dict[str, list[str]] = {}
+    for each in runs:
+        if each.run.missing:
+            lacking.setdefault("; ".join(each.run.missing), []).append(each.name)
     if lacking:
-        tables.append(Table("What run folders lack, and so this page", "Run", ("Missing",), lacking))
+        rows = tuple(Row(what, (Cell(f"{len(names)}"), Cell(listed(names)))) for what, names in lacking.items())
+        tables.append(Table("What run folders lack, and so this page", "Missing", ("Runs", "Which"), rows))
     return Section("Not comparable, and why", "not-comparable", tuple(introduction), tuple(tables))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from markupsafe import Markup
 from hoptm_plugin.results.card import Card
 from hoptm_plugin.results.images import Tiles
 from hoptm_plugin.results.report.curves import Curve
+
+MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,12 @@ def run_names(runs: list[Run]) -> list[NamedRun]:
         NamedRun(run, f"{name}, no. {number}" if name in doubled else name, f"run-{number}")
         for number, (run, name) in enumerate(zip(runs, names, strict=True), start=1)
     ]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f"; and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return "; ".join(names[:MOST_LISTED]) + more
 
 
 def _name(card: Card) -> str:

@@ -16,7 +16,7 @@ from hoptm_plugin.results.report.svg import Drawer
 
 LEFT_OUT = "(path left out)"
 PATHS = ("root", "synthetic")
-UNKNOWN = "-"
+UNKNOWN, SHORTEST = "-", 0.001
 MOST_CHARACTERS, MOST_SETTINGS, DEEPEST = 200_000, 20_000, 40  # of a configuration
 
 
@@ -50,7 +50,7 @@ def _bars(runs: Sequence[NamedRun], drawer: Drawer) -> list[Drawing]:
             for named in runs:
                 card = named.run.card
                 number = value(card.cost)
-                if (card.dataset.name, card.cost.device) == (dataset, device) and number:
+                if (card.dataset.name, card.cost.device) == (dataset, device) and number and number >= SHORTEST:
                     size = "all images" if card.ipc is None else f"IPC {card.ipc}"
                     found.setdefault(f"{card.title}, {size}", []).append(number)
             if found:
@@ -66,6 +66,8 @@ def _bars(runs: Sequence[NamedRun], drawer: Drawer) -> list[Drawing]:
 def _number(value: float | None) -> str:
     if value is None:
         return UNKNOWN
+    if 0 < value < SHORTEST:
+        return f"< {SHORTEST:g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hoptm_plugin.results.images import Tiles
 from hoptm_plugin.results.report import figures
-from hoptm_plugin.results.report.content import Drawing, NamedRun, Part, Pictures, Section
+from hoptm_plugin.results.report.content import Drawing, NamedRun, Part, Pictures, Section, listed
 from hoptm_plugin.results.report.curves import FRACTIONS, TITLES, order
 from hoptm_plugin.results.report.pictures import barely_changed, needed, shares, strips
 from hoptm_plugin.results.report.svg import Drawer
@@ -34,8 +34,7 @@ def curve_section(runs: Sequence[NamedRun], drawer: Drawer, styles: Mapping[str,
         "means over short stretches are drawn.",
     )
     if without:
-        shown = "; ".join(without[:12]) + (f"; and {len(without) - 12} more" if len(without) > 12 else "")
-        introduction += (f"No curves, because nothing was logged or the log is not there: {shown}.",)
+        introduction += (f"No curves, because nothing was logged or the log is not there: {listed(without)}.",)
     return Section("Over the iterations", "iterations", introduction if parts else introduction[1:], parts=tuple(parts))
 
 
@@ -82,14 +81,16 @@ def image_section(runs: Sequence[NamedRun], real_images: bool) -> tuple[Section,
     needs = [needed(each.tiles) for each in unique]
     limits = {id(each): pair for each, *pair in zip(unique, needs, shares(needs), strict=True)}
     parts = []
-    for named in runs:
+    without = [named for named in runs if named.run.initial is None and named.run.distilled is None]
+    shown = {named.key for named in runs} - {named.key for named in without}
+    for named in (each for each in runs if each.key in shown):
         pictures, notes = [], _absent(named)
         for each in (each for each in sets if each.named is named):
-            shown = first[_identity(each)]
-            if shown is each:
+            same = first[_identity(each)]
+            if same is each:
                 pictures.append(_pictures(each, *limits[id(each)]))
             else:
-                whose = "the distilled ones" if shown.named is named else f"those of {shown.named.name}, shown there"
+                whose = "the distilled ones" if same.named is named else f"those of {same.named.name}, shown there"
                 notes.append(f"{each.kind.capitalize()} images: the same as {whose}.")
         if named.key in withheld:
             notes.append("Pictures of real training images are left out (--no-real-images).")
@@ -103,6 +104,11 @@ def image_section(runs: Sequence[NamedRun], real_images: bool) -> tuple[Section,
         )
     elif not real_images:
         introduction.append("Pictures of real training images would be left out of this page; there were none.")
+    for text, whole in (("there is no picture of the set", False),
+                        ("they trained on the whole training split, and there is no set", True)):  # fmt: skip
+        names = [named.name for named in without if (named.run.card.ipc is None) == whole]
+        if names:
+            introduction.append(f"Not shown, because {text}: {listed(names)}.")
     shown_real = [named.name for named in runs if any(each.real and each.named is named for each in sets)]
     return Section("Images", "images", tuple(introduction), parts=tuple(parts)), shown_real
 
@@ -135,10 +141,7 @@ def _initialiser(named: NamedRun) -> str | None:
 
 
 def _absent(named: NamedRun) -> list[str]:
-    run = named.run
-    if run.card.ipc is None:
-        return ["Trained on the whole training split: there is no set to show."]
-    absent = {"distilled": run.distilled, "initial": run.initial}
+    absent = {"distilled": named.run.distilled, "initial": named.run.initial}
     return [f"No picture of the {kind} images." for kind, tiles in absent.items() if tiles is None]
 
 
