@@ -63,7 +63,8 @@ def reduced(words: list[str]) -> list[str]:
     budget = [*TINY_PROTOCOL, "runtime.device=cpu"]
     if command != "eval":
         budget += [*TINY_NETWORK, *SHORT_LOOP, "experts.count=1", "experts.training.batch=512"]
-        if not any(argument.startswith("method=") and "random" in argument for argument in arguments):
+        methods = [argument for argument in arguments if argument.startswith("method=")]
+        if not any(name in argument for argument in methods for name in ("random", "full")):  # they match nothing
             budget += [*TINY_EXPERTS, *TINY_LOOP]
     if any(argument.startswith("dataset.root=") for argument in arguments):
         budget += NPZ
