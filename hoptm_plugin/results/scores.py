@@ -166,8 +166,11 @@ class _Scorer:
         return None
 
     def _full(self, cell: Cell) -> float | None:
-        conditions = _conditions(cell.found[0][1])
-        alike = [card for (_, card), its in self.cards if its == conditions and card.ipc is None]
+        """Return the mean accuracy of all training images, from as many networks as there are: training one is dear."""
+        like = cell.found[0][1]
+        conditions, networks = _conditions(like), _conditions(like, networks=False)
+        whole = [card for (_, card), _ in self.cards if card.ipc is None]
+        alike = [card for card in whole if _conditions(card, networks=False) == networks]
         named = [card for card in alike if card.method == FULL] or alike  # plug-ins may train on all images otherwise
         evaluations = [each for card in named for each in card.evaluations if each.network == cell.network]
         if not evaluations:
@@ -224,9 +227,13 @@ def _with_random_subsets(missing: list[Missing]) -> list[Missing]:
     return kept
 
 
-def _conditions(card: Card, augment: str | None = None) -> str:
-    """Return data and protocol as text, labels left out; ``augment`` takes the place of the augmentation."""
-    protocol = {key: value for key, value in card.protocol.items() if key not in (*HARMLESS, "labels")}
+def _conditions(card: Card, augment: str | None = None, *, networks: bool = True) -> str:
+    """Return data and protocol as text, labels left out, and the number of networks unless ``networks``.
+
+    ``augment`` takes the place of the augmentation.
+    """
+    left_out = (*HARMLESS, "labels", *(() if networks else ("repeats",)))
+    protocol = {key: value for key, value in card.protocol.items() if key not in left_out}
     if augment is not None:
         protocol["augment"] = {"name": augment}
     return json.dumps([card.dataset.name, card.dataset.fingerprint, protocol], sort_keys=True)

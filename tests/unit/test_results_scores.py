@@ -182,6 +182,20 @@ def test_labels_told_to_random_images_and_all_images_do_not_matter():
     assert not scores_of(found(**cards))[1]
 
 
+def test_all_images_may_be_judged_by_fewer_networks_but_a_set_may_not():
+    cards = {
+        name: card.model_copy(update={"protocol": card.protocol | {"repeats": 5}}) for name, card in whole().items()
+    }
+    cards["full"] = cards["full"].model_copy(update={"protocol": cards["full"].protocol | {"repeats": 1}})
+    scores, missing = scores_of(found(**cards))
+    assert not missing
+    assert scores["MTT"] == scores_of(found(**whole()))[0]["MTT"]
+    cards["plain"] = cards["plain"].model_copy(update={"protocol": cards["plain"].protocol | {"repeats": 1}})
+    listed = found(**cards)
+    missing = scored(compare(tabled(listed), tests=False), listed, ["ars"])[1]
+    assert "again" in [need.kind for need in missing]
+
+
 def test_the_moving_average_is_scored_by_its_own_cards_or_not_at_all():
     cards = whole() | {"mtt": make("mtt", 0.8, digest=ONE, averaged=(0.9,))}
     scores, missing = scores_of(found(**cards))
