@@ -20,7 +20,7 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.export import manifest
 from hoptm_plugin.export.loading import is_export, load_distilled
-from hoptm_plugin.results.card import Card, write_card
+from hoptm_plugin.results.card import Card, read_card, write_card
 
 REMEDY = "name the folder of a finished run, an exported folder or a .safetensors file, with synthetic=PATH"
 
@@ -35,14 +35,21 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
         raise ConfigurationError(f"synthetic: missing; {REMEDY}")
     file = _file(checked(Path, values["synthetic"], "synthetic"))
     if not file.is_file():
-        none = ", since method=full distils nothing" if (file.parent / CARD).exists() else ""
-        raise ConfigurationError(f"synthetic: {file} does not exist{none}; {REMEDY}")
+        raise ConfigurationError(f"synthetic: {file} does not exist{why_no_set(file.parent)}; {REMEDY}")
     config = file.parent / CONFIG
     if not config.exists():
         return None
     stored = overlay(read_config(config), values, explicit)
     drop_reported(stored, explicit)
     return stored
+
+
+def why_no_set(folder: Path) -> str:
+    """Say why a folder with a card holds no synthetic set; "" where it has no card."""
+    if not (folder / CARD).exists():
+        return ""
+    whole = read_card(folder / CARD).ipc is None
+    return f", since {'method=full distils nothing' if whole else 'the folder is of an evaluation, not of a run'}"
 
 
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from rich.text import Text
 
+from hoptm_plugin.commands.evaluate import why_no_set
 from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserError
 from hoptm_plugin.core.files import sha256
@@ -96,8 +97,7 @@ def _read(path: Path) -> Stored:
     if is_export(path):
         raise ConfigurationError(f"{path}: is an exported set already; {REMEDY}")
     if not file.is_file():
-        none = ", since method=full distils nothing" if (path / CARD).exists() else ""
-        raise ConfigurationError(f"{file}: does not exist{none}; {REMEDY}")
+        raise ConfigurationError(f"{file}: does not exist{why_no_set(path)}; {REMEDY}")
     card = read_card(path / CARD) if (path / CARD).exists() else None
     if card is not None and card.artefacts.get(SYNTHETIC) != sha256(file):
         raise FileFormatError(

@@ -184,6 +184,12 @@ def test_full_data_has_nothing_to_export(bench):
     refuse(bench("export", "full", "--format", "folder"), "method=full distils nothing")
 
 
+def test_the_folder_of_an_evaluation_holds_no_set(bench, finished_run):
+    succeed(bench("eval", f"synthetic={finished_run}", *TINY_PROTOCOL, "hydra.run.dir=judged"))
+    for command in (("export", "judged", "--format", "folder"), ("eval", "synthetic=judged")):
+        refuse(bench(*command), "the folder is of an evaluation, not of a run")
+
+
 def test_soft_labels_travel(bench, tmp_path, npz_file):
     data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
     soft = ("method.labels.name=soft", "+method.labels.teacher_epoch=2", *TINY_NETWORK, *TINY_PROTOCOL, *TINY_EXPERTS,
