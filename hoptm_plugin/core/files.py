@@ -73,6 +73,22 @@ def read_json(path: Path, kind: str) -> Any:
         raise FileFormatError(f"{path}: not a readable {kind}: {error}") from None
 
 
+def read_bounded(path: Path, largest: int, kind: str) -> bytes:
+    """Return a file's bytes; one of more than ``largest`` is refused before it fills the memory.
+
+    Raises:
+        FileFormatError: unreadable or too large; ``kind`` names the file.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(largest + 1)
+    except OSError as error:
+        raise FileFormatError(f"{path}: the {kind} cannot be read: {error.strerror}") from None
+    if len(content) > largest:
+        raise FileFormatError(f"{path}: larger than {largest // 2**20} MiB, so not a {kind}")
+    return content
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Any) -> None:
     """Write tensors and JSON metadata as one safetensors file, whole or not at all.
 

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, PositiveInt, StringConstraints, Validatio
 
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import sha256
+from hoptm_plugin.core.files import read_bounded, sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.export.pixels import PixelLoss
 from hoptm_plugin.results.card import Digest
@@ -125,13 +125,7 @@ def read_manifest(folder: Path) -> Manifest:
         FileFormatError: missing, damaged, of another schema, or with values that cannot be.
     """
     path = folder / FILE_NAME
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise FileFormatError(f"{path}: the manifest cannot be read: {error.strerror}") from None
-    if len(text) > LARGEST_BYTES:
-        raise FileFormatError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB, so not an export's manifest")
+    text = read_bounded(path, LARGEST_BYTES, "manifest of an exported set")
     try:
         return Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:

@@ -24,7 +24,7 @@ from pydantic import (
 
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import write_json
+from hoptm_plugin.core.files import read_bounded, write_json
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
 from hoptm_plugin.results.summary import Fraction
@@ -224,13 +224,7 @@ def read_card(path: Path) -> Card:
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
         raise FileFormatError(f"{path}: no such result card; a finished run folder holds one, {FILE_NAME}")
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(LARGEST_BYTES + 1)
-    except OSError as error:
-        raise FileFormatError(f"{path}: the result card cannot be read: {error.strerror}") from None
-    if len(text) > LARGEST_BYTES:
-        raise FileFormatError(f"{path}: larger than {LARGEST_BYTES // 2**20} MiB, so not a result card")
+    text = read_bounded(path, LARGEST_BYTES, "result card")
     try:
         return Card.model_validate_json(text, strict=True)
     except ValidationError as error:
