@@ -16,7 +16,8 @@ class AlexNet(NetworkBuilder):
     and a ReLU; the head is linear 192x4x4 -> K. Images of one channel get padding 4 in the first convolution (28x28
     becomes 32x32).
 
-    Source: methods.md 1.4; at 32x32 it equals the published network.
+    Source: the AlexNet in the released code of Zhao et al. 2021 (arXiv 2006.05929); methods.md 1.4. At 32x32 it equals
+    that network.
     Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
     released code fails there); smaller maps feed a smaller linear layer.
     """
