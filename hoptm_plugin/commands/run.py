@@ -92,9 +92,8 @@ def _distil(
         folder.path,
         bench.progress,
         _selection(bench, evaluator),
-        logger,
-    )
-    write_grid(bench.data.pixels(distiller.initial.images), folder / INITIAL_GRID, settings.ipc)
+        logger, lambda initial: write_grid(bench.data.pixels(initial.images), folder / INITIAL_GRID, settings.ipc),
+    )  # fmt: skip
     distilled = distiller.run()
     info = {
         "method_id": settings.method_id,

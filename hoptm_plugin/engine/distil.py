@@ -49,6 +49,7 @@ class Distiller:
         progress: reports iteration by iteration.
         score: accuracy of a set, for the selection of a checkpoint; None keeps the last iteration.
         logger: told what ``metrics.jsonl`` holds, and of the images; begun here, closed by whoever made it.
+        begun: is shown the set that the method starts from, also where a checkpoint is continued.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Distiller:
         progress: ProgressFactory,
         score: Callable[[SyntheticSet], float] | None = None,
         logger: RunLogger | None = None,
+        begun: Callable[[SyntheticSet], None] = lambda synthetic: None,
     ) -> None:
         self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
         self.logger, self._data = logger or GuardedLoggers(), task.data
         self.synthetic = method.setup(task)
-        self.initial = self.synthetic.detached()
-        """Where the distillation starts."""
+        begun(self.synthetic)
         self.optimisers = Optimisers(self.synthetic, settings)
         self.average: MovingAverage | None = None
         if settings.average_decay is not None:

@@ -74,6 +74,8 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     assert origin["licence"] == "CC BY 4.0"
     with Image.open(folder / "synthetic.png") as grid:
         assert min(grid.size) > 32
+    pictures = [(folder / name).read_bytes() for name in ("initial.png", "synthetic.png")]
+    assert (pictures[0] == pictures[1]) == (method == "random"), "distilling changes images, choosing does not"
 
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == ([0] if method == "random" else [0, 3])
