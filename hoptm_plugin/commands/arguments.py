@@ -46,24 +46,24 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
     parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    _how_to_compare(parser)
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.commands.scores import compare_as_asked
+    from hoptm_plugin.results.compare import find_cards
+    from hoptm_plugin.results.tables import publish
+
+    cards = find_cards(options.paths)
+    comparisons = compare_as_asked(cards, options.scores, against=options.against, tests=not options.no_tests)
+    publish(comparisons, options.format, options.output)
+
+
+def _how_to_compare(parser: Parser) -> None:
     parser.add_argument("--scores", choices=["lrs", "ars", "all"],
                         help="add columns of DD-Ranking's label-robust and augmentation-robust scores, or list the "
                         "runs that are missing for them")  # fmt: skip
     tests = parser.add_mutually_exclusive_group()
     tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
     tests.add_argument("--no-tests", action="store_true", help="test nothing")
-    options = parser.parse_args(arguments)
-    from hoptm_plugin.results.compare import compare, find_cards
-    from hoptm_plugin.results.tables import publish
-
-    cards, how = find_cards(options.paths), {"against": options.against, "tests": not options.no_tests}
-    if options.scores is None:
-        comparisons = compare(cards, **how)
-    else:
-        from hoptm_plugin.commands.scores import compare_with_scores
-
-        comparisons = compare_with_scores(cards, options.scores, **how)
-    publish(comparisons, options.format, options.output)
 
 
 def _report(arguments: list[str]) -> None:
@@ -77,15 +77,13 @@ def _report(arguments: list[str]) -> None:
     parser.add_argument("--title", default="Dataset distillation: report")
     parser.add_argument("--no-real-images", action="store_true",
                         help="leave out every picture of real training images")  # fmt: skip
-    tests = parser.add_mutually_exclusive_group()
-    tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
-    tests.add_argument("--no-tests", action="store_true", help="test nothing")
+    _how_to_compare(parser)
     options = parser.parse_args(arguments)
     from hoptm_plugin.commands.report import write_report
 
     write_report(
         options.paths, options.output, title=options.title, real_images=not options.no_real_images,
-        against=options.against, tests=not options.no_tests,
+        scores=options.scores, against=options.against, tests=not options.no_tests,
     )  # fmt: skip
 
 

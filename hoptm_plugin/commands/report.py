@@ -5,28 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hoptm_plugin.commands.folder import CONFIG, GRID, INITIAL_GRID, read_config
+from hoptm_plugin.commands.scores import compare_as_asked
 from hoptm_plugin.core.errors import FileFormatError, UserError
 from hoptm_plugin.core.files import write_text
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.results.card import FILE_NAME, Card
-from hoptm_plugin.results.compare import compare, find_cards
+from hoptm_plugin.results.compare import find_cards
 from hoptm_plugin.results.images import Tiles, read_grid
 from hoptm_plugin.results.report.content import Run
 from hoptm_plugin.results.report.curves import Curve, read_curves
 from hoptm_plugin.results.report.page import render
 from hoptm_plugin.results.report.pictures import trimmed
 from hoptm_plugin.results.report.records import without_paths
+from hoptm_plugin.results.scores import ScoreName
 
 LARGEST_CONFIG, MEMORY = 2**20, 2**30  # of a file; of all pictures
 MOST_NAMED, REMEDY = 5, "name another file with -o FILE"
 
 
 def write_report(
-    paths: Sequence[Path], output: Path, *, title: str, real_images: bool, against: str | None = None,
-    tests: bool = True,
+    paths: Sequence[Path], output: Path, *, title: str, real_images: bool,
+    scores: ScoreName | Literal["all"] | None = None, against: str | None = None, tests: bool = True,
 ) -> None:  # fmt: skip
     """Write the page on the runs in ``paths`` to ``output``, whole or not at all; say how large it is.
 
@@ -35,6 +37,7 @@ def write_report(
         output: the page; its folder exists.
         title: of the page.
         real_images: whether pictures of real training images are shown.
+        scores: whose columns are added to the tables.
         against: the row that all others are tested against; None takes each column's best.
         tests: whether to test at all.
 
@@ -43,7 +46,7 @@ def write_report(
     """
     _check(output)
     cards = find_cards(paths)
-    comparisons = compare(cards, against=against, tests=tests)
+    comparisons = compare_as_asked(cards, scores, against=against, tests=tests)
     runs = [read_run(file, card, MEMORY // (2 * len(cards))) for file, card in cards]
     page = render(runs, comparisons, title, real_images)
     try:

@@ -25,6 +25,19 @@ Values: TypeAlias = Mapping[str, Any]
 NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else
 
 
+def compare_as_asked(
+    cards: Sequence[FoundCard], scores: ScoreName | Literal["all"] | None, *, against: str | None, tests: bool
+) -> list[Comparison]:
+    """Compare cards, with scores if any are asked for.
+
+    Raises:
+        ConfigurationError: as :func:`compare_with_scores` and :func:`hoptm_plugin.results.compare.compare` say.
+    """
+    if scores is None:
+        return compare(cards, against=against, tests=tests)
+    return compare_with_scores(cards, scores, against=against, tests=tests)
+
+
 def compare_with_scores(
     cards: Sequence[FoundCard], scores: ScoreName | Literal["all"], *, against: str | None, tests: bool
 ) -> list[Comparison]:

@@ -74,6 +74,11 @@ def test_both_scores_of_a_set_with_hard_labels(bench, tmp_path, finished_run, np
     assert "ARS" not in shown
     assert "scores" not in bench("compare", str(finished_run), "runs").out
 
+    told = bench("report", str(finished_run), "runs", "--scores", "all", "-o", "report.html")
+    assert told.code == 0, told.err
+    page = (tmp_path / "report.html").read_text()
+    assert all(f">{rows['HoP-TM'][name]:.3f}<" in page for name in ("lrs", "ars"))
+
 
 def test_what_is_missing_is_listed_and_following_the_list_suffices(bench, tmp_path, soft_run):
     commands = missing(bench("compare", str(soft_run), "--scores", "all"))

@@ -27,10 +27,11 @@ def comparison_section(comparisons: Sequence[Comparison], drawer: Drawer, styles
         dataset, *apart = _headed(comparison)
         numbered = f"Table {number}: {dataset}" if len(comparisons) > 1 else dataset
         said = [f"Set apart by: {'; '.join(apart)}."] if apart else []
+        caption = "Accuracy in percent, and scores from 0 to 1" if comparison.scores else "Accuracy in percent"
         tests = differences(comparison)
         parts.append(Part(
             numbered, f"table-{number}",
-            tables=(_table(accuracies(comparison), "Accuracy in percent", numbered),),
+            tables=(_table(accuracies(comparison), caption, numbered),),
             notes=(*said, *map(bound_line, comparison.bounds), *comparison.notes),
             drawings=_drawings(comparison, drawer, styles),
             later=() if tests is None else (_table(tests, tests.title, numbered),),
