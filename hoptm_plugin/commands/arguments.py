@@ -49,10 +49,12 @@ def _compare(arguments: list[str]) -> None:
     _how_to_compare(parser)
     options = parser.parse_args(arguments)
     from hoptm_plugin.commands.scores import compare_as_asked
-    from hoptm_plugin.results.compare import find_cards
+    from hoptm_plugin.results.compare import find_cards, refuse_card
     from hoptm_plugin.results.tables import publish
 
     cards = find_cards(options.paths)
+    if options.output is not None:
+        refuse_card(options.output, cards)
     comparisons = compare_as_asked(cards, options.scores, against=options.against, tests=not options.no_tests)
     publish(comparisons, options.format, options.output)
 

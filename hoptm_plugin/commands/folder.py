@@ -10,6 +10,7 @@ import yaml
 
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.files import sha256, write_text
+from hoptm_plugin.results.paths import without_paths
 
 CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
     "config.yaml",
@@ -90,6 +91,9 @@ def read_config(path: Path) -> dict[str, Any]:
     remedy = "restore it, or start the run again in another folder"
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        without_paths(values)  # aliases can make more of a file than it is long, without end even
+    except RecursionError:
+        raise FileFormatError(f"{path}: not a configuration of a run: nested too deeply; {remedy}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise FileFormatError(f"{path}: not a readable configuration ({error}); {remedy}") from None
     if not isinstance(values, dict):

@@ -13,13 +13,12 @@ from hoptm_plugin.core.errors import FileFormatError, UserError
 from hoptm_plugin.core.files import write_text
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.results.card import FILE_NAME, Card
-from hoptm_plugin.results.compare import find_cards
+from hoptm_plugin.results.compare import find_cards, refuse_card
 from hoptm_plugin.results.images import Tiles, read_grid
 from hoptm_plugin.results.report.content import Run
 from hoptm_plugin.results.report.curves import Curve, read_curves
 from hoptm_plugin.results.report.page import render
 from hoptm_plugin.results.report.pictures import trimmed
-from hoptm_plugin.results.report.records import without_paths
 from hoptm_plugin.results.scores import ScoreName
 
 LARGEST_CONFIG, MEMORY = 2**20, 2**30  # of a file; of all pictures
@@ -46,6 +45,7 @@ def write_report(
     """
     _check(output)
     cards = find_cards(paths)
+    refuse_card(output, cards)
     comparisons = compare_as_asked(cards, scores, against=against, tests=tests)
     runs = [read_run(file, card, MEMORY // (2 * len(cards))) for file, card in cards]
     page = render(runs, comparisons, title, real_images)
@@ -70,6 +70,8 @@ def _check(output: Path) -> None:
         raise UserError(f"{output}: {error.strerror}; {REMEDY}") from None
     if is_folder:
         raise UserError(f"{output}: is a folder; {REMEDY}")
+    if output.exists() and output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{output}: exists already and is no page; name a file that ends in .html with -o FILE")
     if not has_folder:
         raise UserError(f"{output}: there is no folder {output.parent}; make it, or {REMEDY}")
 
@@ -109,7 +111,6 @@ def _config(path: Path, missing: list[str]) -> dict[str, Any] | None:
         if path.stat().st_size > LARGEST_CONFIG:
             raise ValueError("too large")
         config = read_config(path)
-        without_paths(config)  # aliases can make more of a file than it is long
         return config
     except (OSError, ValueError, RecursionError, FileFormatError):
         missing.append(f"{path.name} is no readable configuration")

@@ -98,9 +98,11 @@ def _networks(card: Card) -> set[str]:
 def _config(found: FoundCard) -> dict[str, Any] | None:
     """Return the settings that a card was made with, or None where they do not lie beside it."""
     try:
-        return read_config(found[0].parent / CONFIG)
+        config = read_config(found[0].parent / CONFIG)
     except FileFormatError:
         return None
+    whole = all(isinstance(config.get(group), dict) for group in ("dataset", "network", "augment", "protocol"))
+    return config if whole and isinstance(config.get("synthetic"), str | None) else None
 
 
 def _judge_again(need: Missing, found: FoundCard) -> str:
@@ -113,7 +115,7 @@ def _judge_again(need: Missing, found: FoundCard) -> str:
         settings = [f"{key}={value}" for key, value in change.items()]
         return _command("eval", "synthetic=RUN", *settings) + f"  # RUN: where the set of {found[0]} is"
     stored = (where if where.is_dir() else where.parent) / CONFIG
-    base = read_config(stored) if stored.is_file() else _unset()
+    base = (_config((stored, found[1])) or _unset()) if stored.is_file() else _unset()
     wanted = config | {"protocol": config["protocol"] | {"random_subset": need.random}}
     settings = [f"{key}={value}" for key, value in change.items()]
     return _command("eval", f"synthetic={_text(str(_short(where)))}", *settings, *_overrides(wanted, base, change))

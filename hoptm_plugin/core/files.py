@@ -69,7 +69,7 @@ def read_json(path: Path, kind: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileFormatError(f"{path}: no such {kind}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: not a readable {kind}: {error}") from None
 
 
@@ -108,7 +108,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], Any]:
         with safe_open(path, framework="pt") as stream:
             metadata = json.loads((stream.metadata() or {})[METADATA_KEY])
             return {name: stream.get_tensor(name) for name in stream.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise FileFormatError(f"{path}: damaged, or not a {kind} written by hoptm-bench ({error!r})") from None
 
 

@@ -26,7 +26,7 @@ from hoptm_plugin.export.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifes
 AGAIN = "export it again"
 LARGEST_BYTES: Final = 4 * MOST_VALUES + 2**20  # of one file
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError,
-              csv.Error, OverflowError)  # fmt: skip
+              csv.Error, OverflowError, MemoryError, RecursionError)  # fmt: skip
 
 
 def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
@@ -45,7 +45,11 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
         FileFormatError: missing, damaged, changed since it was exported, or of a format that is not read.
     """
     path = Path(path)
-    if not path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise FileFormatError(f"{path}: {error.strerror}") from None
+    if not is_folder:
         return SyntheticSet.load(path)
     if is_export(path):
         return _load_export(path)
@@ -94,9 +98,13 @@ def _listed(folder: Path, manifest: Manifest, name: str) -> Path:
 def _read_safetensors(folder: Path, manifest: Manifest) -> SyntheticSet:
     file = _listed(folder, manifest, NATIVE)
     synthetic = SyntheticSet.load(file)
-    found = (synthetic.class_names, synthetic.normalisation, tuple(synthetic.images.shape[1:]))
-    if found != (manifest.class_names, manifest.normaliser(), manifest.image_shape):
-        raise FileFormatError(f"{file}: its classes, normalisation or image shape are not those of {FILE_NAME}")
+    step_size = None if synthetic.step_size is None else float(synthetic.step_size)
+    found = (synthetic.class_names, synthetic.normalisation, tuple(synthetic.images.shape[1:]), len(synthetic),
+             synthetic.soft, synthetic.mosaic, step_size)  # fmt: skip
+    if found != (manifest.class_names, manifest.normaliser(), manifest.image_shape, manifest.images, manifest.soft,
+                 manifest.mosaic, manifest.step_size):  # fmt: skip
+        raise FileFormatError(f"{file}: its classes, normalisation, images, labels or step size are not those of "
+                              f"{FILE_NAME}; {AGAIN}")  # fmt: skip
     return synthetic
 
 
@@ -185,6 +193,8 @@ def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Mani
     images = normalisation.apply(pixels.float() / 255).contiguous()
     step_size = None if manifest.step_size is None else torch.tensor(manifest.step_size)
     try:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (images, step_size) if tensor is not None):
+            raise ValueError("its normalisation or step size makes numbers that are not finite")
         labels = hard if soft is None else _logits(soft)
         return SyntheticSet(images, labels, step_size, manifest.class_names, normalisation, dict(manifest.info))
     except ValueError as error:

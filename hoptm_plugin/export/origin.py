@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.results.card import Card
+from hoptm_plugin.results.paths import LEFT_OUT, without_paths
 
 RealImages: TypeAlias = Literal["copies", "starts", "none", "unknown"]
 SUBSET_METHODS: Final = ("random_subset", "herding_subset", "k_center_subset")
@@ -18,7 +18,6 @@ NOT_OF_THE_RECIPE: Final = ("method_id", "method_title", "method_cites", "networ
                             "runtime", "protocol", "hydra", "loggers", "distillation.checkpoint_every",
                             "distillation.log_every", "experts.root", "dataset.root",
                             "dataset.download")  # fmt: skip
-_PATH = re.compile(r"^(~|/|\.\.?[/\\]|[A-Za-z]:[/\\]|\\\\|file:)|[/\\].*[/\\]")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ def recipe(config: Mapping[str, Any], reads_experts: bool) -> list[tuple[str, st
     Settings that are null are left out, and those of experts where none were read.
     """
     left_out = (*NOT_OF_THE_RECIPE, *(() if reads_experts else ("experts",)))
-    return [(key, text) for key, text in _flat(config, "", left_out) if not _PATH.search(text)]
+    flat = _flat(without_paths(config), "", left_out)
+    return [(key, text) for key, text in flat if LEFT_OUT not in key and LEFT_OUT not in text]
 
 
 def _flat(values: Mapping[str, Any], prefix: str, left_out: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -28,9 +28,13 @@ def check_new(folder: Path) -> None:
     Raises:
         RunFolderError: it is not empty, or is a file.
     """
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.exists() or folder.is_symlink():
+    try:
+        if folder.is_dir() and not any(folder.iterdir()):
+            return
+        exists = folder.exists() or folder.is_symlink()
+    except OSError as error:  # such as a name that is too long
+        raise RunFolderError(f"{folder}: {error.strerror}; {ELSEWHERE}") from None
+    if exists:
         raise RunFolderError(f"{folder}: exists already; {ELSEWHERE}")
 
 

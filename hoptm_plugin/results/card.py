@@ -29,7 +29,7 @@ from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
 from hoptm_plugin.results.summary import Fraction
 
-FILE_NAME, LARGEST_BYTES = "result.json", 16 * 2**20
+FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 16 * 2**20, 2**62
 SCHEMA: Final = 1
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -81,7 +81,7 @@ class Cost(Record):
     distill_s: NonNegativeFloat | None
     evaluate_s: NonNegativeFloat
     seconds_per_iteration: NonNegativeFloat | None
-    peak_memory_bytes: NonNegativeInt | None
+    peak_memory_bytes: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None
     device: Line
 
 
@@ -114,7 +114,7 @@ class Card(Record):
     method: Line
     title: Line
     dataset: DatasetRecord
-    ipc: PositiveInt | None
+    ipc: Annotated[int, Field(gt=0, le=LARGEST_COUNT)] | None
     seed: int
     distillation_seed: int | None = None
     protocol: dict[str, JsonValue]

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserError
 from hoptm_plugin.results.card import FILE_NAME, Card, read_card
 from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
 from hoptm_plugin.results.console import SELECTIONS
 
 # the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
 HARMLESS = ("random_subset", "warm_start_average")
+RUN_FILES = (".json", ".jsonl", ".yaml", ".safetensors", ".png")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ def find_cards(paths: Iterable[Path]) -> list[FoundCard]:
     """
     found: dict[Path, Card] = {}
     for path in paths:
+        try:
+            path.stat()
+        except FileNotFoundError:
+            pass  # said below, as of a card
+        except OSError as error:  # such as a name that is too long
+            raise FileFormatError(f"{path}: {error.strerror}; name folders of finished runs") from None
         inside = path.is_dir() and not (path / FILE_NAME).exists()
         files = sorted(path.rglob(FILE_NAME)) if inside else [path / FILE_NAME if path.is_dir() else path]
         if not files:
@@ -88,6 +95,18 @@ def find_cards(paths: Iterable[Path]) -> list[FoundCard]:
             if file.resolve() not in found and card not in found.values():
                 found[file.resolve()] = card
     return list(found.items())
+
+
+def refuse_card(output: Path, cards: Sequence[FoundCard]) -> None:
+    """Refuse to write over a file of one of the runs that are read.
+
+    Raises:
+        UserError: ``output`` is a card, or lies beside one under the name of another file of a run.
+    """
+    beside = {file.parent.resolve() for file, _ in cards if file.name == FILE_NAME}
+    inside = output.parent.resolve() in beside and output.exists() and output.suffix in RUN_FILES
+    if inside or output.resolve() in {file.resolve() for file, _ in cards}:
+        raise UserError(f"{output}: is a file of a run; name another one")
 
 
 def compare(cards: Sequence[FoundCard], *, against: str | None = None, tests: bool = True) -> list[Comparison]:

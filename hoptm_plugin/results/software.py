@@ -12,8 +12,13 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 import hoptm_plugin
 
-# printable and short, since these reach terminals and tables, and cards travel between people
-Line = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+# printable, in one direction and short: these reach terminals and tables, and cards travel between people
+Line = Annotated[
+    str,
+    StringConstraints(
+        min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
+    ),
+]
 
 
 class Record(BaseModel):

@@ -85,7 +85,9 @@ def test_hostile_names_are_text(report, copied, tmp_path):
         assert words in page
 
 
-@pytest.mark.parametrize("config", ["a: [", "- 1", "a: &a [*a]", "a: !!python/object:os.system {}", "\0", ""])
+@pytest.mark.parametrize(
+    "config", ["a: [", "- 1", "[" * 3000, "a: &a [*a]", "a: !!python/object:os.system {}", "\0", ""]
+)
 def test_a_configuration_that_cannot_be_read_is_said(config, report, copied, tmp_path):
     folder = copied()
     (folder / "config.yaml").write_text(config)
@@ -108,6 +110,7 @@ def test_a_card_on_its_own_takes_nothing_from_its_neighbours(report, finished_ru
     [
         (["nowhere"], "nowhere: no such result card"),
         (["."], ".: no result.json in this folder or below"),
+        (["a" * 300], "File name too long; name folders of finished runs"),
         (["RUN", "-o", "."], ".: is a folder; name another file with -o FILE"),
         (["RUN", "-o", "missing/page.html"], "missing/page.html: there is no folder missing; make it, or name another"),
         (["RUN", "--against", "gone"], "--against gone: no row is called that (known: HoP-TM)"),
@@ -122,6 +125,20 @@ def test_what_is_wrong_is_said_in_one_message(arguments, says, report, finished_
     assert says in result.err
     assert result.out == ""
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_a_file_of_a_run_is_never_written_over(report, bench, copied, tmp_path):
+    folder = copied()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in before:
+        result = report(folder, "-o", folder / name)
+        assert (result.code, result.out) == (2, "")
+        assert "exists already and is no page" in result.err
+    for name in ("result.json", "metrics.jsonl"):
+        result = bench("compare", str(folder), "--output", str(folder / name))
+        assert (result.code, result.out) == (2, "")
+        assert "is a file of a run" in result.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing(report, finished_run, tmp_path):

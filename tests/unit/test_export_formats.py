@@ -262,9 +262,10 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
 
 
-def test_names_of_several_lines_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["a\n## b", "a\u202eb"])
+def test_names_of_several_lines_or_directions_are_refused(name, tmp_path):
     with pytest.raises(FileFormatError, match=r"cannot be exported: class_names"):
-        write(make_set(names=("a\n## b", "c")), "medmnist", tmp_path / "out")
+        write(make_set(names=(name, "c")), "medmnist", tmp_path / "out")
 
 
 HOSTILE = "x | y `rm` <img src=x onerror=alert(1)> [a](javascript:b) **c** \u202eabc"
@@ -273,7 +274,7 @@ HOSTILE = "x | y `rm` <img src=x onerror=alert(1)> [a](javascript:b) **c** \u202
 def test_card_neutralises_what_would_break_markdown(tmp_path):
     origin = replace(ORIGIN, method=HOSTILE, dataset=HOSTILE, source=HOSTILE,
                      config={"method": {"name": HOSTILE, "root": "/home/me/x"}}, keys=(HOSTILE,))  # fmt: skip
-    write(make_set(names=(HOSTILE, "c")), "medmnist", tmp_path / "out", origin)
+    write(make_set(names=(HOSTILE.replace("\u202e", ""), "c")), "medmnist", tmp_path / "out", origin)
     text = (tmp_path / "out/README.md").read_text(encoding="utf-8")
     plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     for broken in ("<img", "[a](", "**c**", "`rm`", "\u202e"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from test_export_formats import INFO, NAMES, make_set, write
 from torch.utils.data import DataLoader
 
@@ -298,7 +299,35 @@ def test_a_native_export_must_be_the_set_its_manifest_describes(tmp_path):
     other.save(tmp_path / "out/synthetic.safetensors")
     refused(tmp_path / "out", "has changed since")
     resealed(tmp_path / "out", "synthetic.safetensors")
-    refused(tmp_path / "out", "its classes, normalisation or image shape are not those of export.json")
+    refused(tmp_path / "out", "not those of export.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"step_size": 0.5}, {"labels": "soft"}, {"mosaic": 10**18}, {"images": 3}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_native_export_must_agree_with_its_manifest_in_all(change, tmp_path):
+    write(make_set(), "safetensors", tmp_path / "out")
+    load_distilled(tmp_path / "out")
+    edit(tmp_path / "out", lambda values: values.update(change))
+    refused(tmp_path / "out", "not those of export.json")
+
+
+@pytest.mark.parametrize(
+    "change", [{"step_size": 1e308}, {"normalisation": {"mean": [0.0], "std": [5e-324], "kind": "none"}}]
+)
+def test_numbers_that_overflow_are_refused(change, tmp_path):
+    write(make_set(channels=1), "medmnist", tmp_path / "out")
+    edit(tmp_path / "out", lambda values: values.update(change))
+    refused(tmp_path / "out", "not finite")
+
+
+def test_a_name_that_is_too_long_and_a_header_that_is_too_deep(tmp_path):
+    refused("a" * 5000, "File name too long")
+    deep = {"hoptm": "[" * 100_000 + "]" * 100_000}
+    save_file({"images": torch.zeros(1, 1, 2, 2)}, tmp_path / "deep.safetensors", metadata=deep)
+    refused(tmp_path / "deep.safetensors", "not a synthetic set")
 
 
 def test_the_card_may_be_edited(tmp_path):

@@ -12,10 +12,10 @@ from hoptm_plugin.results.card import Card, software_versions
 from hoptm_plugin.results.compare import compare
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.images import Tiles
+from hoptm_plugin.results.paths import without_paths
 from hoptm_plugin.results.report.content import Run, run_names
 from hoptm_plugin.results.report.curves import Curve
 from hoptm_plugin.results.report.page import render
-from hoptm_plugin.results.report.records import without_paths
 
 HOSTILE = "<script>alert('1')</script>\"&{{ 7*7 }}$x$"
 SUPPORT = (6, 2, 4)
@@ -167,6 +167,14 @@ def test_paths_are_left_out():
         "dataset": {"root": left}, "synthetic": left, "a": [left, left, left, "b/c"], "root": None, "n": 1,
     }  # fmt: skip
     assert "secret" not in page(whole(card())).html
+    hidden = {
+        "note": "see /home/a/n.txt",
+        "url": "file=/home/a/x",
+        "/home/a/key": 1,
+        "f": "clinic/data/a.npz",
+        "g": "b/c.npz",
+    }
+    assert without_paths(hidden) == {"note": left, "url": left, left: 1, "f": left, "g": left}
 
 
 def test_settings_that_contain_themselves_are_refused():

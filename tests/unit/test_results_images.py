@@ -91,6 +91,11 @@ def test_pictures_of_others_are_refused(tmp_path):
         info = PngImagePlugin.PngInfo()
         info.add_text("hoptm-bench", picture.info["hoptm-bench"].replace('"count": 4', '"count": 400'))
         picture.save(tmp_path / "lying.png", pnginfo=info)
-    for name in ("foreign", "cut", "lying", "missing"):
+    for name, layout in (("deep", "[" * 100_000), ("huge", '{"count": 1e400}')):
+        with Image.open(path) as picture:
+            info = PngImagePlugin.PngInfo()
+            info.add_text("hoptm-bench", layout)
+            picture.save(tmp_path / f"{name}.png", pnginfo=info)
+    for name in ("foreign", "cut", "lying", "missing", "deep", "huge"):
         with pytest.raises(FileFormatError, match="not a picture that hoptm-bench wrote"):
             read_grid(tmp_path / f"{name}.png")

@@ -68,3 +68,11 @@ def test_commands_of_evaluations_name_the_set_and_what_the_card_was_judged_with(
     (plain,) = (each for (command, _), each in listed(tmp_path / "judged").items() if command == "eval")
     # random subsets come along: the run's own settings have them
     assert plain == ["synthetic='runs/a b'", "augment=none", "protocol.epochs=7", "networks=[vgg11]", "seed=4"]
+
+
+@pytest.mark.parametrize("config", ["protocol: 5", "protocol: {}", "x: 1", "a: &a [*a]", "[" * 3000])
+def test_a_config_that_is_none_counts_as_missing(config, tmp_path):
+    (tmp_path / "config.yaml").write_text(config)
+    card = make("mtt", 0.5, digest=ONE)
+    with pytest.raises(ConfigurationError, match="which has no config.yaml"):
+        compare_with_scores([(tmp_path / "result.json", card)], "all", against=None, tests=False)

@@ -10,14 +10,13 @@ from typing import Any
 import yaml
 
 from hoptm_plugin.results.card import Cost
+from hoptm_plugin.results.paths import LEFT_OUT, without_paths
 from hoptm_plugin.results.report import figures
 from hoptm_plugin.results.report.content import Cell, Drawing, Folded, NamedRun, Part, Row, Section, Table
 from hoptm_plugin.results.report.svg import Drawer
 
-LEFT_OUT = "(path left out)"
-PATHS = ("root", "synthetic")
 UNKNOWN, SHORTEST = "-", 0.001
-MOST_CHARACTERS, MOST_SETTINGS, DEEPEST = 200_000, 20_000, 40  # of a configuration
+MOST_CHARACTERS = 200_000  # of a configuration
 
 
 def cost_section(runs: Sequence[NamedRun], drawer: Drawer) -> Section:
@@ -104,26 +103,3 @@ def _yaml(config: Mapping[str, Any]) -> str:
     text = yaml.safe_dump(without_paths(config), sort_keys=False, allow_unicode=True, width=100)
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}\n(cut here: the rest is too long)"
-
-
-def without_paths(value: Any) -> Any:
-    """Return settings without folders and files of the computer they were made on.
-
-    Raises:
-        ValueError: more settings than a run can have, as aliases in a YAML file can make them.
-    """
-    left = [MOST_SETTINGS]
-
-    def copied(value: Any, key: str, depth: int) -> Any:
-        left[0] -= 1
-        if left[0] < 0 or depth > DEEPEST:
-            raise ValueError("more settings than a run can have")
-        if isinstance(value, Mapping):
-            return {name: copied(item, str(name), depth + 1) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [copied(item, key, depth + 1) for item in value]
-        if isinstance(value, str) and (key in PATHS or re.match(r"(/|~|\\\\|[A-Za-z]:[\\/]|file:)", value)):
-            return LEFT_OUT
-        return value
-
-    return copied(value, "", 0)
