@@ -74,5 +74,5 @@ def test_commands_of_evaluations_name_the_set_and_what_the_card_was_judged_with(
 def test_a_config_that_is_none_counts_as_missing(config, tmp_path):
     (tmp_path / "config.yaml").write_text(config)
     card = make("mtt", 0.5, digest=ONE)
-    with pytest.raises(ConfigurationError, match="which has no config.yaml"):
+    with pytest.raises(ConfigurationError, match=r"which has no config\.yaml"):
         compare_with_scores([(tmp_path / "result.json", card)], "all", against=None, tests=False)
