@@ -25,7 +25,7 @@ from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.robust import augmentation_robust_score, label_robust_score
 
 ScoreName: TypeAlias = Literal["lrs", "ars"]
-SET_FILE, PLAIN = "synthetic.safetensors", "none"
+SET_FILE, EXPORTED, PLAIN = "synthetic.safetensors", "export.json", "none"
 AUGMENTED = "dsa"  # what to try where nothing was evaluated with augmentation
 FULL: Final = "full"
 
@@ -273,7 +273,8 @@ def _same_set(one: Card, other: Card) -> bool:
 def _digest(card: Card) -> str | None:
     """Return the digest of the judged set, also where its file has another name, as outside of run folders."""
     sets = {name: digest for name, digest in card.artefacts.items() if name.endswith(".safetensors")}
-    return sets.get(SET_FILE) or (next(iter(sets.values())) if len(sets) == 1 else None)
+    found = sets.get(SET_FILE) or (next(iter(sets.values())) if len(sets) == 1 else None)
+    return found or card.artefacts.get(EXPORTED)  # whose manifest has the digests of all its files
 
 
 def _evaluation(card: Card, cell: Cell) -> Evaluation | None:

@@ -134,7 +134,7 @@ def test_a_card_alone_is_enough():
         ({"config": None}, "initial"),
         ({"config": {"method": "odd"}}, "initial"),
         ({"config": {"method": {"initial_images": {"name": "noise"}}}}, "none"),
-        ({"initial": None}, "none"),
+        ({"initial": None}, "both"),
         ({"initial": None, "curves": {}}, "both"),
         ({"initial": None, "config": None}, "both"),
     ],

@@ -123,10 +123,8 @@ def _sets(named: NamedRun) -> list[_Set]:
     run, sets = named.run, []
     real = _initialiser(named) != "noise"
     if run.distilled is not None:
-        if run.initial is None:
-            unchanged = run.config is None or "loss" not in run.curves
-        else:
-            unchanged = barely_changed(run.initial, run.distilled)
+        # without the start nothing tells whether the images left it
+        unchanged = run.initial is None or barely_changed(run.initial, run.distilled)
         sets.append(_Set(named, "distilled", run.distilled, real and unchanged))
     if run.initial is not None:
         sets.append(_Set(named, "initial", run.initial, real))
