@@ -8,7 +8,15 @@ from typing import Any
 
 from hoptm_plugin.commands.assembly import Workbench
 from hoptm_plugin.commands.composition import drop_reported, overlay
-from hoptm_plugin.commands.folder import AVERAGE, CARD, CONFIG, SYNTHETIC, RunFolder, read_config
+from hoptm_plugin.commands.folder import (
+    AVERAGE,
+    CARD,
+    CONFIG,
+    SYNTHETIC,
+    RunFolder,
+    distillation_sha256,
+    read_config,
+)
 from hoptm_plugin.commands.run import evaluate, finished_card
 from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.dataset import ImageData
@@ -41,6 +49,7 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
         return None
     stored = overlay(read_config(config), values, explicit)
     drop_reported(stored, explicit)
+    stored["loggers"] = []  # of the distillation: they need not be installed here
     return stored
 
 
@@ -79,8 +88,9 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
             "seconds_per_iteration": None}  # fmt: skip
     judged = [file] if average is None else [file, average_file]
     artefacts = folder.artefacts(CONFIG) | {judged_file.name: sha256(judged_file) for judged_file in judged}
-    made_with = read_config(file.parent / CONFIG) if (file.parent / CONFIG).exists() else None
-    card = finished_card(values, bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, made_with)
+    config = file.parent / CONFIG
+    origin = distillation_sha256(read_config(config)) if config.exists() else None  # nothing else says how it was made
+    card = finished_card(values, bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin)
     write_card(card, folder / CARD)
     return card
 

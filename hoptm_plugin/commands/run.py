@@ -63,7 +63,8 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
         cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
         logger.scalars(settings.distillation.iterations, _means(results))
     artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
-    card = finished_card(values, bench, results, cost, artefacts, settings.seed, distilled.synthetic)
+    card = finished_card(values, bench, results, cost, artefacts, settings.seed, distilled.synthetic,
+                         distillation_sha256(values))  # fmt: skip
     write_card(card, folder / CARD)
     return card
 
@@ -154,13 +155,9 @@ def finished_card(
     artefacts: dict[str, str],
     distillation_seed: int | None,
     synthetic: SyntheticSet,
-    made_with: dict[str, Any] | None = None,
+    origin: str | None,
 ) -> Card:
-    """Return the card of results that :func:`evaluate` gave.
-
-    ``made_with`` are the settings that the set was distilled with, where they may differ from ``values``, those it is
-    judged with.
-    """
+    """Return the card of results that :func:`evaluate` gave; ``origin`` is what :func:`distillation_sha256` gave."""
     settings = bench.settings
     ipc = None if bench.parts.method.whole_split else settings.ipc
     # a card's reported accuracy is that of its first network: only of the one distilled with
@@ -177,7 +174,7 @@ def finished_card(
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,
         config_sha256=config_sha256(values),
-        distillation_sha256=distillation_sha256(made_with or values),
+        distillation_sha256=origin,
         labels="soft" if synthetic.soft else "hard",
         artefacts=artefacts,
         **results,

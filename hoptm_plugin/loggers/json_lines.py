@@ -23,13 +23,13 @@ class JsonLines(RunLogger):
         path = folder / METRICS
         if path.exists():
             kept = []
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            for line in path.read_bytes().splitlines(keepends=True):
                 try:
                     if json.loads(line)["step"] >= first:
                         break
-                except (ValueError, KeyError):  # the line that a kill cut short
+                except (ValueError, KeyError, TypeError):  # such as the line that a kill cut short
                     break
-                kept.append(line)
+                kept.append(line.decode())
             write_text(path, "".join(kept))
         self._stream = path.open("a", encoding="utf-8")
 

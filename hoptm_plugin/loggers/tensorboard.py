@@ -40,7 +40,7 @@ class TensorBoard(RunLogger):
         """Open the event file; events from iteration ``first`` on that an interrupted process wrote are superseded."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first or None)
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one event per number."""

@@ -16,6 +16,7 @@ from hoptm_plugin.results.significance import LEVEL, Difference, holm, welch
 
 FoundCard: TypeAlias = tuple[Path, Card]
 Column: TypeAlias = tuple[int | None, str]
+EXPORTED = "export.json"
 RANDOM, RANDOM_ROW, AVERAGED, WARM = "random", "random subset*", ", EMA", " (warm)"
 
 
@@ -163,7 +164,7 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
         methods.setdefault(card.title, set()).add(card.method)
     counts = Counter((card.method, card.title, card.ipc, distillation_seed(card)) for _, card in members)
     repeated = {key[:2] for key, count in counts.items() if count > 1}
-    settings = {(c.method, c.title, c.ipc, c.distillation_sha256) for _, c in members if c.distillation_sha256}
+    settings = {(c.method, c.title, c.ipc, _origin(c)) for _, c in members if _origin(c)}
     variants = Counter(key[:3] for key in settings)
     repeated |= {key[:2] for key, count in variants.items() if count > 1}
     folders = [path.parent if path.name == FILE_NAME else path for path, _ in members]
@@ -174,6 +175,11 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
         alone = (card.method, card.title) not in repeated
         names.append(name if alone else f"{name} ({folder.relative_to(common)})")
     return names
+
+
+def _origin(card: Card) -> str | None:
+    """Return what tells how a set was made: a digest of its settings, or of the set where nothing says more."""
+    return card.distillation_sha256 or card.artefacts.get(EXPORTED)
 
 
 def distillation_seed(card: Card) -> int:

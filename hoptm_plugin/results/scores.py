@@ -19,13 +19,13 @@ from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.results.card import Card
-from hoptm_plugin.results.cells import AVERAGED, RANDOM, Cell, FoundCard, distillation_seed
+from hoptm_plugin.results.cells import AVERAGED, EXPORTED, RANDOM, Cell, FoundCard, distillation_seed
 from hoptm_plugin.results.compare import HARMLESS, Comparison
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.robust import augmentation_robust_score, label_robust_score
 
 ScoreName: TypeAlias = Literal["lrs", "ars"]
-SET_FILE, EXPORTED, PLAIN = "synthetic.safetensors", "export.json", "none"
+SET_FILE, PLAIN = "synthetic.safetensors", "none"
 AUGMENTED = "dsa"  # what to try where nothing was evaluated with augmentation
 FULL: Final = "full"
 

@@ -61,6 +61,21 @@ def test_tensorboard_holds_numbers_and_images_once_after_an_interruption(tmp_pat
     assert (images[0].width, images[0].height) == (8 * 3, 8), "three images side by side"
 
 
+def test_tensorboard_drops_what_a_process_wrote_that_was_killed_before_its_first_checkpoint(tmp_path):
+    for steps in (range(10), range(8)):
+        log(TensorBoard(), tmp_path, steps)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(8))
+
+
+@pytest.mark.parametrize("line", ["5", "[1]", "null", '{"step": "a"}', "\udcff"])
+def test_json_lines_end_at_an_odd_line(line, tmp_path):
+    content = f'{{"step": 0}}\n{line}\n{{"step": 1}}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(content.encode(errors="surrogateescape"))
+    log(JsonLines(), tmp_path, [2])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"step": 2, "loss": 2.0}\n'
+
+
 def test_images_are_asked_for_only_when_their_turn_has_come(tmp_path):
     asked = []
     logger = TensorBoard(images_every=3)

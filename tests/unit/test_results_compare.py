@@ -268,3 +268,9 @@ def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
 def test_tables_without_the_chosen_row_are_shown_untested(store):
     first, second = tables(store(a=make(), b=make("hoptm", selection="validation")), against="mtt")
     assert (first.tested, second.tested) == (True, False)
+
+
+def test_exported_sets_of_unknown_origin_are_never_seeds_of_one_method(store):
+    cards = {f"r{seed}": make("hoptm", (0.5,), distillation_seed=seed, artefacts={"export.json": str(seed) * 64})
+             for seed in (1, 2)}  # fmt: skip
+    assert set(table(store(**cards))) == {"HoP-TM (r1)", "HoP-TM (r2)"}
