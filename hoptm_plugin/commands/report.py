@@ -88,6 +88,10 @@ def read_run(file: Path, card: Card, most: int = MEMORY) -> Run:
         return Run(file, card, missing=("the run folder: a card on its own",))
     folder = file.parent
     missing: list[str] = []
+    inside = folder.resolve()
+    for name in (CONFIG, METRICS, INITIAL_GRID, GRID):
+        if not (folder / name).resolve().is_relative_to(inside):  # a link must not put another file into the page
+            return Run(file, card, missing=(f"{name} is a link that leads out of the run folder, so none is read",))
     config = _config(folder / CONFIG, missing)
     curves: dict[str, Curve] = {}
     if (folder / METRICS).is_file():

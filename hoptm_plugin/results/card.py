@@ -29,7 +29,7 @@ from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
 from hoptm_plugin.results.summary import Fraction
 
-FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 16 * 2**20, 2**62
+FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 64 * 2**20, 2**62
 SCHEMA: Final = 1
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -11,8 +11,8 @@ from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.results.software import Line, Record
 from hoptm_plugin.results.summary import Fraction, Summary
 
-MOST_CLASSES: Final = 250
-"""More than these, and confusion matrices would outgrow the card."""
+MOST_COUNTS: Final = 250_000
+"""Of all confusion matrices of one architecture: more, and they would outgrow the card."""
 
 Confusion: TypeAlias = tuple[tuple[NonNegativeInt, ...], ...]
 
@@ -56,7 +56,7 @@ class Evaluation(Record):
         ece: expected calibration error; None in cards from before it was measured.
         calibration: of each network; None for one that diverged.
         confusion: of each network, [truth][predicted] test images; an image for which a diverged network gave no
-            prediction is in no column. None in older cards, and above 250 classes.
+            prediction is in no column. None in older cards, and where they are too large.
     """
 
     network: Line
@@ -111,7 +111,7 @@ class Evaluation(Record):
         summaries = {name: Summary(**summarise([run[name] for run in runs])) for name in names}
         recalls = zip(*(run["recall_per_class"] for run in runs), strict=True)
         recall_per_class = tuple(summarise(recall)["mean"] for recall in recalls)
-        small = len(runs[0]["support"]) <= MOST_CLASSES
+        small = len(runs) * len(runs[0]["support"]) ** 2 <= MOST_COUNTS
         return cls(
             network=network,
             support=runs[0]["support"],

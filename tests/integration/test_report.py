@@ -127,6 +127,17 @@ def test_what_is_wrong_is_said_in_one_message(arguments, says, report, finished_
     assert not list(tmp_path.glob("*.html"))
 
 
+def test_links_that_lead_out_of_the_folder_are_not_followed(report, copied, tmp_path):
+    folder = copied()
+    (tmp_path / "secret.yaml").write_text("token: SECRET123\n")
+    (folder / "config.yaml").unlink()
+    (folder / "config.yaml").symlink_to(tmp_path / "secret.yaml")
+    assert report(folder).code == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "SECRET123" not in page
+    assert "config.yaml is a link that leads out of the run folder" in page
+
+
 def test_a_file_of_a_run_is_never_written_over(report, bench, copied, tmp_path):
     folder = copied()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hoptm_plugin.results.by_class import rare_first, recall
-from hoptm_plugin.results.evaluation import MOST_CLASSES as MOST_CLASSES_OF_CARDS
 from hoptm_plugin.results.evaluation import Calibration, Confusion, Evaluation
 from hoptm_plugin.results.report import figures
 from hoptm_plugin.results.report.content import (
@@ -90,7 +89,7 @@ def _confusion(named: NamedRun, evaluation: Evaluation, notes: list[str]) -> lis
     """Return the mean confusion matrix, or the worst confusions where there are many classes."""
     if evaluation.confusion is None:
         lacking = "confusion matrix" if evaluation.calibration else "confusion matrix and no calibration"
-        why = f"more than {MOST_CLASSES_OF_CARDS} classes" if evaluation.calibration else "an older card"
+        why = "too large for the card" if evaluation.calibration else "an older card"
         notes.append(f"{evaluation.network}: no {lacking} ({why}).")
         return []
     classes, networks = named.run.card.dataset.classes, len(evaluation.confusion)
