@@ -63,14 +63,12 @@ class Cell:
         aside: a second line.
         best: whether it is to stand out.
         shade: 0 to 10, of the cell's background; None for none.
-        link: id of the part of the page that it leads to.
     """
 
     text: str
     aside: str = ""
     best: bool = False
     shade: int | None = None
-    link: str = ""
 
 
 @dataclass(frozen=True)
