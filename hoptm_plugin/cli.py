@@ -14,37 +14,53 @@ from typing import TYPE_CHECKING, Any
 from hoptm_plugin.commands.arguments import PLAIN, Parser, fail
 from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
-from hoptm_plugin.core.errors import ConfigurationError, HopTMError
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError, OutOfMemoryError, StorageError
+from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 a run failed, 2 something the user can mend, 130 interrupted."""
+    """Run one command and exit.
+
+    0: done. 1: a run failed. 2: something the user can mend. 75: asked to stop by SIGTERM or SIGUSR2, can go on.
+    130: interrupted by Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments:
         fail(f"a command is missing\n\n{OVERVIEW}", 2)
     if arguments[0] in ("-h", "--help"):
         print(OVERVIEW)  # noqa: T201
         return
-    command, rest = arguments[0], arguments[1:]
     try:
-        if command in HELP:
-            _with_settings(command, rest)
-        elif command in PLAIN:
-            PLAIN[command](rest)
-        elif command in ("-V", "--version"):
-            from importlib.metadata import version
-
-            print(f"{PROGRAM} {version('hoptm-plugin')}")  # noqa: T201
-        else:
-            unknown = _unknown(f"no command is called {command!r}", command, [*HELP, *PLAIN])
-            fail(f"{unknown}\nSee {PROGRAM} --help", 2)
+        with stop_on_signals():
+            _command(arguments[0], arguments[1:])
     except HopTMError as error:
         fail(str(error), error.exit_code)
+    except Stopped as stopped:
+        fail(f"stopped by {stopped}", stopped.exit_code)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # whoever read the output has gone; nothing is left to be said to him
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+
+
+def _command(command: str, rest: list[str]) -> None:
+    if command in HELP:
+        _with_settings(command, rest)
+    elif command in PLAIN:
+        PLAIN[command](rest)
+    elif command in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"{PROGRAM} {version('hoptm-plugin')}")  # noqa: T201
+    else:
+        unknown = _unknown(f"no command is called {command!r}", command, [*HELP, *PLAIN])
+        fail(f"{unknown}\nSee {PROGRAM} --help", 2)
 
 
 def _unknown(text: str, name: str, known: Iterable[str]) -> str:
@@ -87,7 +103,9 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
         hint = known if options.multirun and "unknown setting" in _explain(error) else ""
         fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.filename is None:
+            raise
         fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:
         raise _group_error(error) from error
@@ -201,23 +219,38 @@ def _hydra_config() -> Any:
     return HydraConfig.get()
 
 
-def _job(work: Callable[[dict[str, Any], list[str], str, Path], None], config: DictConfig) -> None:
+def _job(command: str, work: Callable[[dict[str, Any], list[str], str, Path], None], config: DictConfig) -> None:
     """Do one job in its run folder; a failing job leaves no empty folder behind."""
     from hydra.types import RunMode
 
     from hoptm_plugin.commands.folder import CONFIG, remove_if_empty
 
     folder = Path(_hydra_config().runtime.output_dir)
+    sweep = _hydra_config().mode == RunMode.MULTIRUN
+
+    def going_on() -> str:
+        if not (folder / CONFIG).exists():
+            return "; the same command goes on" if command == "experts" else ""
+        whole = f", or with all runs by the same command, hydra.sweep.dir={folder.parent} and resume=auto"
+        what = "eval synthetic=PATH" if command == "eval" else command
+        return f"; go on with: {PROGRAM} {what} hydra.run.dir={folder} resume=true{whole if sweep else ''}"
+
     try:
-        work(*_settings(config), folder)
+        with stop_on_signals():  # a launcher's worker does not come by main()
+            try:
+                work(*_settings(config), folder)
+            except Stopped as stopped:
+                said = "interrupted" if stopped.exit_code == INTERRUPTED else f"stopped by {stopped}"
+                print(f"error: {said}{going_on()}", file=sys.stderr)  # noqa: T201
+                hand_on(stopped)
+                raise SystemExit(stopped.exit_code) from None
     except HopTMError as error:
-        if _hydra_config().mode == RunMode.MULTIRUN:
-            _say(f"job {folder.name} failed: {error}")
+        mended = isinstance(error, StorageError | OutOfMemoryError)
+        text = f"{error}{going_on() if mended else ''}"
+        if sweep:
+            _say(f"job {folder.name} failed: {text}")
             raise  # the launcher goes on with the other jobs, and raises the first error at the end
-        fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        going_on = f"; go on with: {PROGRAM} run hydra.run.dir={folder} resume=true"
-        fail(f"interrupted{going_on if (folder / CONFIG).exists() else ''}", 130)
+        fail(text, error.exit_code)
     finally:
         remove_if_empty(folder)
 
@@ -233,7 +266,7 @@ def _run(config: DictConfig) -> None:
             _say(note)
         print_card(run(values, folder, console_progress()), folder)
 
-    _job(work, config)
+    _job("run", work, config)
 
 
 def _experts(config: DictConfig) -> None:
@@ -246,7 +279,7 @@ def _experts(config: DictConfig) -> None:
         remove_if_empty(folder)
         print(build_experts_only(values, console_progress()))  # noqa: T201
 
-    _job(work, config)
+    _job("experts", work, config)
 
 
 def _eval(config: DictConfig) -> None:
@@ -259,7 +292,7 @@ def _eval(config: DictConfig) -> None:
             _say(note)
         print_card(evaluate_stored(stored or values, folder, console_progress()), folder)
 
-    _job(work, config)
+    _job("eval", work, config)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hoptm_plugin.commands.assembly import Workbench
-from hoptm_plugin.commands.composition import drop_reported, overlay
+from hoptm_plugin.commands.composition import drop_reported, overlay, trusted
 from hoptm_plugin.commands.folder import (
     AVERAGE,
     CARD,
@@ -17,8 +17,8 @@ from hoptm_plugin.commands.folder import (
     distillation_sha256,
     read_config,
 )
-from hoptm_plugin.commands.run import evaluate, finished_card
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.commands.run import evaluate, finished_card, finished_networks
+from hoptm_plugin.commands.settings import RunSettings, validate_settings
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.files import sha256
@@ -47,9 +47,10 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
     config = file.parent / CONFIG
     if not config.exists():
         return None
-    stored = overlay(read_config(config), values, explicit)
+    stored = trusted(overlay(read_config(config), values, explicit), values, explicit, config)
     drop_reported(stored, explicit)
     stored["loggers"] = []  # of the distillation: they need not be installed here
+    stored["resume"] = values["resume"]  # of this evaluation, and not of the run
     return stored
 
 
@@ -61,37 +62,66 @@ def why_no_set(folder: Path) -> str:
     return f", since {'method=full distils nothing' if whole else 'the folder is of an evaluation, not of a run'}"
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What is judged: a set, maybe its moving average, and the files that hold them."""
+
+    synthetic: SyntheticSet
+    average: SyntheticSet | None
+    files: list[Path]
+
+    @classmethod
+    def read(cls, named: Path) -> _Judged:
+        file, average_file = _file(named), named / AVERAGE
+        average = _load(average_file) if average_file.is_file() else None
+        return cls(_load(named), average, [file] if average is None else [file, average_file])
+
+    @property
+    def config(self) -> Path:
+        """Where the settings of the run would lie that made it."""
+        return self.files[0].parent / CONFIG
+
+
 def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     """Evaluate the set that ``values`` name and write its card into ``path``.
 
     Of a run folder that holds a moving average as well, both are evaluated; an exported set is judged as it was
-    exported. What the card says of the method comes from the stored set.
+    exported. What the card says of the method comes from the stored set. With ``resume``, networks that an interrupted
+    evaluation had done are not trained again, and the card of a finished one is returned as it is.
     """
-    named = validate_settings(values).synthetic or Path()
-    file, average_file = _file(named), named / AVERAGE
-    folder = RunFolder(path)
-    folder.check(values, resume=False)
-    synthetic = _load(named)
-    average = _load(average_file) if average_file.is_file() else None
-    if not (file.parent / CONFIG).exists():
+    judged = _Judged.read(validate_settings(values).synthetic or Path())
+    if not judged.config.exists():
         values = values | {"reported": None}  # nothing says how it was distilled
-    values = _described_by(synthetic, values)
-    settings = validate_settings(values)
-    bench = Workbench(settings, progress)
-    _check_fit(synthetic, bench.data, file)
+    values = _described_by(judged.synthetic, values)
+    settings, folder = validate_settings(values), RunFolder(path)
+    resume = (folder / CONFIG).exists() if settings.resume == "auto" else settings.resume
+    folder.check(values, resume)
+    if resume and (folder / CARD).exists():
+        return read_card(folder / CARD)
+    with folder.held():
+        folder.check(values, resume)  # another process may have been at it until now
+        if resume and (folder / CARD).exists():
+            return read_card(folder / CARD)
+        return _evaluate(values, settings, judged, folder, progress)
+
+
+def _evaluate(
+    values: dict[str, Any], settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory
+) -> Card:
+    bench, synthetic, average = Workbench(settings, progress), judged.synthetic, judged.average
+    _check_fit(synthetic, bench.data, judged.files[0])
     bench.check()
     distilled = Distilled(synthetic.to(bench.device), None if average is None else average.to(bench.device))
-    began = time.perf_counter()
-    results = evaluate(distilled, bench, bench.evaluator())
     folder.begin(values)
-    cost = {"experts_s": None, "distill_s": None, "evaluate_s": time.perf_counter() - began,
-            "seconds_per_iteration": None}  # fmt: skip
-    judged = [file] if average is None else [file, average_file]
-    artefacts = folder.artefacts(CONFIG) | {judged_file.name: sha256(judged_file) for judged_file in judged}
-    config = file.parent / CONFIG
-    origin = distillation_sha256(read_config(config)) if config.exists() else None  # nothing else says how it was made
+    finished = finished_networks(folder, values, bench, distilled)
+    results = evaluate(distilled, bench, replace(bench.evaluator(), finished=finished))
+    cost = {"experts_s": None, "distill_s": None, "evaluate_s": finished.seconds, "seconds_per_iteration": None}
+    artefacts = folder.artefacts(CONFIG) | {file.name: sha256(file) for file in judged.files}
+    # nothing else says how it was made
+    origin = distillation_sha256(read_config(judged.config)) if judged.config.exists() else None
     card = finished_card(values, bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin)
     write_card(card, folder / CARD)
+    finished.discard()
     return card
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
-from hoptm_plugin.core.files import sha256, write_text
+from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
+from hoptm_plugin.core.locks import Lock
 from hoptm_plugin.results.paths import without_paths
 
 CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
@@ -20,6 +25,14 @@ CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
     "synthetic.png",
     "initial.png",
     "split.json",
+)
+LOCK: Final = ".lock"
+LARGEST_CONFIG: Final = 4 * 2**20
+# the first line of a stored configuration; older ones have none
+_CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")
+KILLED = (
+    "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
+    "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
 # settings that do not determine the synthetic set, or only by chance
 NOT_OF_THE_SET = ("seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites")
@@ -50,6 +63,26 @@ class RunFolder:
         """Return the path of a file in it."""
         return self.path / name
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no other process work in the folder during the block, and clean up after one that was killed.
+
+        Raises:
+            RunFolderError: another process works in it.
+            StorageError: it cannot be written to.
+        """
+        lock = Lock(self / LOCK)
+        if not lock.acquire():
+            raise RunFolderError(f"{self.path}: {lock.holder()} works in it; wait for it, or choose another folder "
+                                 f"with hydra.run.dir=PATH")  # fmt: skip
+        try:
+            if lock.left_over:
+                print(KILLED.format(folder=self.path), file=sys.stderr)  # noqa: T201
+            remove_leftovers(self.path)
+            yield
+        finally:
+            lock.release()
+
     def check(self, settings: dict[str, Any], resume: bool) -> None:
         """Refuse a folder that cannot be used as asked; nothing is written.
 
@@ -59,7 +92,8 @@ class RunFolder:
         """
         config = self / CONFIG
         if not resume:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            path = self.path
+            if path.exists() and (not path.is_dir() or any(each.name != LOCK for each in path.iterdir())):
                 raise RunFolderError(
                     f"{self.path}: not empty. To continue the run in it add resume=true; "
                     f"for a new run choose another hydra.run.dir."
@@ -79,7 +113,9 @@ class RunFolder:
         """Make the folder and store the composed settings in it."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self / CONFIG).exists():
-            write_text(self / CONFIG, yaml.safe_dump(plain(settings), sort_keys=False))
+            text = yaml.safe_dump(plain(settings), sort_keys=False)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            write_text(self / CONFIG, f"# SHA-256 of all below: {digest}\n{text}")
 
     def artefacts(self, *names: str) -> dict[str, str]:
         """Return the SHA-256 of those of the named files that exist."""
@@ -87,10 +123,22 @@ class RunFolder:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a stored configuration; plain YAML, nothing in it is ever instantiated."""
+    """Read a stored configuration; plain YAML, nothing in it is ever instantiated.
+
+    Raises:
+        FileFormatError: missing, damaged or edited, or no configuration.
+    """
     remedy = "restore it, or start the run again in another folder"
+    content = read_bounded(path, LARGEST_CONFIG, "configuration of a run")
+    if content.startswith(b"#"):
+        first = _CHECKSUM.match(content)
+        if first is None or hashlib.sha256(content[first.end() :]).hexdigest() != first[1].decode():
+            raise FileFormatError(
+                f"{path}: damaged or edited: its content is not that of its checksum; settings are changed on the "
+                f"command line; {remedy}"
+            )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(content.decode())
         without_paths(values)  # aliases can make more of a file than it is long, without end even
     except RecursionError:
         raise FileFormatError(f"{path}: not a configuration of a run: nested too deeply; {remedy}") from None

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hoptm_plugin.commands.folder import CONFIG, GRID, INITIAL_GRID, read_config
 from hoptm_plugin.commands.scores import compare_as_asked
-from hoptm_plugin.core.errors import FileFormatError, UserError
+from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
 from hoptm_plugin.core.files import write_text
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.results.card import FILE_NAME, Card
@@ -51,8 +51,8 @@ def write_report(
     page = render(runs, comparisons, title, real_images)
     try:
         write_text(output, page.html)
-    except OSError as error:
-        raise UserError(f"{output}: {error.strerror}; {REMEDY}") from None
+    except StorageError as error:
+        raise UserError(f"{output}: {error.reason}; {REMEDY}") from None
     if page.real:
         names = "; ".join(page.real[:MOST_NAMED])
         more = f"; and {len(page.real) - MOST_NAMED} more" if len(page.real) > MOST_NAMED else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -25,15 +25,18 @@ from hoptm_plugin.commands.folder import (
     config_sha256,
     distillation_sha256,
 )
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.commands.settings import RunSettings, validate_settings
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.tensors import digest
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.loggers import METRICS, GuardedLoggers
 from hoptm_plugin.results.card import Card, make_card, peak_memory_bytes, read_card, write_card
+from hoptm_plugin.results.finished import FILE_NAME as EVALUATIONS
+from hoptm_plugin.results.finished import KeptNetworks
 from hoptm_plugin.results.images import write_grid
 
 
@@ -49,6 +52,14 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     folder.check(values, resume)
     if resume and (folder / CARD).exists():
         return read_card(folder / CARD)
+    with folder.held():
+        folder.check(values, resume)  # another process may have been at it until now
+        if resume and (folder / CARD).exists():
+            return read_card(folder / CARD)
+        return _run(values, settings, folder, progress)
+
+
+def _run(values: dict[str, Any], settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:
     bench = Workbench(settings, progress)
     bench.check()
     bench.check_experts()
@@ -58,15 +69,26 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     evaluator = bench.evaluator()
     with closing(GuardedLoggers(bench.parts.loggers)) as logger:
         distilled, cost = _distil(bench, evaluator, folder, logger)
-        began = time.perf_counter()
-        results = evaluate(distilled, bench, evaluator)
-        cost |= {"experts_s": bench.experts_seconds, "evaluate_s": time.perf_counter() - began}
+        finished = finished_networks(folder, values, bench, distilled)
+        results = evaluate(distilled, bench, replace(evaluator, finished=finished))
+        cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
         logger.scalars(settings.distillation.iterations, _means(results))
     artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
     card = finished_card(values, bench, results, cost, artefacts, settings.seed, distilled.synthetic,
                          distillation_sha256(values))  # fmt: skip
     write_card(card, folder / CARD)
+    finished.discard()
     return card
+
+
+def finished_networks(
+    folder: RunFolder, values: dict[str, Any], bench: Workbench, distilled: Distilled
+) -> KeptNetworks:
+    """Return the networks that an interrupted evaluation of the same sets had done."""
+    sets = [each for each in (distilled.synthetic, distilled.average) if each is not None]
+    tensors = [part for each in sets for part in (each.images, each.labels, each.step_size) if part is not None]
+    decisive = [config_sha256(values), bench.data.fingerprint, *(digest(tensor) for tensor in tensors)]
+    return KeptNetworks(folder / EVALUATIONS, hashlib.sha256(" ".join(decisive).encode()).hexdigest())
 
 
 def _means(results: dict[str, Any]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -47,6 +48,23 @@ class FileFormatError(UserError):
 
 class RunFolderError(UserError):
     """A run folder that cannot be used as asked: occupied, empty, or made with other settings."""
+
+
+class StorageError(HopTMError):
+    """A file that cannot be written: disk full, read-only, no permission; what was there before is intact.
+
+    Attributes:
+        reason: as the system gives it.
+    """
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        """Take the file, the reason and what to do."""
+        self.reason = reason
+        super().__init__(f"{path}: cannot be written: {reason}; {remedy}. What was stored before is intact")
+
+
+class OutOfMemoryError(HopTMError):
+    """Memory that is exhausted, of the CPU or of CUDA; names the settings that need less."""
 
 
 class NonFiniteLossError(HopTMError):

@@ -1,7 +1,8 @@
-"""Writing a file whole or not at all, and reading JSON that may be damaged."""
+"""Writing a file whole or not at all, with a checksum where nothing else holds one, and reading what may be damaged."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,50 +10,81 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from hoptm_plugin.core.errors import FileFormatError, StorageError
 
-from hoptm_plugin.core.errors import FileFormatError
+CHECKSUM: Final = "sha256"
+LARGEST_JSON: Final = 64 * 2**20
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, or choose another folder",
+    errno.EDQUOT: "free some of your quota, or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "make the folder writable, or choose another one",
+    errno.EPERM: "make the folder writable, or choose another one",
+}
 
-METADATA_KEY = "hoptm"
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Return the error to raise where ``path`` could not be written."""
+    return StorageError(path, error.strerror or str(error), _REMEDIES.get(error.errno or 0, "choose another folder"))
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then sync it and rename it into place.
 
     A reader sees the old file or the new one, never a part; the mode follows the umask.
+
+    Raises:
+        StorageError: disk full, read-only and the like; ``path`` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        write(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove temporary files that killed processes left; call it only while nobody else may write ``name`` there."""
+    for path in folder.glob(f".{name}.????????.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, write)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,12 +97,33 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, kind: str) -> Any:
     """Read JSON from ``path``; ``kind`` names the file in the error."""
+    if not path.exists():
+        raise FileFormatError(f"{path}: no such {kind}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileFormatError(f"{path}: no such {kind}") from None
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_bounded(path, LARGEST_JSON, kind))
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: not a readable {kind}: {error}") from None
+
+
+def content_sha256(value: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a mapping's JSON, whatever its order and layout, without its own checksum."""
+    content = {key: item for key, item in value.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def with_checksum(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with its :func:`content_sha256` in it, for :func:`check_checksum`."""
+    return {**value, CHECKSUM: content_sha256(value)}
+
+
+def check_checksum(value: Mapping[str, Any], path: Path, remedy: str) -> None:
+    """Refuse a mapping that is not what :func:`with_checksum` made.
+
+    Raises:
+        FileFormatError: the checksum is missing or another one.
+    """
+    if value.get(CHECKSUM) != content_sha256(value):
+        raise FileFormatError(f"{path}: damaged or edited: its content is not that of its checksum; {remedy}")
 
 
 def read_bounded(path: Path, largest: int, kind: str) -> bytes:
@@ -87,29 +140,6 @@ def read_bounded(path: Path, largest: int, kind: str) -> bytes:
     if len(content) > largest:
         raise FileFormatError(f"{path}: larger than {largest // 2**20} MiB, so not a {kind}")
     return content
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Any) -> None:
-    """Write tensors and JSON metadata as one safetensors file, whole or not at all.
-
-    Tensors are copied, because safetensors refuses those that share memory. The metadata is one JSON string under one
-    key: with several keys safetensors' order, and so the bytes, would vary.
-    """
-    arrays = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {METADATA_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)}
-    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata=header))
-
-
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], Any]:
-    """Read all tensors and the JSON metadata of a file that :func:`write_tensors` made."""
-    if not path.is_file():
-        raise FileFormatError(f"{path}: no such {kind}")
-    try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = json.loads((stream.metadata() or {})[METADATA_KEY])
-            return {name: stream.get_tensor(name) for name in stream.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
-        raise FileFormatError(f"{path}: damaged, or not a {kind} written by hoptm-bench ({error!r})") from None
 
 
 def sha256(path: Path) -> str:

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_tensors, write_tensors
 from hoptm_plugin.core.mosaic import expand_mosaic
+from hoptm_plugin.core.tensors import read_tensors, write_tensors
 
-KIND, VERSION = "synthetic set", 1
+KIND, VERSION = "synthetic set", 2
 
 
 class _Metadata(BaseModel):

@@ -8,6 +8,7 @@ import torch
 
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.checkpoint import take_back
 
 
 class MovingAverage:
@@ -46,4 +47,4 @@ class MovingAverage:
     def load_state_dict(self, state: State) -> None:
         """Take the averaged tensors back."""
         for name, tensor in self._tensors.items():
-            tensor.copy_(state[name])
+            take_back(tensor, state[name])

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_tensors, write_tensors
 from hoptm_plugin.core.interfaces import State
+from hoptm_plugin.core.tensors import read_tensors, write_tensors
 
-KIND, VERSION, SEPARATOR = "distillation checkpoint", 1, "/"
+KIND, VERSION, SEPARATOR = "distillation checkpoint", 2, "/"
+REMEDY = "restore it, or delete it to begin the distillation again"
 
 
 def write_checkpoint(path: Path, state: State) -> None:
@@ -28,18 +30,34 @@ def read_checkpoint(path: Path) -> State:
     Raises:
         FileFormatError: missing, damaged or another kind of file.
     """
-    tensors, metadata = read_tensors(path, KIND)
+    tensors, metadata = read_tensors(path, KIND, REMEDY)
     known = isinstance(metadata, dict) and (metadata.get("kind"), metadata.get("version")) == (KIND, VERSION)
     if not known or not isinstance(metadata.get("values"), dict):
-        raise FileFormatError(f"{path}: not a {KIND} of version {VERSION}")
+        raise FileFormatError(f"{path}: not a {KIND} of version {VERSION}; {REMEDY}")
+    if bad := [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]:
+        raise FileFormatError(f"{path}: {', '.join(bad)} hold NaN; {REMEDY}")
     state: State = {}
     for name, value in (metadata["values"] | tensors).items():
         *parents, leaf = name.split(SEPARATOR)
         inner = state
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise FileFormatError(f"{path}: {name} lies within a value; {REMEDY}")
         inner[leaf] = value
     return state
+
+
+def take_back(tensor: Tensor, stored: Tensor) -> None:
+    """Copy what was stored of a tensor into it.
+
+    Raises:
+        ValueError: it has another shape or type; copying alone would stretch or round it.
+    """
+    if (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
+        raise ValueError(f"stored {stored.dtype} {tuple(stored.shape)}, here {tensor.dtype} {tuple(tensor.shape)}")
+    with torch.no_grad():
+        tensor.copy_(stored)
 
 
 def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -11,18 +11,24 @@ from statistics import fmean
 
 from torch import Tensor
 
-from hoptm_plugin.core.errors import NonFiniteLossError
+from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.loggers import RunLogger
-from hoptm_plugin.core.progress import ProgressFactory
+from hoptm_plugin.core.memory import memory_named
+from hoptm_plugin.core.progress import Progress, ProgressFactory
+from hoptm_plugin.core.stopping import asked_to_stop, deferred, stop_if_asked
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.average import MovingAverage
-from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
+from hoptm_plugin.engine.checkpoint import REMEDY, read_checkpoint, take_back, write_checkpoint
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
-from hoptm_plugin.loggers import GuardedLoggers, JsonLines
+from hoptm_plugin.loggers import GuardedLoggers, JsonLines, Mark
 
 CHECKPOINT = "checkpoint.safetensors"
+NEEDS_LESS = (
+    "set runtime.unroll=adjoint, runtime.memory_budget=0 or runtime.precision=bf16 (other rounding), or take a smaller "
+    "method.student_batch"
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Distiller:
     ) -> None:
         self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
         self.logger, self._data = logger or GuardedLoggers(), task.data
+        self._mark: Mark | None = None
         self.synthetic = method.setup(task)
         begun(self.synthetic)
         self.optimisers = Optimisers(self.synthetic, settings)
@@ -76,19 +83,31 @@ class Distiller:
         self.seconds = 0.0
         """Seconds spent in the loop, earlier sessions of a resumed run included."""
         if (folder / CHECKPOINT).exists():
-            self._restore(read_checkpoint(folder / CHECKPOINT))
+            self._restore(folder / CHECKPOINT)
 
     def run(self) -> Distilled:
         """Run the remaining iterations and return what they made.
 
         Raises:
             NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
+            OutOfMemoryError: likewise.
+            StorageError: a file cannot be written.
+            Stopped: a signal asked to stop; a checkpoint of the last finished iteration is written.
         """
-        settings = self.settings
-        with closing(JsonLines()) as metrics, self.progress("distilling", settings.iterations, self.first) as bar:
+        with (
+            closing(JsonLines(self._mark)) as metrics,
+            self.progress("distilling", self.settings.iterations, self.first) as bar,
+            memory_named("distilling", NEEDS_LESS),
+        ):
             metrics.begin(self.folder, self.first)
             self.logger.begin(self.folder, self.first)
-            began = time.perf_counter() - self.seconds
+            self._loop(metrics, bar)
+        chosen = self._candidates() | {name: best for name, (_, best) in self._best.items()}
+        return Distilled(chosen["synthetic"], chosen.get("average"))
+
+    def _loop(self, metrics: JsonLines, bar: Progress) -> None:
+        settings, began = self.settings, time.perf_counter() - self.seconds
+        with deferred():
             for step in range(self.first, settings.iterations):
                 terms = self._iterate(step)
                 done = step + 1
@@ -101,11 +120,12 @@ class Distiller:
                 self.logger.images(step, self._pixels)
                 if self.score is not None and (done % settings.evaluate_every == 0 or done == settings.iterations):
                     self._select(self.score)
-                if done % settings.checkpoint_every == 0 or done == settings.iterations:
-                    write_checkpoint(self.folder / CHECKPOINT, self._state(done))
+                stopping = asked_to_stop()
+                if done % settings.checkpoint_every == 0 or done == settings.iterations or stopping:
+                    write_checkpoint(self.folder / CHECKPOINT, self._state(done, metrics.mark()))
                 bar.advance(1)
-        chosen = self._candidates() | {name: best for name, (_, best) in self._best.items()}
-        return Distilled(chosen["synthetic"], chosen.get("average"))
+                if stopping:
+                    stop_if_asked()
 
     def _iterate(self, step: int) -> list[LossTerm]:
         terms = []
@@ -161,10 +181,12 @@ class Distiller:
             if name not in self._best or accuracy > self._best[name][0]:
                 self._best[name] = (accuracy, candidate)
 
-    def _state(self, done: int) -> State:
+    def _state(self, done: int, mark: Mark) -> State:
         state: State = {
             "done": done,
+            "data": self._data.fingerprint,
             "seconds": self.seconds,
+            "metrics": {"length": mark.length, "sha256": mark.sha256},
             "optimisers": self.optimisers.state_dict(),
             "method": self.method.state_dict(),
         }
@@ -177,16 +199,32 @@ class Distiller:
             state.setdefault("best", {})[name] = {"accuracy": accuracy, **tensors}
         return state
 
-    def _restore(self, state: State) -> None:
+    def _restore(self, path: Path) -> None:
+        """Take the state of a checkpoint back.
+
+        Raises:
+            FileFormatError: damaged, or of a run of another method or other data.
+        """
+        state = read_checkpoint(path)
+        if state.get("data") != self._data.fingerprint:
+            raise FileFormatError(
+                f"{path}: was made with other data: their fingerprint was {state.get('data')} and is now "
+                f"{self._data.fingerprint}; bring the data back as they were, or begin again in another folder"
+            )
+        try:
+            self._load(state)
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
+
+    def _load(self, state: State) -> None:
         self.first, self.seconds = int(state["done"]), float(state["seconds"])
+        self._mark = Mark(int(state["metrics"]["length"]), str(state["metrics"]["sha256"]))
         self.optimisers.load_state_dict(state["optimisers"])
         self.method.load_state_dict(state.get("method", {}))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for name, stored in state.get("best", {}).items():
             best = self.synthetic.detached()
-            device = best.images.device
-            best.images, best.labels = stored["images"].to(device), stored["labels"].to(device)
-            if "step_size" in stored:
-                best.step_size = stored["step_size"].to(device)
+            for part in ("images", "labels", *([] if best.step_size is None else ["step_size"])):
+                take_back(getattr(best, part), stored[part])
             self._best[name] = (float(stored["accuracy"]), best)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.core.memory import memory_named
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -22,6 +23,21 @@ from hoptm_plugin.engine.training import predict, train_networks
 from hoptm_plugin.networks.stack import TrainingLoss
 
 CreateNetwork: TypeAlias = Callable[[torch.Generator], nn.Module]
+NEEDS_LESS = "set runtime.parallel_networks=1 or runtime.compile=false, or take a smaller protocol.batch"
+
+
+class FinishedNetworks:
+    """What is known of networks that were trained and tested; this base forgets it all.
+
+    One that is kept on the disk lets an interrupted evaluation go on: :mod:`hoptm_plugin.results.finished`.
+    """
+
+    def known(self, kind: str, network: str, repeat: int) -> dict[str, Any] | None:
+        """Return the metrics of a network that was evaluated before, or None."""
+        return None
+
+    def keep(self, kind: str, network: str, rows: Mapping[int, dict[str, Any]]) -> None:
+        """Remember the metrics of networks, by repeat."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,7 @@ class Evaluator:
         progress: reports epoch by epoch.
         compute: how it is computed.
         losses: the training loss of each architecture, filled when first needed.
+        finished: networks that an interrupted evaluation had done.
     """
 
     protocol: Protocol
@@ -45,6 +62,7 @@ class Evaluator:
     progress: ProgressFactory
     compute: Compute = field(default_factory=Compute)
     losses: dict[str, TrainingLoss] = field(default_factory=dict)
+    finished: FinishedNetworks = field(default_factory=FinishedNetworks)
 
     def evaluate(
         self, subset: Callable[[int], SyntheticSet], split: Split, what: str, warm_up: SyntheticSet | None = None
@@ -57,19 +75,31 @@ class Evaluator:
             what: named in the progress report.
             warm_up: a set that every network is trained on beforehand.
         """
-        results: dict[str, list[dict[str, Any]]] = {name: [] for name in self.networks}
+        results: dict[str, list[dict[str, Any]]] = {}
         sets = {repeat: subset(repeat) for repeat in range(self.protocol.repeats)}
-        trainings = len(self.networks) * self.protocol.repeats * (1 if warm_up is None else 2)
-        with self.progress(f"evaluating {what}, epochs", trainings * self.protocol.epochs) as bar:
-            for name, rows in results.items():
-                together = self._side_by_side(name, sets)
-                while len(rows) < len(sets):
-                    repeats = list(sets)[len(rows) : len(rows) + together]
-                    after_epoch = partial(bar.advance, len(repeats))
-                    some = {repeat: sets[repeat] for repeat in repeats}
-                    rows += self._scores(name, some, split, warm_up, after_epoch)
-                    bar.advance(0, accuracy=rows[-1]["accuracy"])
+        each = self.protocol.epochs * (1 if warm_up is None else 2)
+        known = {name: self._known(what, name, sets) for name in self.networks}
+        done = sum(map(len, known.values())) * each
+        with (
+            self.progress(f"evaluating {what}, epochs", len(self.networks) * len(sets) * each, done) as bar,
+            memory_named(f"evaluating the {what}", NEEDS_LESS),
+        ):
+            for name, rows in known.items():
+                missing = [repeat for repeat in sets if repeat not in rows]
+                together = self._side_by_side(name, sets) if missing else 1
+                for at in range(0, len(missing), together):
+                    some = {repeat: sets[repeat] for repeat in missing[at : at + together]}
+                    scores = self._scores(name, some, split, warm_up, partial(bar.advance, len(some)))
+                    found = dict(zip(some, scores, strict=True))
+                    self.finished.keep(what, name, found)
+                    rows |= found
+                    bar.advance(0, accuracy=scores[-1]["accuracy"])
+                results[name] = [rows[repeat] for repeat in sets]
         return results
+
+    def _known(self, what: str, name: str, repeats: Iterable[int]) -> dict[int, dict[str, Any]]:
+        found = {repeat: self.finished.known(what, name, repeat) for repeat in repeats}
+        return {repeat: row for repeat, row in found.items() if row is not None}
 
     def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> dict[str, Any]:
         """Train one fresh network of architecture ``name`` on a set and return its metrics on ``split``."""

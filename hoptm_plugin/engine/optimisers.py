@@ -10,6 +10,7 @@ from torch import Tensor
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Distillation
 
 
@@ -87,11 +88,11 @@ class Optimisers:
 
     def load_state_dict(self, state: State) -> None:
         """Take the learned tensors and momentum buffers back."""
-        with torch.no_grad():
-            for name, tensor in self._tensors.items():
-                tensor.copy_(state[f"value_{name}"])
+        for name, tensor in self._tensors.items():
+            take_back(tensor, state[f"value_{name}"])
         for name, sgd in self._sgd.items():
             if f"momentum_{name}" in state:
-                buffer = state[f"momentum_{name}"].to(self._tensors[name].device)
-                sgd.state[self._tensors[name]]["momentum_buffer"] = buffer.clone()
+                buffer = torch.zeros_like(self._tensors[name])
+                take_back(buffer, state[f"momentum_{name}"])
+                sgd.state[self._tensors[name]]["momentum_buffer"] = buffer
         self.refresh()

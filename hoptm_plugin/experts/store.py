@@ -1,26 +1,60 @@
 """The expert store: one folder per recipe, one memory-mapped file per expert, read a segment at a time.
 
 Layout: ``<root>/<recipe digest>/manifest.json`` and ``expert-00000.safetensors`` with one tensor ``parameters``
-(epochs+1, P), float32. Files appear whole by renaming; processes that build the same store write the
-same bits, on CUDA up to rounding.
+(epochs+1, P), float32, and a checksum for every row. Files appear whole by renaming. Any number of processes build one
+store: each takes the lock ``expert-00000.lock`` of the expert that it trains. What an interrupted one had of an expert
+lies in ``expert-00000.begun.safetensors``, and whoever takes the expert next goes on from there, to the same bits, on
+CUDA up to rounding.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import METADATA_KEY, read_json, write_json, write_tensors
+from hoptm_plugin.core.files import (
+    check_checksum,
+    read_json,
+    remove_leftovers,
+    with_checksum,
+    write_json,
+)
+from hoptm_plugin.core.locks import Lock
+from hoptm_plugin.core.tensors import read_header, read_rows, read_tensors, write_tensors
 from hoptm_plugin.experts.recipe import ExpertRecipe
 
-TENSOR, KIND, VERSION, MANIFEST = "parameters", "expert", 1, "manifest.json"
+TENSOR, VELOCITY = "parameters", "velocity"
+KIND, BEGUN, VERSION, MANIFEST = "expert", "begun expert", 2, "manifest.json"
+AGAIN = "delete it and it is trained again"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An expert that is not finished.
+
+    Attributes:
+        trajectory: (epochs so far + 1, P).
+        velocity: of SGD with momentum, (P,).
+        epoch_losses: mean training loss of each epoch.
+        seconds: of training so far.
+    """
+
+    trajectory: Tensor
+    velocity: Tensor
+    epoch_losses: list[float]
+    seconds: float
+
+    @property
+    def epochs(self) -> int:
+        """How many are done."""
+        return len(self.trajectory) - 1
 
 
 class ExpertStore:
@@ -39,6 +73,10 @@ class ExpertStore:
         """Return the file of one expert."""
         return self.folder / f"expert-{expert:05d}.safetensors"
 
+    def begun_path(self, expert: int) -> Path:
+        """Return the file of one expert that is not finished."""
+        return self.folder / f"expert-{expert:05d}.begun.safetensors"
+
     def epochs(self, expert: int) -> int:
         """Return how many epochs of an expert are stored; -1 if it is missing.
 
@@ -53,34 +91,68 @@ class ExpertStore:
 
     def _header(self, expert: int) -> tuple[int, dict[str, Any]]:
         path = self.path(expert)
-        try:
-            with safe_open(path, framework="pt") as stream:
-                shape = stream.get_slice(TENSOR).get_shape()
-                header = json.loads((stream.metadata() or {})[METADATA_KEY])
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise FileFormatError(f"{path}: damaged ({error!r}); delete it and it is trained again") from None
-        identity = (KIND, VERSION, self.recipe.digest)
+        shapes, header = read_header(path, KIND, AGAIN)
+        return self._check(path, shapes, header, KIND, {TENSOR}), header
+
+    def _check(self, path: Path, shapes: dict[str, tuple[int, ...]], header: Any, kind: str, names: set[str]) -> int:
+        """Refuse a file that is not of this store; return how many epochs it holds."""
+        identity = (kind, VERSION, self.recipe.digest)
         if not isinstance(header, dict) or tuple(map(header.get, ("kind", "version", "recipe"))) != identity:
-            raise FileFormatError(f"{path}: not an expert of this store (version {VERSION}); delete it")
+            raise FileFormatError(f"{path}: not an {kind} of this store (version {VERSION}); delete it")
+        if set(shapes) != names:
+            raise FileFormatError(f"{path}: damaged: holds {sorted(shapes)}, expected {sorted(names)}; {AGAIN}")
+        shape = shapes[TENSOR]
         if len(shape) != 2 or shape[0] < 1 or shape[1] != self.num_parameters:
-            raise FileFormatError(f"{path}: shape {shape}, expected (epochs+1, {self.num_parameters}); delete it")
-        return int(shape[0]) - 1, header
+            raise FileFormatError(f"{path}: shape {list(shape)}, expected (epochs+1, {self.num_parameters}); {AGAIN}")
+        losses, seconds = header.get("epoch_losses"), header.get("seconds")
+        if not isinstance(losses, list) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+            raise FileFormatError(f"{path}: damaged: its losses or seconds are none; {AGAIN}")
+        return int(shape[0]) - 1
 
     def write(self, expert: int, trajectory: Tensor, epoch_losses: list[float], seconds: float) -> None:
         """Store an expert's trajectory (epochs+1, P), its mean training loss per epoch, and how long it took."""
         self._agree_on_manifest()
-        metadata = {"kind": KIND, "version": VERSION, "recipe": self.recipe.digest,
-                    "epoch_losses": epoch_losses, "seconds": seconds}  # fmt: skip
-        write_tensors(self.path(expert), {TENSOR: trajectory}, metadata)
+        header = self._describe(KIND, epoch_losses, seconds)
+        write_tensors(self.path(expert), {TENSOR: trajectory}, header, by_row=True)
+        self.begun_path(expert).unlink(missing_ok=True)
+
+    def _describe(self, kind: str, epoch_losses: list[float], seconds: float) -> dict[str, Any]:
+        return {"kind": kind, "version": VERSION, "recipe": self.recipe.digest,
+                "epoch_losses": epoch_losses, "seconds": seconds}  # fmt: skip
+
+    def write_begun(self, expert: int, begun: Begun) -> None:
+        """Store what there is of an expert; call it only while its lock is held."""
+        self._agree_on_manifest()
+        header = self._describe(BEGUN, begun.epoch_losses, begun.seconds)
+        write_tensors(self.begun_path(expert), {TENSOR: begun.trajectory, VELOCITY: begun.velocity}, header)
+
+    def begun(self, expert: int) -> Begun | None:
+        """Return what an interrupted process had of an expert, or None.
+
+        Raises:
+            FileFormatError: the file is damaged.
+        """
+        path = self.begun_path(expert)
+        if not path.exists():
+            return None
+        tensors, header = read_tensors(path, BEGUN, AGAIN)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._check(path, shapes, header, BEGUN, {TENSOR, VELOCITY})
+        for name, tensor in tensors.items():
+            _check_finite(path, name, tensor)
+        if shapes[VELOCITY] != (self.num_parameters,):
+            raise FileFormatError(f"{path}: {VELOCITY} is not of {self.num_parameters} parameters; {AGAIN}")
+        return Begun(tensors[TENSOR], tensors[VELOCITY], list(header["epoch_losses"]), float(header["seconds"]))
 
     def read(self, expert: int, first: int, last: int) -> Tensor:
-        """Return the rows ``first`` to ``last``, both included, on the CPU; only these are read from disk."""
-        with safe_open(self.path(expert), framework="pt") as stream:
-            rows: Tensor = stream.get_slice(TENSOR)[first : last + 1]
-        if len(rows) != last - first + 1:  # slicing past the end would make another epoch the target, in silence
-            raise FileFormatError(
-                f"{self.path(expert)}: does not reach epoch {last}; delete it and it is trained again"
-            )
+        """Return the rows ``first`` to ``last``, both included, on the CPU; only these are read from disk, and checked.
+
+        Raises:
+            FileFormatError: damaged, or without these rows.
+        """
+        path = self.path(expert)
+        rows = read_rows(path, KIND, TENSOR, first, last, AGAIN)
+        _check_finite(path, TENSOR, rows)
         return rows
 
     def missing(self, count: int, epochs: int) -> list[int]:
@@ -89,14 +161,56 @@ class ExpertStore:
             self._agree_on_manifest()
         return [expert for expert in range(count) if self.epochs(expert) < epochs]
 
+    @contextmanager
+    def claimed(self, wanted: list[int], most: int, epochs: int) -> Iterator[list[int]]:
+        """Hold the locks of up to ``most`` of the wanted experts that nobody else trains; maybe none.
+
+        Their unfinished trainings have equally many epochs, so that they can go on side by side.
+
+        Raises:
+            StorageError: the store cannot be written to.
+        """
+        held: list[tuple[int, Lock]] = []
+        done: int | None = None
+        try:
+            for expert in wanted:
+                if len(held) == most:
+                    break
+                lock = Lock(self.folder / f"expert-{expert:05d}.lock")
+                if not lock.acquire():
+                    continue
+                held.append((expert, lock))
+                begun = self.begun(expert)
+                so_far = begun.epochs if begun is not None else 0
+                # another process may have finished it since it was missed
+                if self.epochs(expert) >= epochs or done not in (None, so_far):
+                    held.pop()[1].release()
+                    continue
+                done = so_far
+                remove_leftovers(self.folder, f"expert-{expert:05d}*")
+            yield [expert for expert, _ in held]
+        finally:
+            for _, lock in held:
+                lock.release()
+
     def _agree_on_manifest(self) -> None:
         path = self.folder / MANIFEST
         content = {"kind": "expert store", "version": VERSION, "parameters": self.num_parameters,
                    "recipe": self.recipe.model_dump(mode="json")}  # fmt: skip
         if not path.exists():
-            write_json(path, content)
-        elif read_json(path, "manifest") != content:
+            write_json(path, with_checksum(content))
+            return
+        found = read_json(path, "manifest")
+        if not isinstance(found, dict):
+            raise FileFormatError(f"{path}: not a manifest of experts; delete {self.folder} or choose experts.root")
+        check_checksum(found, path, f"delete {path}, and it is written again")
+        if found != with_checksum(content):
             raise FileFormatError(f"{path}: belongs to another recipe; delete {self.folder} or choose experts.root")
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise FileFormatError(f"{path}: {name} hold NaN or infinite values; {AGAIN}")
 
 
 @dataclass(frozen=True)

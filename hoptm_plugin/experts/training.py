@@ -14,13 +14,16 @@ from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.core.memory import memory_named
 from hoptm_plugin.core.progress import Progress, ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.experts.recipe import ExpertTraining
-from hoptm_plugin.experts.store import ExpertStore, StoredTrajectories
+from hoptm_plugin.experts.store import Begun, ExpertStore, StoredTrajectories
 from hoptm_plugin.networks.stack import TrainingLoss
 
 TINY = 1e-12
+SAVE_EVERY, LOOK_EVERY = 300.0, 1.0  # seconds: between copies of a training on disk; between looks at others' experts
+NEEDS_LESS = "set runtime.parallel_networks=1, or take a smaller experts.training.batch (these are other experts)"
 
 
 def sharpness_aware_gradient(
@@ -57,10 +60,13 @@ def train_experts(
     seeds: Sequence[Seeds],
     epochs: int,
     after_epoch: Callable[[float], None] = lambda loss: None,
-) -> tuple[Tensor, list[list[float]]]:
-    """Train E experts side by side; return their trajectories (E, epochs+1, P) on the CPU, and losses per epoch.
+    begun: Sequence[Begun] = (),
+    save: Callable[[list[Begun]], None] = lambda begun: None,
+) -> list[Begun]:
+    """Train E experts side by side for ``epochs`` and return them, trajectories on the CPU.
 
-    Every epoch has random streams of its own, so that a longer training repeats a shorter one bit by bit.
+    Every epoch has random streams of its own, so that a longer training repeats a shorter one bit by bit, and one that
+    goes on repeats one that was never interrupted.
 
     Args:
         loss: the training loss of their architecture.
@@ -71,47 +77,99 @@ def train_experts(
         seeds: of each expert.
         epochs: how many.
         after_epoch: is told the mean loss of each epoch.
+        begun: the E experts as far as they were trained before, all equally far.
+        save: is given all finished epochs every few minutes, and where the training is interrupted.
 
     Raises:
         NonFiniteLossError: a training diverged.
     """
-    device = split.labels.device
-    theta = starts.detach().clone()
-    velocity = torch.zeros_like(theta)
-    trajectories = torch.empty(len(theta), epochs + 1, theta.shape[1], dtype=theta.dtype)
-    trajectories[:, 0] = theta
-    losses = []
-    for epoch in range(epochs):
-        order = torch.stack([torch.randperm(len(split), generator=part.generator("order", epoch)) for part in seeds])
-        draws = [part.generator("augmentation", epoch) for part in seeds]
-        total = torch.zeros(len(seeds), device=device)
-        for indices in order.to(device).split(training.batch, dim=1):
-            batches = split.batch(indices.flatten()).unflatten(0, indices.shape)
-            images = augment_side_by_side(augmentation, list(batches), draws)
-            labels = split.labels[indices]
-            values, step = loss(theta, images, labels)
-            if training.algorithm == "gsam":
-                gradient = partial(_gradient, loss, images, labels)
-                step = sharpness_aware_gradient(gradient, theta, step, training.rho, training.alpha, training.adaptive)
-            if training.weight_decay:
-                step = step + training.weight_decay * theta
-            velocity = training.momentum * velocity + step
-            theta = theta - training.learning_rate * velocity
-            total += values * indices.shape[1]
-        losses.append([value / len(split) for value in total.tolist()])
-        if not bool(torch.isfinite(theta).all()):
-            raise NonFiniteLossError(f"an expert diverged in epoch {epoch + 1}; lower experts.training.learning_rate")
-        trajectories[:, epoch + 1] = theta
-        after_epoch(sum(losses[-1]) / len(seeds))
-    return trajectories, [list(rows) for rows in zip(*losses, strict=True)]
+    path = _Path(starts, epochs, begun)
+    saved = time.monotonic()
+    try:
+        for epoch in range(path.done, epochs):
+            theta, velocity, losses = _train_epoch(loss, path, split, training, augmentation, seeds, epoch)
+            if not bool(torch.isfinite(theta).all()):
+                raise NonFiniteLossError(
+                    f"an expert diverged in epoch {epoch + 1}; lower experts.training.learning_rate"
+                )
+            path.extend(theta, velocity, losses)
+            after_epoch(sum(losses) / len(seeds))
+            if time.monotonic() - saved > SAVE_EVERY:
+                save(path.begun())
+                saved = time.monotonic()
+    except KeyboardInterrupt:  # a signal that asks to stop as well
+        if path.done:
+            save(path.begun())
+        raise
+    return path.begun()
+
+
+class _Path:
+    """Where E trainings have got to; changes only at the end of an epoch, so that it can be saved at any time."""
+
+    def __init__(self, starts: Tensor, epochs: int, begun: Sequence[Begun]) -> None:
+        began = time.perf_counter()
+        self.theta, self.velocity = starts.detach().clone(), torch.zeros_like(starts)
+        self.rows = torch.empty(len(starts), epochs + 1, starts.shape[1], dtype=starts.dtype)
+        self.rows[:, 0] = starts
+        self.losses: list[list[float]] = [[] for _ in starts]
+        self.done, earlier = 0, 0.0
+        if begun and begun[0].epochs:
+            self.done, earlier = begun[0].epochs, begun[0].seconds
+            self.rows[:, : self.done + 1] = torch.stack([each.trajectory for each in begun])
+            self.velocity = torch.stack([each.velocity for each in begun]).to(starts.device)
+            self.theta = self.rows[:, self.done].to(starts.device)
+            self.losses = [list(each.epoch_losses) for each in begun]
+        self.began = began - earlier * len(starts)
+
+    def extend(self, theta: Tensor, velocity: Tensor, losses: Sequence[float]) -> None:
+        """Add an epoch."""
+        self.rows[:, self.done + 1] = theta
+        for mine, value in zip(self.losses, losses, strict=True):
+            mine.append(value)
+        self.theta, self.velocity, self.done = theta, velocity, self.done + 1
+
+    def begun(self) -> list[Begun]:
+        """Return all that there is; seconds are shared out evenly."""
+        seconds = (time.perf_counter() - self.began) / len(self.rows)
+        return [
+            Begun(rows[: self.done + 1], velocity, losses[: self.done], seconds)
+            for rows, velocity, losses in zip(self.rows, self.velocity, self.losses, strict=True)
+        ]
+
+
+def _train_epoch(
+    loss: TrainingLoss,
+    path: _Path,
+    split: Split,
+    training: ExpertTraining,
+    augmentation: Augmentation,
+    seeds: Sequence[Seeds],
+    epoch: int,
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Return parameters (E, P), velocities (E, P) and mean losses after one more epoch."""
+    device, theta, velocity = split.labels.device, path.theta, path.velocity
+    order = torch.stack([torch.randperm(len(split), generator=part.generator("order", epoch)) for part in seeds])
+    draws = [part.generator("augmentation", epoch) for part in seeds]
+    total = torch.zeros(len(seeds), device=device)
+    for indices in order.to(device).split(training.batch, dim=1):
+        batches = split.batch(indices.flatten()).unflatten(0, indices.shape)
+        images = augment_side_by_side(augmentation, list(batches), draws)
+        labels = split.labels[indices]
+        values, step = loss(theta, images, labels)
+        if training.algorithm == "gsam":
+            gradient = partial(_gradient, loss, images, labels)
+            step = sharpness_aware_gradient(gradient, theta, step, training.rho, training.alpha, training.adaptive)
+        if training.weight_decay:
+            step = step + training.weight_decay * theta
+        velocity = training.momentum * velocity + step
+        theta = theta - training.learning_rate * velocity
+        total += values * indices.shape[1]
+    return theta, velocity, [value / len(split) for value in total.tolist()]
 
 
 def _gradient(loss: TrainingLoss, images: Tensor, labels: Tensor, at: Tensor) -> Tensor:
     return loss(at, images, labels)[1]
-
-
-def _advance(bar: Progress, networks: int, loss: float) -> None:
-    bar.advance(networks, loss=loss)
 
 
 def build_experts(
@@ -126,30 +184,68 @@ def build_experts(
 ) -> StoredTrajectories:
     """Train the experts that the store lacks, or holds for fewer epochs, and return the first ``count``.
 
-    Each is written when it is finished, so an interrupted build goes on at the missing one.
+    Any number of processes may do so at once: each takes the next expert that nobody trains, and waits in the end for
+    those that others train. Each is written when it is finished; what an interruption leaves of one is gone on from.
     """
-    missing = store.missing(count, epochs)
-    if missing:
-        compute, training = compute or Compute(), store.recipe.training
-        seeds = Seeds(store.recipe.seed)
-        loss = TrainingLoss(create(torch.Generator()), compute.compiled, training.precision)
-        rows, device = torch.arange(min(training.batch, len(split)), device=split.labels.device), split.labels.device
+    if missing := store.missing(count, epochs):
+        builder = _Builder(store, create, split, augmentation, epochs, compute or Compute())
+        with progress("experts", len(missing) * epochs) as bar, memory_named("training experts", NEEDS_LESS):
+            while missing:
+                with store.claimed(missing, builder.together, epochs) as group:
+                    if group:
+                        builder.train(group, bar)
+                    else:
+                        time.sleep(LOOK_EVERY)
+                left = store.missing(count, epochs)
+                bar.advance((len(missing) - len(left) - len(group)) * epochs)  # those that others trained
+                missing = left
+    return StoredTrajectories(store, count, split.labels.device)
+
+
+class _Builder:
+    """Trains experts of one store."""
+
+    def __init__(
+        self,
+        store: ExpertStore,
+        create: Callable[[torch.Generator], nn.Module],
+        split: Split,
+        augmentation: Augmentation,
+        epochs: int,
+        compute: Compute,
+    ) -> None:
+        self.store, self.create, self.split, self.augmentation, self.epochs = store, create, split, augmentation, epochs
+        training, device = store.recipe.training, split.labels.device
+        self.seeds = Seeds(store.recipe.seed)
+        self.loss = TrainingLoss(create(torch.Generator()), compute.compiled, training.precision)
+        rows = torch.arange(min(training.batch, len(split)), device=device)
 
         def step_bytes() -> int:
-            return loss.bytes_per_network(split.batch(rows), split.labels[rows])
+            return self.loss.bytes_per_network(split.batch(rows), split.labels[rows])
 
         keep_freed_memory(device, step_bytes)
-        together = compute.side_by_side(device, step_bytes)
-        with progress("experts", len(missing) * epochs) as bar:
-            for first in range(0, len(missing), together):
-                group, began = missing[first : first + together], time.perf_counter()
-                own = [seeds.child("expert", expert) for expert in group]
-                starts = torch.stack([loss.network.flatten(create(part.generator("initialisation"))) for part in own])
-                trajectories, losses = train_experts(
-                    loss, starts, split, training, augmentation, own, epochs,
-                    partial(_advance, bar, len(group)),
-                )  # fmt: skip
-                seconds = (time.perf_counter() - began) / len(group)
-                for expert, trajectory, per_epoch in zip(group, trajectories, losses, strict=True):
-                    store.write(expert, trajectory, per_epoch, seconds)
-    return StoredTrajectories(store, count, split.labels.device)
+        self.together = compute.side_by_side(device, step_bytes)
+
+    def train(self, group: Sequence[int], bar: Progress) -> None:
+        """Train experts whose locks are held, and store them."""
+        own = [self.seeds.child("expert", expert) for expert in group]
+        starts = torch.stack([self.loss.network.flatten(self.create(part.generator("initialisation"))) for part in own])
+        begun = [found for expert in group if (found := self.store.begun(expert)) is not None]
+        if begun:
+            bar.advance(len(group) * min(begun[0].epochs, self.epochs))
+
+        def save(trained: list[Begun]) -> None:
+            for expert, each in zip(group, trained, strict=True):
+                self.store.write_begun(expert, each)
+
+        if not begun or begun[0].epochs < self.epochs:
+            begun = train_experts(
+                self.loss, starts, self.split, self.store.recipe.training, self.augmentation, own, self.epochs,
+                partial(_advance, bar, len(group)), begun, save,
+            )  # fmt: skip
+        for expert, each in zip(group, begun, strict=True):
+            self.store.write(expert, each.trajectory, each.epoch_losses, each.seconds)
+
+
+def _advance(bar: Progress, networks: int, loss: float) -> None:
+    bar.advance(networks, loss=loss)

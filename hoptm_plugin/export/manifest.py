@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -10,7 +11,7 @@ from pydantic import Field, JsonValue, PositiveInt, StringConstraints, Validatio
 
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_bounded, sha256
+from hoptm_plugin.core.files import check_checksum, read_bounded, sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.export.pixels import PixelLoss
 from hoptm_plugin.results.card import Digest
@@ -53,6 +54,7 @@ class Manifest(Record):
         info: JSON values of the set: data set, method, images per class.
         pixels: what de-normalising to 8 bits cost; None where floats were kept.
         files: SHA-256 by path below the folder.
+        sha256: of all the rest; of files alone, older ones have none.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -67,6 +69,7 @@ class Manifest(Record):
     info: dict[str, JsonValue]
     pixels: PixelLoss | None
     files: Annotated[dict[FileName, Digest], Field(min_length=1)]
+    sha256: Digest | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Manifest:
@@ -127,11 +130,14 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / FILE_NAME
     text = read_bounded(path, LARGEST_BYTES, "manifest of an exported set")
     try:
-        return Manifest.model_validate_json(text, strict=True)
+        manifest = Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise FileFormatError(
             f"{path}: not the manifest of an exported set, schema {SCHEMA}: {faults(error)}"
         ) from None
+    if manifest.sha256 is not None:
+        check_checksum(json.loads(text), path, "export the set again")
+    return manifest.model_copy(update={"sha256": None})
 
 
 def faults(error: ValidationError) -> str:

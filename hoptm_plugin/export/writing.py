@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from hoptm_plugin.core.errors import RunFolderError
-from hoptm_plugin.core.files import write_json
+from hoptm_plugin.core.errors import RunFolderError, StorageError
+from hoptm_plugin.core.files import with_checksum, write_json
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.export import datacard, manifest
 from hoptm_plugin.export.ddranking import write_ddranking
@@ -56,19 +57,26 @@ def write_export(synthetic: SyntheticSet, stored: Path, form: Format, folder: Pa
         RunFolderError: the folder is not new, or cannot be written.
     """
     check_new(folder)
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     temporary = _beside(folder)
     try:
         files, pixels = _write_files(synthetic, stored, form, temporary, origin)
         described = describe(synthetic, form, temporary, files, pixels)
         text = datacard.dataset_card(described, synthetic, origin)
         (temporary / datacard.FILE_NAME).write_text(text, encoding="utf-8")
-        write_json(temporary / manifest.FILE_NAME, described.model_dump(mode="json", by_alias=True))
+        write_json(temporary / manifest.FILE_NAME, with_checksum(described.model_dump(mode="json", by_alias=True)))
         _open_to_others(temporary)
+        _sync(temporary)
         temporary.replace(folder)
-    except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be written ({error.strerror}); {ELSEWHERE}") from None
+        sync_folder(folder.parent)
+    except (OSError, StorageError) as error:
+        reason = error.reason if isinstance(error, StorageError) else error.strerror
+        raise RunFolderError(f"{folder}: cannot be written ({reason}); {ELSEWHERE}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in new_parents:  # of an export that failed
+            with suppress(OSError):
+                parent.rmdir()
     return described
 
 
@@ -85,6 +93,17 @@ def _write_files(synthetic: SyntheticSet, stored: Path, form: Format, folder: Pa
     if form == "ddranking":
         return write_ddranking(synthetic, origin.config, folder)
     return _WRITERS[form](synthetic, stored, folder)
+
+
+def _sync(folder: Path) -> None:
+    """Bring all files to the disk, so that after a power cut none is empty."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def _open_to_others(folder: Path) -> None:

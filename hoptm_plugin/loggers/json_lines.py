@@ -2,44 +2,88 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
-from hoptm_plugin.core.files import write_text
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.files import read_bounded, storage_error, write_bytes
 from hoptm_plugin.core.loggers import RunLogger
 
 METRICS = "metrics.jsonl"
+LARGEST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How far the file had been written at a checkpoint: its bytes, and their SHA-256."""
+
+    length: int
+    sha256: str
 
 
 class JsonLines(RunLogger):
-    """Appends ``{"step": ..., name: value, ...}`` to ``metrics.jsonl`` in the run folder, and flushes it."""
+    """Appends ``{"step": ..., name: value, ...}`` to ``metrics.jsonl`` in the run folder, and flushes it.
 
-    _stream: TextIO | None = None
+    Args:
+        mark: of the checkpoint that is gone on from; what was written after it is dropped.
+    """
+
+    def __init__(self, mark: Mark | None = None) -> None:
+        self._mark, self._digest, self._length = mark, hashlib.sha256(), 0
+        self._stream: BinaryIO | None = None
 
     def begin(self, folder: Path, first: int) -> None:
-        """Drop the lines from iteration ``first`` on, which an interrupted process wrote after its last checkpoint."""
-        path = folder / METRICS
-        if path.exists():
-            kept = []
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    if json.loads(line)["step"] >= first:
-                        break
-                except (ValueError, KeyError, TypeError):  # such as the line that a kill cut short
-                    break
-                kept.append(line.decode())
-            write_text(path, "".join(kept))
-        self._stream = path.open("a", encoding="utf-8")
+        """Drop what an interrupted process wrote after its last checkpoint, and open the file.
+
+        Raises:
+            FileFormatError: what it wrote before is damaged.
+            StorageError: disk full, read-only and the like.
+        """
+        self._path = path = folder / METRICS
+        kept = b""
+        if self._mark is not None and path.exists():
+            kept = read_bounded(path, LARGEST_BYTES, "log of the distillation")[: self._mark.length]
+            if hashlib.sha256(kept).hexdigest() != self._mark.sha256:
+                raise FileFormatError(f"{path}: damaged: not what it was at the last checkpoint; restore it, or "
+                                      "delete it to go on without what it held")  # fmt: skip
+        write_bytes(path, kept)
+        self._add(kept)
+        self._stream = path.open("ab")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line."""
         assert self._stream is not None, "begin was not called"
-        self._stream.write(json.dumps({"step": step, **values}) + "\n")
-        self._stream.flush()
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        self._add(line)
+
+    def mark(self) -> Mark:
+        """Bring what was written to the disk, and return how far that is."""
+        assert self._stream is not None, "begin was not called"
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        return Mark(self._length, self._digest.hexdigest())
+
+    def _add(self, content: bytes) -> None:
+        self._digest.update(content)
+        self._length += len(content)
 
     def close(self) -> None:
         """Close the file."""
         if self._stream is not None:
-            self._stream.close()
+            stream, self._stream = self._stream, None
+            try:
+                stream.close()
+            except OSError as error:  # what is still in its buffer does not fit on the disk
+                raise storage_error(self._path, error) from error

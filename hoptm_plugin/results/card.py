@@ -24,7 +24,7 @@ from pydantic import (
 
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_bounded, write_json
+from hoptm_plugin.core.files import check_checksum, read_bounded, with_checksum, write_json
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
 from hoptm_plugin.results.summary import Fraction
@@ -108,6 +108,8 @@ class Card(Record):
         distillation_sha256: of the part of it that determines the synthetic set, the seed left out, if known.
         labels: of what was trained on: "hard" (class indices) or "soft" (probabilities); None in older cards.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
+        sha256: of all the rest of the card, ``hoptm_plugin.core.files.content_sha256``; of files
+            alone: written with a card, checked and dropped when it is read; older files have none.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -129,6 +131,7 @@ class Card(Record):
     distillation_sha256: Digest | None = None
     labels: Literal["hard", "soft"] | None = None
     artefacts: dict[Line, Digest]
+    sha256: Digest | None = None
 
     @field_validator("protocol")
     @classmethod
@@ -211,8 +214,8 @@ def _evaluations(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Ev
 
 
 def write_card(card: Card, path: Path) -> None:
-    """Write a card as JSON, whole or not at all."""
-    write_json(path, card.model_dump(mode="json", by_alias=True))
+    """Write a card as JSON with its checksum, whole or not at all."""
+    write_json(path, with_checksum(card.model_dump(mode="json", by_alias=True)))
 
 
 def read_card(path: Path) -> Card:
@@ -226,9 +229,12 @@ def read_card(path: Path) -> Card:
         raise FileFormatError(f"{path}: no such result card; a finished run folder holds one, {FILE_NAME}")
     text = read_bounded(path, LARGEST_BYTES, "result card")
     try:
-        return Card.model_validate_json(text, strict=True)
+        card = Card.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise FileFormatError(f"{path}: not a result card of schema {SCHEMA}: {_faults(error)}") from None
+    if card.sha256 is not None:
+        check_checksum(json.loads(text), path, "restore it, or evaluate again")
+    return card.model_copy(update={"sha256": None})
 
 
 def _faults(error: ValidationError) -> str:

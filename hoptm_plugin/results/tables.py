@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hoptm_plugin.core.errors import UserError
+from hoptm_plugin.core.errors import StorageError, UserError
 from hoptm_plugin.core.files import write_text
 from hoptm_plugin.results.cells import Cell
 from hoptm_plugin.results.compare import Comparison
@@ -44,8 +44,8 @@ def publish(comparisons: Sequence[Comparison], form: Format, output: Path | None
     if output is not None:
         try:
             write_text(output, render(comparisons, form))
-        except OSError as error:
-            raise UserError(f"{output}: {error.strerror}; name another file with --output FILE") from None
+        except StorageError as error:
+            raise UserError(f"{output}: {error.reason}; name another file with --output FILE") from None
     elif form == "terminal":
         print_comparison(output_console(), comparisons)
     else:

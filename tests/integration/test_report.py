@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hoptm_plugin.core.files import with_checksum
+
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "bloodcells-full"
 
 
@@ -23,7 +25,7 @@ def copied(finished_run, tmp_path):
         folder = tmp_path / name
         shutil.copytree(finished_run, folder)
         card = json.loads((folder / "result.json").read_text())
-        (folder / "result.json").write_text(json.dumps(card | changes))
+        (folder / "result.json").write_text(json.dumps(with_checksum(card | changes)))
         return folder
 
     return copy

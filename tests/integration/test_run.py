@@ -96,7 +96,7 @@ def test_console_script_runs_in_a_default_folder(tmp_path, experts_root, npz_fil
     arguments = ("method=random", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
     result = succeed(command_line.call("run", *arguments, cwd=tmp_path, program=(script,)))
     (written,) = (tmp_path / "runs").glob("*/*/result.json")
-    assert written.parent.name.endswith("-random-npz-ipc1")
+    assert written.parent.name.endswith("-random-npz-ipc1-seed0")
     assert str(written.parent) in result.out
 
 

@@ -63,7 +63,7 @@ def test_classical_experts_are_those_of_the_library(speed, algorithm):
     loss = TrainingLoss(network)
     training = ExpertTraining(algorithm=algorithm, learning_rate=0.1, momentum=0.5, weight_decay=1e-2, batch=10)
     # rows of one epoch: the library draws each epoch from streams of its own
-    expected, _ = train_experts(loss, loss.network.flatten()[None], split, training, DSA(), [seeds], 1)
+    (expected,) = train_experts(loss, loss.network.flatten()[None], split, training, DSA(), [seeds], 1)
     optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.5, weight_decay=1e-2)
     found = classical.train(
         network, split.images, split.labels, 1, 10, optimiser, DSA(), seeds.generator("order", 0),
@@ -71,7 +71,7 @@ def test_classical_experts_are_those_of_the_library(speed, algorithm):
     )  # fmt: skip
     rows = torch.stack([torch.cat([part.flatten() for part in snapshot]) for snapshot in found])
     assert not torch.equal(rows[0], rows[1])
-    torch.testing.assert_close(rows, expected[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(rows, expected.trajectory, rtol=1e-9, atol=1e-12)
 
 
 def test_classical_evaluation_is_that_of_the_library(speed):

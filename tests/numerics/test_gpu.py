@@ -63,8 +63,8 @@ def expert_paths(device, compiled, side_by_side):
     training, paths = ExpertTraining(algorithm="gsam", batch=7, momentum=0.5, learning_rate=0.05), []
     for at in range(0, 3, side_by_side):
         group = slice(at, at + side_by_side)
-        paths.append(train_experts(loss, starts[group], split, training, DSA(), seeds[group], 2)[0])
-    return torch.cat(paths)
+        paths += train_experts(loss, starts[group], split, training, DSA(), seeds[group], 2)
+    return torch.stack([each.trajectory for each in paths])
 
 
 @pytest.mark.parametrize(("compiled", "side_by_side"), [(False, 3), (True, 1), (True, 3)])

@@ -19,8 +19,8 @@ from hoptm_plugin.networks.stack import TrainingLoss
 def train_expert(network, start, split, training, augmentation, seeds, epochs):
     """Train one expert; return its trajectory and its losses."""
     loss = TrainingLoss(network.module)
-    trajectories, losses = train_experts(loss, start[None], split, training, augmentation, [seeds], epochs)
-    return trajectories[0], losses[0]
+    (expert,) = train_experts(loss, start[None], split, training, augmentation, [seeds], epochs)
+    return expert.trajectory, expert.epoch_losses
 
 
 def make_network(data, seed=0, width=4, act="relu"):

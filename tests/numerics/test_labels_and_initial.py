@@ -18,8 +18,8 @@ from hoptm_plugin.trajectory.initial import class_major
 def train_expert(network, start, split, training, augmentation, seeds, epochs):
     """Train one expert; return its trajectory and its losses."""
     loss = TrainingLoss(network.module)
-    trajectories, losses = train_experts(loss, start[None], split, training, augmentation, [seeds], epochs)
-    return trajectories[0], losses[0]
+    (expert,) = train_experts(loss, start[None], split, training, augmentation, [seeds], epochs)
+    return expert.trajectory, expert.epoch_losses
 
 
 def found_in(images, split):

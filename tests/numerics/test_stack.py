@@ -84,12 +84,13 @@ def test_experts_side_by_side_are_those_of_one_at_a_time(make_data, algorithm):
     training = ExpertTraining(algorithm=algorithm, batch=7, momentum=0.5, weight_decay=0.01, learning_rate=0.05)
     loss = TrainingLoss(modules[0])
     starts = torch.stack([vector(module) for module in modules])
-    together, losses = train_experts(loss, starts, data.train, training, DSA(), seeds, 3)
-    assert together.shape == (3, 4, starts.shape[1])
+    together = train_experts(loss, starts, data.train, training, DSA(), seeds, 3)
+    assert [each.trajectory.shape for each in together] == [(4, starts.shape[1])] * 3
     for at, own in enumerate(seeds):
-        path, alone = train_experts(loss, starts[at : at + 1], data.train, training, DSA(), [own], 3)
-        torch.testing.assert_close(together[at], path[0], **CLOSE)
-        assert losses[at] == pytest.approx(alone[0], rel=1e-6)
+        (alone,) = train_experts(loss, starts[at : at + 1], data.train, training, DSA(), [own], 3)
+        torch.testing.assert_close(together[at].trajectory, alone.trajectory, **CLOSE)
+        torch.testing.assert_close(together[at].velocity, alone.velocity, **CLOSE)
+        assert together[at].epoch_losses == pytest.approx(alone.epoch_losses, rel=1e-6)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError
-from hoptm_plugin.core.files import read_tensors, write_tensors
 from hoptm_plugin.core.interfaces import LossTerm, Method
 from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.tensors import read_tensors, write_tensors
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.settings import Distillation
@@ -380,15 +380,15 @@ def other_kind(path):
 
 def later_version(path):
     tensors, metadata = read_tensors(path, "checkpoint")
-    write_tensors(path, tensors, metadata | {"version": 2})
+    write_tensors(path, tensors, metadata | {"version": 3})
 
 
 def without_values(path):
-    write_tensors(path, {"x": torch.zeros(1)}, {"kind": "distillation checkpoint", "version": 1})
+    write_tensors(path, {"x": torch.zeros(1)}, {"kind": "distillation checkpoint", "version": 2})
 
 
 def values_are_a_list(path):
-    write_tensors(path, {"x": torch.zeros(1)}, {"kind": "distillation checkpoint", "version": 1, "values": [1]})
+    write_tensors(path, {"x": torch.zeros(1)}, {"kind": "distillation checkpoint", "version": 2, "values": [1]})
 
 
 def metadata_is_a_list(path):

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from hoptm_plugin.augment import DSA
-from hoptm_plugin.core.errors import FileFormatError, HopTMError
-from hoptm_plugin.core.files import read_tensors, write_tensors
+from hoptm_plugin.core.errors import FileFormatError, HopTMError, StorageError
 from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.tensors import read_tensors, write_tensors
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, build_experts
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
 
@@ -119,7 +119,8 @@ def test_an_interrupted_build_goes_on_at_the_missing_expert(bench, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         bench(3, 3, progress=lambda *a, **k: Kill())
     store = ExpertStore(tmp_path, recipe(), 0)
-    assert [path.name for path in store.folder.glob("expert*")] == ["expert-00000.safetensors"]
+    kept = ["expert-00000.safetensors", "expert-00001.begun.safetensors"]
+    assert sorted(path.name for path in store.folder.glob("expert*")) == kept, "and no lock"
     count = Count()
     _, experts = bench(3, 3, progress=count)
     assert count.totals == [6]
@@ -169,11 +170,10 @@ def test_nothing_appears_when_writing_fails(small, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("hoptm_plugin.core.files.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
-        small.write(0, torch.zeros(9, 3), [], 0.0)
-    with pytest.raises(OSError, match="disk full"):
-        small.write(1, torch.zeros(9, 3), [], 0.0)
+    monkeypatch.setattr("hoptm_plugin.core.files.os.fsync", fail)
+    for expert in (0, 1):
+        with pytest.raises(StorageError, match=rf"expert-0000{expert}\.safetensors: cannot be written: disk full"):
+            small.write(expert, torch.zeros(9, 3), [], 0.0)
     assert files(small) == before
 
 

@@ -52,7 +52,7 @@ def test_imports_run_one_way(path):
 
 
 def test_core_knows_few_libraries():
-    allowed = {"torch", "pydantic", "safetensors", "hoptm_plugin"}
+    allowed = {"torch", "pydantic", "safetensors", "filelock", "hoptm_plugin"}
     import sys
 
     for path in (ROOT / "core").glob("*.py"):

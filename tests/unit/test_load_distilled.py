@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import hoptm_plugin
 from hoptm_plugin import SyntheticSet, load_distilled
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import sha256
+from hoptm_plugin.core.files import sha256, with_checksum
 from hoptm_plugin.export import loading
 from hoptm_plugin.export.formats import taken_apart
 
@@ -99,6 +99,8 @@ def edit(folder, change, name="export.json"):
     """Change the manifest as a dict, or replace it by text."""
     values = json.loads((folder / name).read_text())
     changed = change(values)
+    if name == "export.json" and not isinstance(changed, str):
+        values = with_checksum(values)  # or it would be refused for that alone
     (folder / name).write_text(changed if isinstance(changed, str) else json.dumps(values))
 
 

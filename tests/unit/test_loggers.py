@@ -6,7 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.interfaces import loggers
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.loggers import GuardedLoggers, JsonLines, TensorBoard, tensorboard
@@ -35,11 +35,21 @@ def log(logger, folder, steps):
     logger.close()
 
 
+def until_checkpoint(folder):
+    logger = JsonLines()
+    logger.begin(folder, 0)
+    for step in range(2):
+        logger.scalars(step, {"loss": float(step)})
+    mark = logger.mark()
+    logger.close()
+    return mark
+
+
 def test_json_lines_go_on_where_the_checkpoint_was(tmp_path):
-    log(JsonLines(), tmp_path, range(4))
+    mark = until_checkpoint(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as stream:
-        stream.write('{"step": 4, "lo')  # a kill cut this one short
-    log(JsonLines(), tmp_path, range(2, 5))
+        stream.write('{"step": 2, "loss": 2.0}\n{"step": 3, "lo')  # a kill cut this one short
+    log(JsonLines(mark), tmp_path, range(2, 5))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": step, "loss": float(step)} for step in range(5)]
 
@@ -68,12 +78,22 @@ def test_tensorboard_drops_what_a_process_wrote_that_was_killed_before_its_first
     assert [event.step for event in events.Scalars("loss")] == list(range(8))
 
 
-@pytest.mark.parametrize("line", ["5", "[1]", "null", '{"step": "a"}', "\udcff"])
-def test_json_lines_end_at_an_odd_line(line, tmp_path):
-    content = f'{{"step": 0}}\n{line}\n{{"step": 1}}\n'
-    (tmp_path / "metrics.jsonl").write_bytes(content.encode(errors="surrogateescape"))
-    log(JsonLines(), tmp_path, [2])
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"step": 2, "loss": 2.0}\n'
+@pytest.mark.parametrize(
+    "content", [b"", b'{"step": 0, "loss": 0.0}\n', b'{"step": 0, "loss": 9.0}\n{"step": 1, "loss": 1.0}\n']
+)
+def test_json_lines_that_changed_since_the_checkpoint_are_refused(content, tmp_path):
+    mark = until_checkpoint(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(FileFormatError, match=r"metrics.jsonl: damaged.*delete it to go on"):
+        JsonLines(mark).begin(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content, "what is there is left to be looked at"
+
+
+def test_json_lines_go_on_without_what_was_deleted(tmp_path):
+    mark = until_checkpoint(tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    log(JsonLines(mark), tmp_path, [2])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 2, "loss": 2.0}\n'
 
 
 def test_images_are_asked_for_only_when_their_turn_has_come(tmp_path):

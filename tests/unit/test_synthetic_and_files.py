@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_json, read_tensors, sha256, write_atomically, write_json, write_tensors
+from hoptm_plugin.core.files import read_json, sha256, write_atomically, write_json
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.tensors import read_tensors, write_tensors
 from hoptm_plugin.engine.checkpoint import write_checkpoint
 
 NORMALISATION = Normalisation((0.5, 0.4), (0.25, 0.125), "released")
@@ -163,7 +164,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
 
 METADATA = {
     "another kind": ("kind", "expert", "it is a expert|kind|synthetic set"),
-    "a later version": ("version", 2, "version"),
+    "a later version": ("version", 3, "version"),
     "no class names": ("class_names", None, "class_names"),
     "an unknown entry": ("colour", "red", "colour"),
     "info is no mapping": ("info", [1], "info"),
@@ -260,8 +261,8 @@ def test_files_of_another_kind_are_refused_and_never_executed(tmp_path, spoil):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(FileFormatError, match="no such synthetic set"):
+    for path, says in ((tmp_path / "nothing", "no such synthetic set"), (tmp_path, "not a file")):
+        with pytest.raises(FileFormatError, match=says):
             SyntheticSet.load(path)
 
 
@@ -271,7 +272,7 @@ def test_the_header_is_safetensors_own_with_one_json_string(tmp_path):
     with safe_open(tmp_path / "set", framework="pt") as stream:
         assert sorted(stream.keys()) == ["images", "labels", "step_size"]
         (only,) = stream.metadata().values()
-    assert json.loads(only)["class_names"] == list(NAMES)
+    assert json.loads(only)["content"]["class_names"] == list(NAMES)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):

@@ -1,0 +1,35 @@
+"""Saying what to do when memory is exhausted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from hoptm_plugin.core.errors import OutOfMemoryError
+
+# how torch's allocator of the CPU says it, in an error without a type of its own
+_CPU_SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory")
+
+
+@contextmanager
+def memory_named(doing: str, remedy: str) -> Iterator[None]:
+    """Turn exhausted memory, of the CPU or of CUDA, into one message.
+
+    Args:
+        doing: what is being done, "distilling".
+        remedy: what needs less memory.
+
+    Raises:
+        OutOfMemoryError: naming both.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        cuda = isinstance(error, torch.OutOfMemoryError)
+        if not cuda and not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _CPU_SIGNS):
+            raise
+        where = "the GPU's memory" if cuda else "memory"
+        reason = " ".join(str(error).split(". ")[0].split())[:200] or "MemoryError"
+        raise OutOfMemoryError(f"{where} is exhausted while {doing} ({reason}); {remedy}") from None
