@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hoptm_plugin.core.errors import RunFolderError, StorageError
-from hoptm_plugin.core.files import with_checksum, write_json
+from hoptm_plugin.core.files import sync_folder, with_checksum, write_json
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.export import datacard, manifest
 from hoptm_plugin.export.ddranking import write_ddranking

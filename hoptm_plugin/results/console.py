@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -115,8 +116,9 @@ class _Lines(_Throttled):
 
     def _line(self, end: str) -> None:
         parts = [f"{self.title} {self.done}/{self.total}", self.shown(), end]
-        self.stream.write("  ".join(part for part in parts if part) + "\n")
-        self.stream.flush()
+        with suppress(OSError):  # a log file on a full disk must not end the run
+            self.stream.write("  ".join(part for part in parts if part) + "\n")
+            self.stream.flush()
 
 
 class _Bar(_Throttled):
