@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PRELOADED = ["hydra", "hoptm_plugin.commands.run", "hoptm_plugin.commands.evaluate", "hoptm_plugin.results.console"]
@@ -73,27 +74,75 @@ def call(
     return Result(process.returncode, out, err)
 
 
-def fork(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> Result:
+def fork(
+    *arguments: str, cwd: Path, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None
+) -> Result:
     """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster."""
+    with forked(*arguments, cwd=cwd, environment=environment, before=before) as running:
+        return running.result()
+
+
+class Forked:
+    """A command that runs in a fork.
+
+    Attributes:
+        process: it; ``process.pid`` can be sent signals.
+    """
+
+    def __init__(self, process: BaseProcess, streams: list[Path]) -> None:
+        self.process, self.streams = process, streams
+
+    def result(self) -> Result:
+        """Wait for its end and return what it left behind; a signal's number negative as the code."""
+        self.process.join(SECONDS)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError(f"it took more than {SECONDS} s; stderr: {self.streams[1].read_text()}")
+        assert self.process.exitcode is not None
+        return Result(self.process.exitcode, *(stream.read_text(encoding="utf-8") for stream in self.streams))
+
+
+@contextmanager
+def forked(
+    *arguments: str, cwd: Path, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None
+) -> Iterator[Forked]:
+    """Start a command in a fork; it is killed at the end of the block.
+
+    Args:
+        arguments: of ``hoptm-bench``.
+        cwd: where it runs.
+        environment: variables that are added to the environment.
+        before: called in the fork beforehand; a function of a module, or a partial of one.
+    """
     with tempfile.TemporaryDirectory() as folder, _environment(ONE_THREAD):
         streams = [Path(folder, name) for name in ("out", "err")]
+        for stream in streams:
+            stream.touch()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        process = context.Process(target=_forked, args=(arguments, cwd, environment or {}, streams))
+        process = context.Process(target=_forked, args=(arguments, cwd, environment or {}, streams, before))
         process.start()
-        process.join(SECONDS)
-        if process.is_alive():
+        try:
+            yield Forked(process, streams)
+        finally:
             process.kill()
-            raise TimeoutError(f"hoptm-bench {' '.join(arguments)} took more than {SECONDS} s")
-        assert process.exitcode is not None
-        return Result(process.exitcode, *(stream.read_text(encoding="utf-8") for stream in streams))
+            process.join()
 
 
-def _forked(arguments: Sequence[str], cwd: Path, environment: dict[str, str], streams: list[Path]) -> None:
+def _forked(
+    arguments: Sequence[str],
+    cwd: Path,
+    environment: dict[str, str],
+    streams: list[Path],
+    before: Callable[[], None] | None,
+) -> None:
     for descriptor, stream in enumerate(streams, start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    _interruptible()
     os.chdir(cwd)
     os.environ.update(ONE_THREAD | environment)
+    if before is not None:
+        before()
     from hoptm_plugin.cli import main
 
     main(arguments)
