@@ -1,0 +1,253 @@
+"""What ``scaling.py`` measures: a grid of small runs through the library's own functions, each in its own process.
+
+As a program it reads one point as JSON from stdin and prints what it took as JSON. Images are random numbers, which
+cost what any others do. Student steps are never kept or compiled (``unroll=adjoint``), as at full size none could be.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from hoptm_plugin.augment import DSA
+from hoptm_plugin.core.compute import Compute, keep_freed_memory
+from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
+from hoptm_plugin.core.interfaces import Task
+from hoptm_plugin.core.progress import silent
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.engine.distil import Distiller
+from hoptm_plugin.engine.settings import Distillation, Optimiser, Protocol, StepSizeOptimiser
+from hoptm_plugin.engine.training import predict, train_networks
+from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, build_experts
+from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
+from hoptm_plugin.networks import ConvNet, create
+from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.schedulers import SelfPaced
+from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
+
+Stage: TypeAlias = Literal["experts", "distillation", "evaluation"]
+SEEDS, CPU, RATE, CHANNELS, EXPERT_EPOCHS = Seeds(0), torch.device("cpu"), 0.01, 3, 2
+REPEATS, ENOUGH_SECONDS = 5, 3.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Work of one stage: one expert, one distillation, or one evaluated network.
+
+    Attributes:
+        stage: which.
+        depth: of a ConvNet.
+        width: of it.
+        side: of square images of three channels, in pixels.
+        classes: of them.
+        images: of the training split, or of the synthetic set.
+        batch: images per step, at most.
+        epochs: of an expert or an evaluated network.
+        algorithm: of an expert.
+        steps: of a student, N.
+        iterations: of a distillation.
+        test: images that an evaluated network is tested on.
+        held_out: left out of the fit that is to predict it.
+    """
+
+    stage: Stage
+    depth: int
+    width: int
+    side: int
+    classes: int
+    images: int
+    batch: int
+    epochs: int = 0
+    algorithm: Literal["sgd", "gsam"] = "sgd"
+    steps: int = 0
+    iterations: int = 0
+    test: int = 0
+    held_out: bool = False
+
+    @property
+    def builder(self) -> ConvNet:
+        """Its network."""
+        return ConvNet(depth=self.depth, width=self.width)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return CHANNELS, self.side, self.side
+
+    def network(self, generator: torch.Generator) -> torch.nn.Module:
+        """Return a freshly initialised network."""
+        return create(self.builder, self.shape, self.classes, generator, CPU)
+
+
+def grid() -> list[Point]:
+    """Return all points: one setting varied in one thing at a time, and published networks and batches held out."""
+    path, covid, imagenet = (3, 128, 32, 9), (5, 128, 112, 4), (4, 128, 64, 1000)
+    tiny, many = (2, 8, 8, 9), (3, 64, 32, 1000)  # all overhead; many parameters for their operations
+    networks = [(3, 16, 32, 9), (3, 32, 32, 9), (3, 64, 32, 9), (4, 32, 64, 9), (4, 64, 64, 9), (5, 32, 112, 4)]
+    points = []
+    for algorithm in ("sgd", "gsam"):
+        made = [(network, 256 if network[0] == 3 else 64, 128) for network in networks]
+        made += [(networks[1], 1024, 256), (networks[1], 128, 8), (tiny, 256, 8), (many, 128, 16)]
+        points += [Point("experts", *net, images, batch, epochs=1, algorithm=algorithm) for net, images, batch in made]
+    for network, images in ((path, 512), (covid, 256), (imagenet, 256)):
+        points.append(Point("experts", *network, images, 256, epochs=1, algorithm="gsam", held_out=True))
+    steps = [(network, 10 * network[3], 10, 4, 1) for network in networks]
+    steps += [(networks[1], 90, 10, n, 1) for n in (1, 16)] + [(networks[1], 90, batch, 4, 1) for batch in (30, 90)]
+    steps += [(networks[0], 9 * ipc, 10, 2, 4) for ipc in (1, 100, 1000)]
+    steps += [(tiny, 90, 9, 16, 4), (many, 1000, 10, 4, 1), (many, 1000, 100, 1, 1)]
+    points += [Point("distillation", *net, m, b, steps=n, iterations=i) for net, m, b, n, i in steps]
+    for network, images, batch, n in ((path, 90, 10, 40), (path, 9000, 100, 4), (covid, 200, 20, 3),
+                                      (imagenet, 10000, 100, 2)):  # fmt: skip
+        points.append(Point("distillation", *network, images, batch, steps=n, iterations=1, held_out=True))
+    trained = [(network, 90 if network[0] == 3 else 40, 4, 1) for network in networks]
+    trained += [(networks[1], n, epochs, 1) for n, epochs in ((9, 20), (900, 1))]
+    trained += [(networks[1], 90, 1, 2000), (tiny, 9, 100, 1), (many, 100, 2, 1), (many, 10, 8, 1)]
+    points += [Point("evaluation", *net, m, 128, epochs=e, test=test) for net, m, e, test in trained]
+    for network in (path, covid, imagenet):
+        points.append(Point("evaluation", *network, 256, 128, epochs=1, test=128, held_out=True))
+    return points
+
+
+def noise(point: Point, name: str, images: int) -> Split:
+    """Return random images, classes in turn."""
+    pixels = torch.randn((images, *point.shape), generator=SEEDS.generator(name))
+    return Split(pixels, torch.arange(images) % point.classes, Normalisation((0.0,) * 3, (1.0,) * 3, "none"))
+
+
+def expert_run(point: Point, folder: Path) -> Callable[[Point], float]:
+    """Return what trains one expert and returns its seconds, as the store records them."""
+    split, training = noise(point, "train", point.images), ExpertTraining(
+        algorithm=point.algorithm, learning_rate=RATE, batch=point.batch
+    )  # fmt: skip
+    parameters = FlatNetwork(point.network(SEEDS.generator("container"))).num_parameters
+
+    def run(work: Point) -> float:
+        recipe = ExpertRecipe(data="noise", network={}, augmentation={}, training=training, seed=0)
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            store = ExpertStore(Path(root), recipe, parameters)
+            return build_experts(store, point.network, split, DSA(), 1, work.epochs, silent, Compute()).seconds
+
+    return run
+
+
+class NearbyExperts:
+    """One expert in memory, a short random walk: what is read of a file while the last iteration computes."""
+
+    def __init__(self, point: Point) -> None:
+        start = FlatNetwork(point.network(SEEDS.generator("expert"))).flatten()
+        walk = torch.randn((EXPERT_EPOCHS, len(start)), generator=SEEDS.generator("walk"))
+        self.points = torch.cat([start[None], start + 1e-3 * walk.cumsum(0)])
+
+    def __len__(self) -> int:
+        """Return 1."""
+        return 1
+
+    def segment(self, expert: int, first: int, last: int) -> torch.Tensor:
+        """Return (last - first + 1, P)."""
+        return self.points[first : last + 1].clone()
+
+
+def distillation_run(point: Point, folder: Path) -> Callable[[Point], float]:
+    """Return what distils with HoP-TM and returns the seconds of its loop, as the card records them."""
+    split, experts = noise(point, "train", point.images), NearbyExperts(point)
+    names = tuple(f"class {label}" for label in range(point.classes))
+    task = Task(
+        data=ImageData("noise", names, split, split, split, split.normalisation, "none"),
+        ipc=point.images // point.classes,
+        network=point.network,
+        augmentation=DSA(),
+        experts=lambda epochs: experts,
+        seeds=SEEDS,
+        compute=Compute(unroll="adjoint"),
+    )
+
+    def run(work: Point) -> float:
+        method = TrajectoryMatching(
+            matchers={"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)},
+            schedulers={"pace": SelfPaced(kappa=1e-5)},
+            sampler=UniformSegments(max_start_epoch=1),
+            labels=HardLabels(),
+            initial_images=RealImages(),
+            student_steps=work.steps,
+            expert_epochs=EXPERT_EPOCHS,
+            student_batch=point.batch,
+            step_size=RATE,
+        )
+        loop = Distillation(
+            iterations=work.iterations, images=Optimiser(learning_rate=RATE),
+            step_size=StepSizeOptimiser(learning_rate=1e-7), labels=Optimiser(learning_rate=RATE),
+            checkpoint_every=work.iterations,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            distiller = Distiller(method, task, loop, Path(place), silent)
+            distiller.run()
+        return distiller.seconds
+
+    return run
+
+
+def evaluation_run(point: Point, folder: Path) -> Callable[[Point], float]:
+    """Return what trains a network on a synthetic set, reads its predictions, and returns the seconds of both."""
+    split, test = noise(point, "train", point.images), noise(point, "test", point.test)
+    loss, rows = TrainingLoss(point.network(SEEDS.generator("container"))), slice(0, point.batch)
+    keep_freed_memory(CPU, lambda: loss.bytes_per_network(split.images[rows], split.labels[rows]))
+
+    def run(work: Point) -> float:
+        network = point.network(SEEDS.generator("initialisation"))
+        protocol = Protocol(epochs=work.epochs, batch=point.batch)
+        began = time.perf_counter()
+        train_networks([network], loss, [(split.images, split.labels)], protocol, RATE, DSA(), [SEEDS])
+        predict(network, test)
+        return time.perf_counter() - began
+
+    return run
+
+
+RUNS = {"experts": expert_run, "distillation": distillation_run, "evaluation": evaluation_run}
+
+
+def measured(point: Point) -> dict[str, Any]:
+    """Return the seconds of a few repetitions after one of warming up, and the memory that the work added at its peak.
+
+    The warm-up is the same work but for what only repeats: epochs, student steps and iterations.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run, before = RUNS[point.stage](point, Path(folder)), resident()
+        run(replace(point, epochs=min(point.epochs, 1), steps=min(point.steps, 2), iterations=min(point.iterations, 1)))
+        seconds: list[float] = []
+        while not seconds or (len(seconds) < REPEATS and sum(seconds) < ENOUGH_SECONDS):
+            seconds.append(run(point))
+    return {"seconds": [float(f"{each:.5g}") for each in seconds], "extra_mib": round(resident() - before, 1)}
+
+
+def resident() -> float:
+    """Return the highest resident memory of this process until now, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure_all(points: list[Point], threads: int) -> Iterator[dict[str, Any]]:
+    """Yield a record of every point, measured in a process of its own."""
+    for number, point in enumerate(points, 1):
+        told = {key: value for key, value in asdict(point).items() if value}
+        print(f"{number} of {len(points)}: {told}", file=sys.stderr, flush=True)
+        job = json.dumps({"threads": threads, "point": asdict(point)})
+        done = subprocess.run([sys.executable, __file__], input=job, stdout=subprocess.PIPE, text=True, check=True)
+        yield {**told, **json.loads(done.stdout.splitlines()[-1])}
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    torch.set_num_threads(given["threads"])
+    print(json.dumps(measured(Point(**given["point"]))))
