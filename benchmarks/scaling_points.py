@@ -1,18 +1,18 @@
 """What ``scaling.py`` measures: a grid of small runs through the library's own functions, each in its own process.
 
-As a program it reads one point as JSON from stdin and prints what it took as JSON. Images are random numbers, which
-cost what any others do. Student steps are never kept or compiled (``unroll=adjoint``), as at full size none could be.
+Images are random numbers, which cost what any others do. Nothing is compiled, and no student step's graph is kept
+(``unroll=adjoint``): the CPU's default budget would keep those of small points only.
 """
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -23,7 +23,7 @@ from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.interfaces import Task
-from hoptm_plugin.core.progress import silent
+from hoptm_plugin.core.progress import Progress, Shown
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.settings import Distillation, Optimiser, Protocol, StepSizeOptimiser
@@ -38,7 +38,7 @@ from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, 
 
 Stage: TypeAlias = Literal["experts", "distillation", "evaluation"]
 SEEDS, CPU, RATE, CHANNELS, EXPERT_EPOCHS = Seeds(0), torch.device("cpu"), 0.01, 3, 2
-REPEATS, ENOUGH_SECONDS = 5, 3.0
+REPEATS, ENOUGH_SECONDS, ROUNDS = 3, 0.6, 2  # of a point in a round; and rounds
 
 
 @dataclass(frozen=True)
@@ -100,22 +100,22 @@ def grid() -> list[Point]:
         made = [(network, 256 if network[0] == 3 else 64, 128) for network in networks]
         made += [(networks[1], 1024, 256), (networks[1], 128, 8), (tiny, 256, 8), (many, 128, 16)]
         points += [Point("experts", *net, images, batch, epochs=1, algorithm=algorithm) for net, images, batch in made]
-    for network, images in ((path, 512), (covid, 256), (imagenet, 256)):
+    for network, images in ((path, 256), (covid, 48), (imagenet, 128)):
         points.append(Point("experts", *network, images, 256, epochs=1, algorithm="gsam", held_out=True))
     steps = [(network, 10 * network[3], 10, 4, 1) for network in networks]
     steps += [(networks[1], 90, 10, n, 1) for n in (1, 16)] + [(networks[1], 90, batch, 4, 1) for batch in (30, 90)]
     steps += [(networks[0], 9 * ipc, 10, 2, 4) for ipc in (1, 100, 1000)]
     steps += [(tiny, 90, 9, 16, 4), (many, 1000, 10, 4, 1), (many, 1000, 100, 1, 1)]
     points += [Point("distillation", *net, m, b, steps=n, iterations=i) for net, m, b, n, i in steps]
-    for network, images, batch, n in ((path, 90, 10, 40), (path, 9000, 100, 4), (covid, 200, 20, 3),
-                                      (imagenet, 10000, 100, 2)):  # fmt: skip
+    for network, images, batch, n in ((path, 90, 10, 20), (path, 9000, 100, 2), (covid, 200, 20, 2),
+                                      (imagenet, 1000, 100, 1)):  # fmt: skip
         points.append(Point("distillation", *network, images, batch, steps=n, iterations=1, held_out=True))
     trained = [(network, 90 if network[0] == 3 else 40, 4, 1) for network in networks]
     trained += [(networks[1], n, epochs, 1) for n, epochs in ((9, 20), (900, 1))]
     trained += [(networks[1], 90, 1, 2000), (tiny, 9, 100, 1), (many, 100, 2, 1), (many, 10, 8, 1)]
     points += [Point("evaluation", *net, m, 128, epochs=e, test=test) for net, m, e, test in trained]
-    for network in (path, covid, imagenet):
-        points.append(Point("evaluation", *network, 256, 128, epochs=1, test=128, held_out=True))
+    for network, images in ((path, 256), (covid, 128), (imagenet, 128)):
+        points.append(Point("evaluation", *network, images, 128, epochs=1, test=1, held_out=True))
     return points
 
 
@@ -125,8 +125,27 @@ def noise(point: Point, name: str, images: int) -> Split:
     return Split(pixels, torch.arange(images) % point.classes, Normalisation((0.0,) * 3, (1.0,) * 3, "none"))
 
 
+def clock() -> float:
+    """Return seconds: of one thread those that it computed, since others use the machine as well; of several all."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+class Stopwatch(Progress):
+    """Takes the time of a loop until it last reported what it computed; files are written after that."""
+
+    def __enter__(self) -> Stopwatch:
+        """Start."""
+        self.began, self.seconds, self._values = clock(), 0.0, False
+        return self
+
+    def advance(self, steps: int = 1, **values: Shown) -> None:
+        """Take the time, but not of a call without values where others have some: a checkpoint was written before."""
+        if values or not self._values:
+            self.seconds, self._values = clock() - self.began, bool(values)
+
+
 def expert_run(point: Point, folder: Path) -> Callable[[Point], float]:
-    """Return what trains one expert and returns its seconds, as the store records them."""
+    """Return what trains one expert and returns its seconds."""
     split, training = noise(point, "train", point.images), ExpertTraining(
         algorithm=point.algorithm, learning_rate=RATE, batch=point.batch
     )  # fmt: skip
@@ -136,7 +155,9 @@ def expert_run(point: Point, folder: Path) -> Callable[[Point], float]:
         recipe = ExpertRecipe(data="noise", network={}, augmentation={}, training=training, seed=0)
         with tempfile.TemporaryDirectory(dir=folder) as root:
             store = ExpertStore(Path(root), recipe, parameters)
-            return build_experts(store, point.network, split, DSA(), 1, work.epochs, silent, Compute()).seconds
+            watch = Stopwatch()
+            build_experts(store, point.network, split, DSA(), 1, work.epochs, lambda *what: watch, Compute())
+        return watch.seconds
 
     return run
 
@@ -159,7 +180,7 @@ class NearbyExperts:
 
 
 def distillation_run(point: Point, folder: Path) -> Callable[[Point], float]:
-    """Return what distils with HoP-TM and returns the seconds of its loop, as the card records them."""
+    """Return what distils with HoP-TM and returns the seconds of its loop."""
     split, experts = noise(point, "train", point.images), NearbyExperts(point)
     names = tuple(f"class {label}" for label in range(point.classes))
     task = Task(
@@ -190,9 +211,9 @@ def distillation_run(point: Point, folder: Path) -> Callable[[Point], float]:
             checkpoint_every=work.iterations,
         )  # fmt: skip
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            distiller = Distiller(method, task, loop, Path(place), silent)
-            distiller.run()
-        return distiller.seconds
+            watch = Stopwatch()
+            Distiller(method, task, loop, Path(place), lambda *what: watch).run()
+        return watch.seconds
 
     return run
 
@@ -206,10 +227,10 @@ def evaluation_run(point: Point, folder: Path) -> Callable[[Point], float]:
     def run(work: Point) -> float:
         network = point.network(SEEDS.generator("initialisation"))
         protocol = Protocol(epochs=work.epochs, batch=point.batch)
-        began = time.perf_counter()
+        began = clock()
         train_networks([network], loss, [(split.images, split.labels)], protocol, RATE, DSA(), [SEEDS])
         predict(network, test)
-        return time.perf_counter() - began
+        return clock() - began
 
     return run
 
@@ -217,11 +238,12 @@ def evaluation_run(point: Point, folder: Path) -> Callable[[Point], float]:
 RUNS = {"experts": expert_run, "distillation": distillation_run, "evaluation": evaluation_run}
 
 
-def measured(point: Point) -> dict[str, Any]:
+def measured(point: Point, threads: int) -> dict[str, Any]:
     """Return the seconds of a few repetitions after one of warming up, and the memory that the work added at its peak.
 
     The warm-up is the same work but for what only repeats: epochs, student steps and iterations.
     """
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         run, before = RUNS[point.stage](point, Path(folder)), resident()
         run(replace(point, epochs=min(point.epochs, 1), steps=min(point.steps, 2), iterations=min(point.iterations, 1)))
@@ -237,17 +259,19 @@ def resident() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def measure_all(points: list[Point], threads: int) -> Iterator[dict[str, Any]]:
-    """Yield a record of every point, measured in a process of its own."""
-    for number, point in enumerate(points, 1):
-        told = {key: value for key, value in asdict(point).items() if value}
-        print(f"{number} of {len(points)}: {told}", file=sys.stderr, flush=True)
-        job = json.dumps({"threads": threads, "point": asdict(point)})
-        done = subprocess.run([sys.executable, __file__], input=job, stdout=subprocess.PIPE, text=True, check=True)
-        yield {**told, **json.loads(done.stdout.splitlines()[-1])}
+def measure_all(points: Sequence[Point], threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Return a record of every point; in each round every point has a process of its own.
 
-
-if __name__ == "__main__":
-    given = json.load(sys.stdin)
-    torch.set_num_threads(given["threads"])
-    print(json.dumps(measured(Point(**given["point"]))))
+    Rounds lie minutes apart, so that whoever else uses the machine meets no point in all of them.
+    """
+    context = multiprocessing.get_context("forkserver")  # which imports everything once, and computes nothing
+    context.set_forkserver_preload([Path(__file__).stem])
+    records = [{key: value for key, value in asdict(point).items() if value} for point in points]
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for number in range(rounds):
+            for point, record in zip(points, records, strict=True):
+                print(f"round {number + 1} of {rounds}: {point}", file=sys.stderr, flush=True)
+                found = pool.submit(measured, point, threads).result()
+                record["seconds"] = [*record.get("seconds", []), *found["seconds"]]
+                record["extra_mib"] = max(record.get("extra_mib", 0.0), found["extra_mib"])
+    return records
