@@ -34,7 +34,14 @@ from hoptm_plugin.networks import ConvNet, create
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.schedulers import SelfPaced
-from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
+from hoptm_plugin.trajectory import (
+    HardLabels,
+    RealImages,
+    StudentStep,
+    TrajectoryMatching,
+    UniformSegments,
+    WeightedMatcher,
+)
 
 Stage: TypeAlias = Literal["experts", "distillation", "evaluation"]
 SEEDS, CPU, RATE, CHANNELS, EXPERT_EPOCHS = Seeds(0), torch.device("cpu"), 0.01, 3, 2
@@ -95,17 +102,21 @@ def grid() -> list[Point]:
     path, covid, imagenet = (3, 128, 32, 9), (5, 128, 112, 4), (4, 128, 64, 1000)
     tiny, many = (2, 8, 8, 9), (3, 64, 32, 1000)  # all overhead; many parameters for their operations
     networks = [(3, 16, 32, 9), (3, 32, 32, 9), (3, 64, 32, 9), (4, 32, 64, 9), (4, 64, 64, 9), (5, 32, 112, 4)]
+    large = [(4, 64, 64, 9), (5, 64, 112, 4)]  # with batches whose memory malloc is not let keep
     points = []
     for algorithm in ("sgd", "gsam"):
         made = [(network, 256 if network[0] == 3 else 64, 128) for network in networks]
         made += [(networks[1], 1024, 256), (networks[1], 128, 8), (tiny, 256, 8), (many, 128, 16)]
         points += [Point("experts", *net, images, batch, epochs=1, algorithm=algorithm) for net, images, batch in made]
+        points += [Point("experts", *large[0], 256, 256, epochs=1, algorithm=algorithm),
+                   Point("experts", *large[1], 128, 128, epochs=1, algorithm=algorithm)]  # fmt: skip
     for network, images in ((path, 256), (covid, 48), (imagenet, 128)):
         points.append(Point("experts", *network, images, 256, epochs=1, algorithm="gsam", held_out=True))
     steps = [(network, 10 * network[3], 10, 4, 1) for network in networks]
     steps += [(networks[1], 90, 10, n, 1) for n in (1, 16)] + [(networks[1], 90, batch, 4, 1) for batch in (30, 90)]
     steps += [(networks[0], 9 * ipc, 10, 2, 4) for ipc in (1, 100, 1000)]
     steps += [(tiny, 90, 9, 16, 4), (many, 1000, 10, 4, 1), (many, 1000, 100, 1, 1)]
+    steps += [(large[0], 108, 108, 1, 1), (large[1], 48, 48, 1, 1)]
     points += [Point("distillation", *net, m, b, steps=n, iterations=i) for net, m, b, n, i in steps]
     for network, images, batch, n in ((path, 90, 10, 20), (path, 9000, 100, 2), (covid, 200, 20, 2),
                                       (imagenet, 1000, 100, 1)):  # fmt: skip
@@ -114,6 +125,7 @@ def grid() -> list[Point]:
     trained += [(networks[1], n, epochs, 1) for n, epochs in ((9, 20), (900, 1))]
     trained += [(networks[1], 90, 1, 2000), (tiny, 9, 100, 1), (many, 100, 2, 1), (many, 10, 8, 1)]
     points += [Point("evaluation", *net, m, 128, epochs=e, test=test) for net, m, e, test in trained]
+    points += [Point("evaluation", *net, 192, 192, epochs=1, test=1) for net in large]
     for network, images in ((path, 256), (covid, 128), (imagenet, 128)):
         points.append(Point("evaluation", *network, images, 128, epochs=1, test=1, held_out=True))
     return points
@@ -235,6 +247,15 @@ def evaluation_run(point: Point, folder: Path) -> Callable[[Point], float]:
     return run
 
 
+def step_bytes(point: Point) -> int:
+    """Return what one step saves for its way back, as the library counts it to decide what malloc may keep."""
+    split, network = noise(point, "train", min(point.batch, point.images)), point.network(SEEDS.generator("container"))
+    if point.stage != "distillation":
+        return TrainingLoss(network).bytes_per_network(split.images, split.labels)
+    step = StudentStep(FlatNetwork(network))
+    return step.graph_bytes(step.network.flatten(), split.images, split.labels)
+
+
 RUNS = {"experts": expert_run, "distillation": distillation_run, "evaluation": evaluation_run}
 
 
@@ -250,7 +271,9 @@ def measured(point: Point, threads: int) -> dict[str, Any]:
         seconds: list[float] = []
         while not seconds or (len(seconds) < REPEATS and sum(seconds) < ENOUGH_SECONDS):
             seconds.append(run(point))
-    return {"seconds": [float(f"{each:.5g}") for each in seconds], "extra_mib": round(resident() - before, 1)}
+    extra = resident() - before
+    return {"seconds": [float(f"{each:.5g}") for each in seconds], "extra_mib": round(extra, 1),
+            "step_mib": round(step_bytes(point) / 2**20, 2)}  # fmt: skip
 
 
 def resident() -> float:
@@ -274,4 +297,5 @@ def measure_all(points: Sequence[Point], threads: int, rounds: int) -> list[dict
                 found = pool.submit(measured, point, threads).result()
                 record["seconds"] = [*record.get("seconds", []), *found["seconds"]]
                 record["extra_mib"] = max(record.get("extra_mib", 0.0), found["extra_mib"])
+                record["step_mib"] = found["step_mib"]
     return records
