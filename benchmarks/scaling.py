@@ -1,6 +1,6 @@
 """What experts, distillation and evaluation cost as functions of their sizes, and what large settings would cost.
 
-    python benchmarks/scaling.py measure [--threads 1] [--rounds 2] [--output FILE.json]
+    python benchmarks/scaling.py measure [--threads 1] [--rounds 1] [--output FILE.json]
     python benchmarks/scaling.py report [--speedup LOW HIGH] [--results FILE.json] [--output FILE.md]
 
 The first runs a grid of small points (``scaling_points.py``), minutes on one core; the second fits the cost model

@@ -23,13 +23,16 @@ from estimate import FLOAT_BYTES, DataSize, Job, Store
 from scaling_points import CHANNELS, EXPERT_EPOCHS, Point, Stage
 from scipy.optimize import nnls
 
-from hoptm_plugin.core.compute import forward_operations
+from hoptm_plugin.core.compute import KEEP_UP_TO, forward_operations
 from hoptm_plugin.networks import ConvNet
 
 Work: TypeAlias = dict[str, float]
+Terms: TypeAlias = Callable[[Point], Work]
 Measured: TypeAlias = Sequence[tuple[Point, float]]
 STAGES: tuple[Stage, ...] = ("experts", "distillation", "evaluation")
 OVERHEAD = ("epoch", "gradient", "iteration", "student step", "network", "training step")
+# memory that malloc returns to the system after each step, see ``keep_freed_memory``: page faults, on the CPU only
+FRESH = "fresh activation"
 # what a way forward and backward takes, in ways forward
 PER_PASS = 3
 
@@ -76,8 +79,13 @@ def passes(point: Point) -> float:
     return gradients * point.epochs * point.images + point.test / PER_PASS
 
 
-def work(point: Point) -> Work:
-    """Return how much of everything that costs time a point is."""
+def work(point: Point, saved: float = 0.0) -> Work:
+    """Return how much of everything that costs time a point is.
+
+    Args:
+        point: the work.
+        saved: bytes that a step saves per byte of its activations; decides whether malloc may keep its memory.
+    """
     size, batches = size_of(point), math.ceil(point.images / point.batch)
     if point.stage == "distillation":
         steps = point.iterations * point.steps
@@ -89,8 +97,10 @@ def work(point: Point) -> Work:
         steps = point.epochs * batches
         terms = {"network": 1, "training step": steps}
     images = passes(point)
-    terms |= {"operation": PER_PASS * size.operations * images, "activation": size.activations * images,
-              "parameter": size.parameters * steps}  # fmt: skip
+    values = size.activations * images
+    returned = saved * min(point.batch, point.images) * size.activations * FLOAT_BYTES > KEEP_UP_TO
+    terms |= {"operation": PER_PASS * size.operations * images, "activation": values,
+              FRESH: values if returned else 0, "parameter": size.parameters * steps}  # fmt: skip
     if point.stage == "distillation":
         terms["learned value"] = point.images * math.prod(point.shape) * point.iterations
     return terms
@@ -113,10 +123,10 @@ class Model:
     """Fitted coefficients by term: seconds, or bytes, per unit of each."""
 
     coefficients: Mapping[str, float]
-    terms: Callable[[Point], Work] = work
+    terms: Terms = work
 
     @classmethod
-    def fit(cls, measured: Measured, terms: Callable[[Point], Work] = work) -> Model:
+    def fit(cls, measured: Measured, terms: Terms = work) -> Model:
         """Fit points of one stage by non-negative least squares of relative errors."""
         names = list(terms(measured[0][0]))
         rows = np.array([[terms(point)[name] / value for name in names] for point, value in measured])
@@ -124,19 +134,20 @@ class Model:
         found, _ = nnls(rows / scale, np.ones(len(rows)))
         return cls(dict(zip(names, (found / scale).tolist(), strict=True)), terms)
 
-    def predict(self, point: Point, speedup: float = 1.0) -> float:
-        """Return the seconds, or bytes, of a point; all but overhead is ``speedup`` times as fast."""
-        return sum(
-            amount * self.coefficients[name] / (1.0 if name in OVERHEAD else speedup)
-            for name, amount in self.terms(point).items()
-        )
+    def predict(self, point: Point, speedup: float | None = None) -> float:
+        """Return the seconds, or bytes, of a point; on a GPU that does all but overhead ``speedup`` times as fast."""
+        parts = {name: amount * self.coefficients[name] for name, amount in self.terms(point).items()}
+        if speedup is not None:
+            parts = {name: part / (1.0 if name in OVERHEAD else speedup) for name, part in parts.items()}
+            parts.pop(FRESH, None)
+        return sum(parts.values())
 
     def errors(self, measured: Measured) -> list[float]:
         """Return predicted / measured - 1 of each point."""
         return [self.predict(point) / value - 1 for point, value in measured]
 
 
-def left_out(measured: Measured, terms: Callable[[Point], Work] = work) -> list[float]:
+def left_out(measured: Measured, terms: Terms = work) -> list[float]:
     """Return the error at every point of the model that is fitted to all others."""
     found = []
     for at in range(len(measured)):
@@ -229,7 +240,7 @@ class Times:
         )
 
 
-def times(target: Target, models: Mapping[str, Model], speedup: float = 1.0) -> Times:
-    """Return what a target's stages take where all but overhead is ``speedup`` times as fast as measured."""
+def times(target: Target, models: Mapping[str, Model], speedup: float | None = None) -> Times:
+    """Return what a target's stages take, here or on GPUs, see :meth:`Model.predict`."""
     seconds = [models[stage].predict(target.point(stage), speedup) for stage in STAGES]
     return Times(*seconds, target.experts, target.networks)

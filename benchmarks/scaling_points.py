@@ -45,7 +45,7 @@ from hoptm_plugin.trajectory import (
 
 Stage: TypeAlias = Literal["experts", "distillation", "evaluation"]
 SEEDS, CPU, RATE, CHANNELS, EXPERT_EPOCHS = Seeds(0), torch.device("cpu"), 0.01, 3, 2
-REPEATS, ENOUGH_SECONDS, ROUNDS = 3, 0.6, 2  # of a point in a round; and rounds
+REPEATS, ENOUGH_SECONDS, ROUNDS = 3, 0.6, 1  # of a point in a round; and rounds
 
 
 @dataclass(frozen=True)

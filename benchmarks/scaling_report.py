@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeAlias
 
+from estimate import FLOAT_BYTES
 from scaling_model import (
+    FRESH,
     OVERHEAD,
     PER_PASS,
     STAGES,
     Model,
-    Target,
+    Terms,
     left_out,
     memory,
     passes,
@@ -25,6 +29,8 @@ from scaling_points import Point, Stage
 from scaling_targets import targets
 from scaling_text import ASSUMED, FITTED, HEAD, LIMITS, MEMORY, OUTSIDE, SCALES, STORAGE
 
+from hoptm_plugin.core.compute import KEEP_UP_TO
+
 Records: TypeAlias = Sequence[tuple[Point, Mapping[str, Any]]]
 Models: TypeAlias = dict[str, Model]
 EARLIER = tuple(Path(__file__).parent / "speed" / "results" / f"{name}.json" for name in ("cpu-iteration", "cpu-large"))
@@ -32,7 +38,7 @@ EARLIER = tuple(Path(__file__).parent / "speed" / "results" / f"{name}.json" for
 SUSTAINED = (5e12, 30e12)
 GPUS, SEEDS, HOUR, GIB = (1, 8, 64), 5, 3600, 2**30
 UNITS: dict[str, tuple[float, str]] = {
-    "operation": (1e12, "ps"), "activation": (1e9, "ns"), "parameter": (1e9, "ns"), "learned value": (1e9, "ns"),
+    "operation": (1e12, "ps"), **dict.fromkeys(("activation", FRESH, "parameter", "learned value"), (1e9, "ns")),
     **dict.fromkeys(OVERHEAD, (1e3, "ms")),
 }  # fmt: skip
 
@@ -73,6 +79,15 @@ def of_stage(records: Records, stage: Stage, key: str, held_out: bool | None = N
     ]
 
 
+def saved_share(records: Records, stage: Stage) -> float:
+    """Return the bytes that a step saves per byte of its activations: the median over the points of a stage."""
+    return median(
+        record["step_mib"] * 2**20 / (min(point.batch, point.images) * size_of(point).activations * FLOAT_BYTES)
+        for point, record in records
+        if point.stage == stage
+    )
+
+
 def coefficients(models: Models) -> str:
     """Return the table of the models' coefficients."""
     rows = []
@@ -86,12 +101,13 @@ def coefficients(models: Models) -> str:
     return table(["stage", "term", "fitted"], rows, words=3)
 
 
-def errors(records: Records, key: str, stages: Sequence[Stage], terms: Callable[[Point], Any]) -> str:
+def errors(records: Records, key: str, terms: Mapping[str, Terms]) -> str:
     """Return the table of errors: of the fit to all points, of each left out, of those larger than all fitted."""
     rows = []
-    for stage in stages:
+    for stage in STAGES:
         every, small, large = (of_stage(records, stage, key, kind) for kind in (None, False, True))
-        found = [Model.fit(every, terms).errors(every), left_out(every, terms), Model.fit(small, terms).errors(large)]
+        own = terms[stage]
+        found = [Model.fit(every, own).errors(every), left_out(every, own), Model.fit(small, own).errors(large)]
         rows.append([stage, str(len(every)), *(percent(value) for each in found for value in spread(each)),
                      str(len(large))])  # fmt: skip
     headings = ["stage", "points", "fit: median", "worst", "left out: median", "worst", "larger: median", "worst",
@@ -99,12 +115,12 @@ def errors(records: Records, key: str, stages: Sequence[Stage], terms: Callable[
     return table(headings, rows)
 
 
-def held_out(records: Records) -> str:
+def held_out(records: Records, terms: Mapping[str, Terms]) -> str:
     """Return the table of the points that are larger than all fitted ones."""
     rows = []
     for stage in STAGES:
         small, large = (of_stage(records, stage, "seconds", kind) for kind in (False, True))
-        model = Model.fit(small)
+        model = Model.fit(small, terms[stage])
         most = max(passes(point) * size_of(point).operations for point, _ in small)
         for point, seconds in large:
             factor = passes(point) * size_of(point).operations / most
@@ -155,7 +171,7 @@ def core_table(models: Models) -> str:
         found = times(target, models)
         rows.append([target.name, *(number(each / HOUR) for each in (
             found.expert, found.distillation, found.network, found.wall(1)))])  # fmt: skip
-    headings = ["setting", "one expert, h", "one distillation, h", "one evaluated network, h", "one run, all in turn, h"]
+    headings = ["setting", "one expert, h", "one distillation, h", "one network judged, h", "one run, all in turn, h"]
     return table(headings, rows)
 
 
@@ -202,7 +218,7 @@ def memory_table(models: Models) -> str:
         data = target.data_bytes()
         rows.append([target.name, "float32" if target.resized else "uint8", f"{data / GIB:.3g}", f"{path / GIB:.2g}",
                      *(f"{each / GIB:.2g}" for each in found), f"{(data + max(found)) / GIB:.3g}"])  # fmt: skip
-    return table(["setting", "data as", "data, GiB", "N+1 path and segment, GiB", *(f"{stage}, GiB" for stage in STAGES),
+    return table(["setting", "data as", "data, GiB", "path, segment, GiB", *(f"{stage}, GiB" for stage in STAGES),
                   "data and largest stage, GiB"], rows, words=2)  # fmt: skip
 
 
@@ -227,8 +243,7 @@ def outside(records: Records) -> str:
 
 def reference(models: Models) -> float:
     """Return the operations a second that training the first setting's network sustains here, overhead aside."""
-    point: Target = targets()[0]
-    amounts, model = work(point.point("evaluation")), models["evaluation"]
+    amounts, model = work(targets()[0].point("evaluation")), models["evaluation"]
     spent = sum(amount * model.coefficients[name] for name, amount in amounts.items() if name not in OVERHEAD)
     return amounts["operation"] / spent
 
@@ -241,27 +256,30 @@ def report(content: Mapping[str, Any], records: Records, given: Sequence[float] 
         records: the points.
         given: lowest and highest speed-up of a GPU; None takes those of ``SUSTAINED``.
     """
-    models = {stage: Model.fit(of_stage(records, stage, "seconds")) for stage in STAGES}
-    held = {stage: Model.fit(of_stage(records, stage, "bytes"), memory) for stage in STAGES}
+    saved = {stage: saved_share(records, stage) for stage in STAGES}
+    seconds, held = {stage: partial(work, saved=saved[stage]) for stage in STAGES}, dict.fromkeys(STAGES, memory)
+    models = {stage: Model.fit(of_stage(records, stage, "seconds"), seconds[stage]) for stage in STAGES}
+    peaks = {stage: Model.fit(of_stage(records, stage, "bytes"), memory) for stage in STAGES}
     here, machine = reference(models), content["machine"]
     low, high = sorted(given or [each / here for each in SUSTAINED])
-    imagenet, card = targets()[2], 3 * targets()[2].size.classes ** 2 * targets()[2].networks
+    imagenet = targets()[2]
     values = {
         "machine": f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores; torch "
                    f"{machine['software']['torch']}, commit {machine['software']['commit']}",
         "points": len(records), "repeats": content["repeats"]["most"], "enough": content["repeats"]["until_seconds"],
         "rounds": content["repeats"]["rounds"],
-        "per_pass": PER_PASS, "coefficients": coefficients(models), "held_out": held_out(records),
-        "errors": errors(records, "seconds", STAGES, work),
+        "per_pass": PER_PASS, "coefficients": coefficients(models), "held_out": held_out(records, seconds),
+        "errors": errors(records, "seconds", seconds),
         "earlier": earlier(models["distillation"], machine["threads"]),
-        "memory_errors": errors(records, "bytes", STAGES, memory), "settings": settings_table(),
+        "memory_errors": errors(records, "bytes", held), "settings": settings_table(),
         "core": core_table(models), "here": f"{here / 1e9:.3g}", "low": number(low), "high": number(high),
         "low_rate": f"{low * here / 1e12:.3g}", "high_rate": f"{high * here / 1e12:.3g}",
-        "gpus": gpu_table(models, (low, high)), "storage": storage_table(), "memory": memory_table(held),
+        "gpus": gpu_table(models, (low, high)), "storage": storage_table(), "memory": memory_table(peaks),
         "outside": outside(records), "seeds": SEEDS, "experts": imagenet.experts,
         "uint8": f"{imagenet.data_bytes(False) / GIB:.3g}", "float32": f"{imagenet.data_bytes(True) / GIB:.3g}",
         "host": f"{2 * imagenet.data_bytes(False) / GIB:.3g}", "train": f"{imagenet.size.train:,}",
-        "card": f"{card / 2**20:.0f}", "side": imagenet.size.image[1],
+        "keep": f"{KEEP_UP_TO / 2**20:.0f}", "saved": ", ".join(f"{value:.2f}" for value in saved.values()),
+        "side": imagenet.size.image[1],
     }  # fmt: skip
     parts = (HEAD, FITTED, MEMORY, ASSUMED, SCALES, STORAGE, OUTSIDE, LIMITS)
     return "\n".join(part.format(**values) for part in parts)
