@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+import torch._dynamo  # which the first torch.optim.SGD of a process imports: here once for all
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.compute import Compute, keep_freed_memory
@@ -34,14 +35,8 @@ from hoptm_plugin.networks import ConvNet, create
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.schedulers import SelfPaced
-from hoptm_plugin.trajectory import (
-    HardLabels,
-    RealImages,
-    StudentStep,
-    TrajectoryMatching,
-    UniformSegments,
-    WeightedMatcher,
-)
+from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
+from hoptm_plugin.trajectory.student import StudentStep
 
 Stage: TypeAlias = Literal["experts", "distillation", "evaluation"]
 SEEDS, CPU, RATE, CHANNELS, EXPERT_EPOCHS = Seeds(0), torch.device("cpu"), 0.01, 3, 2
