@@ -60,7 +60,7 @@ class Point:
         steps: of a student, N.
         iterations: of a distillation.
         test: images that an evaluated network is tested on.
-        held_out: left out of the fit that is to predict it.
+        held_out: left out of the fit that predicts it.
     """
 
     stage: Stage

@@ -102,7 +102,7 @@ def coefficients(models: Models) -> str:
 
 
 def errors(records: Records, key: str, terms: Mapping[str, Terms]) -> str:
-    """Return the table of errors: of the fit to all points, of each left out, of those larger than all fitted."""
+    """Return the table of errors: of the fit to all points, of each left out, of those held out."""
     rows = []
     for stage in STAGES:
         every, small, large = (of_stage(records, stage, key, kind) for kind in (None, False, True))
@@ -110,13 +110,13 @@ def errors(records: Records, key: str, terms: Mapping[str, Terms]) -> str:
         found = [Model.fit(every, own).errors(every), left_out(every, own), Model.fit(small, own).errors(large)]
         rows.append([stage, str(len(every)), *(percent(value) for each in found for value in spread(each)),
                      str(len(large))])  # fmt: skip
-    headings = ["stage", "points", "fit: median", "worst", "left out: median", "worst", "larger: median", "worst",
-                "larger points"]  # fmt: skip
+    headings = ["stage", "points", "fit: median", "worst", "left out: median", "worst", "held out: median", "worst",
+                "held out points"]  # fmt: skip
     return table(headings, rows)
 
 
 def held_out(records: Records, terms: Mapping[str, Terms]) -> str:
-    """Return the table of the points that are larger than all fitted ones."""
+    """Return the table of the held-out points."""
     rows = []
     for stage in STAGES:
         small, large = (of_stage(records, stage, "seconds", kind) for kind in (False, True))
