@@ -100,11 +100,10 @@ What scales with GPUs, and what does not:
 - **One distillation does not get faster with more GPUs**: it is one process on at most one GPU, so one run's
   time is bounded from below by its column, however many there are.
 - Seeds and methods are jobs of their own. {seeds} seeds share their experts, and are distilled side by side.
-- The library starts none of this by itself: a run is one process, which trains missing experts, distils and
-  evaluates on its one device; that is the row of 1 GPU. Seeds can be started by hand, one per GPU, after
-  `hoptm-bench experts`. No command trains a part of a store's experts or judges a part of the networks: two
-  processes that build the same store train the same experts twice. The columns for experts and evaluation on
-  8 and 64 GPUs want such a command first.
+- A run is one process, which trains missing experts, distils and evaluates on its one device; that is the row of
+  1 GPU. On several, `hoptm-bench experts -m worker=range(8)` with a launcher shares the experts of one store out, seeds
+  are jobs of one sweep, and `hoptm-bench eval -m` judges architectures in jobs of their own. Networks of one
+  architecture are not shared out: the evaluation's columns for 8 and 64 GPUs take that for granted.
 - Experts and evaluated networks trained side by side on one GPU, compiled steps and CUDA graphs lower the
   overhead; none of that is in the table.
 """
