@@ -193,18 +193,21 @@ class Workbench:
         problems.raise_if_any()
 
     def check_experts(self) -> None:
-        """Refuse a store that cannot be written to or holds damaged experts, if the method reads any.
+        """Begin the store if experts are missing; refuse one that cannot be begun or holds damaged experts.
 
         Raises:
             ConfigurationError: the store's root is no folder.
             FileFormatError: naming the damaged expert.
+            StorageError: the store cannot be written to.
         """
         if epochs := self.parts.method.last_expert_epoch():
             root = self.settings.experts.root.absolute()
             nearest = next(path for path in (root, *root.parents) if path.exists())
             if not nearest.is_dir():
                 raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
-            self._store().missing(self.settings.experts.count, epochs)
+            store = self._store()
+            if store.missing(self.settings.experts.count, epochs):
+                store.begin()
 
     def _store(self) -> ExpertStore:
         settings = self.settings.experts

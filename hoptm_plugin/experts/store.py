@@ -111,7 +111,7 @@ class ExpertStore:
 
     def write(self, expert: int, trajectory: Tensor, epoch_losses: list[float], seconds: float) -> None:
         """Store an expert's trajectory (epochs+1, P), its mean training loss per epoch, and how long it took."""
-        self._agree_on_manifest()
+        self.begin()
         header = self._describe(KIND, epoch_losses, seconds)
         write_tensors(self.path(expert), {TENSOR: trajectory}, header, by_row=True)
         self.begun_path(expert).unlink(missing_ok=True)
@@ -122,7 +122,7 @@ class ExpertStore:
 
     def write_begun(self, expert: int, begun: Begun) -> None:
         """Store what there is of an expert; call it only while its lock is held."""
-        self._agree_on_manifest()
+        self.begin()
         header = self._describe(BEGUN, begun.epoch_losses, begun.seconds)
         write_tensors(self.begun_path(expert), {TENSOR: begun.trajectory, VELOCITY: begun.velocity}, header)
 
@@ -158,7 +158,7 @@ class ExpertStore:
     def missing(self, count: int, epochs: int) -> list[int]:
         """Return which of the first ``count`` experts do not reach ``epochs``."""
         if (self.folder / MANIFEST).exists():
-            self._agree_on_manifest()
+            self.begin()
         return [expert for expert in range(count) if self.epochs(expert) < epochs]
 
     @contextmanager
@@ -193,7 +193,13 @@ class ExpertStore:
             for _, lock in held:
                 lock.release()
 
-    def _agree_on_manifest(self) -> None:
+    def begin(self) -> None:
+        """Write the manifest where there is none.
+
+        Raises:
+            FileFormatError: there is one of another recipe, or a damaged one.
+            StorageError: the store cannot be written to.
+        """
         path = self.folder / MANIFEST
         content = {"kind": "expert store", "version": VERSION, "parameters": self.num_parameters,
                    "recipe": self.recipe.model_dump(mode="json")}  # fmt: skip

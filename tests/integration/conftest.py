@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import command_line
+import disturbed
 import pytest
 from generated import NPZ, write_images, write_npz
 
@@ -33,6 +34,15 @@ def finished_run(tmp_path_factory, experts_root, npz_file):
     )  # fmt: skip
     assert result.code == 0, result.err
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, npz_file):
+    """The folder of a run that nothing disturbed; read it only."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    result = command_line.fork(*disturbed.command(npz_file, folder), cwd=folder.parent)
+    assert result.code == 0, result.err
+    return folder
 
 
 @pytest.fixture(scope="session")

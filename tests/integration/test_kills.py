@@ -11,64 +11,18 @@ import sys
 import time
 
 import pytest
-from command_line import TINY_NETWORK, card, fork, forked
-from generated import NPZ
+from command_line import fork, forked
+from disturbed import assert_same, stage
+from disturbed import command as command_in
 
-EXPERTS = 8
-BUDGET = (
-    *TINY_NETWORK, *NPZ, f"experts.count={EXPERTS}", "experts.training.batch=4", "method.student_steps=4",
-    "method.sampler.max_start_epoch=4", "distillation.iterations=80", "distillation.checkpoint_every=2",
-    "distillation.log_every=1", "distillation.images.learning_rate=0.1", "distillation.step_size.learning_rate=1e-6",
-    "protocol.repeats=4", "protocol.epochs=60", "runtime.threads=1", "runtime.compile=false",
-)  # fmt: skip
 STAGES = ("experts", "distillation", "evaluation")
 KILLS, KILLS_A_STAGE = 50, 10
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def command(npz_file):
-    """Return the command of a run in ``folder`` with experts of its own."""
-
-    def arguments(folder):
-        return ("run", "dataset=npz", f"dataset.root={npz_file}", *BUDGET, f"experts.root={folder}-experts",
-                f"hydra.run.dir={folder}", "resume=auto")  # fmt: skip
-
-    return arguments
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, command):
-    """The folder of a run that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    result = fork(*command(folder), cwd=folder.parent)
-    assert result.code == 0, result.err
-    return folder
-
-
-def stage(folder):
-    """Return what a run was doing, by its files; None before it did anything."""
-    if (folder / "result.json").exists():
-        return "done"
-    if (folder / "synthetic.safetensors").exists():
-        return "evaluation"
-    if (folder / "metrics.jsonl").exists():
-        return "distillation"
-    return "experts" if (folder / "config.yaml").exists() else None
-
-
-def assert_same(folder, expected):
-    """Refuse a run that differs from the one that nothing disturbed in anything but its cost, or left something."""
-    names = {path.name for path in folder.iterdir()}
-    assert names == {path.name for path in expected.iterdir()}, "a lock, a temporary file or less than all"
-    for name in names - {"result.json", "checkpoint.safetensors", "config.yaml"}:  # these hold seconds and paths
-        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
-    mine, theirs = card(folder), card(expected)
-    for each in (mine, theirs):
-        del each["cost"], each["sha256"], each["artefacts"]["config.yaml"], each["software"]["commit"]
-    assert mine == theirs
-    (store,) = folder.with_name(f"{folder.name}-experts").iterdir()
-    files = [*(f"expert-{expert:05d}.safetensors" for expert in range(EXPERTS)), "manifest.json"]
-    assert sorted(path.name for path in store.iterdir()) == files
+    """Return the command of a run in a folder."""
+    return functools.partial(command_in, npz_file)
 
 
 @pytest.mark.slow
