@@ -1,4 +1,4 @@
-"""Checkpoints: nested state of tensors and plain values in one safetensors file."""
+"""Checkpoints of a distillation or of a training: nested state of tensors and plain values in a safetensors file."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.tensors import read_tensors, write_tensors
 
 KIND, VERSION, SEPARATOR = "distillation checkpoint", 2, "/"
-REMEDY = "restore it, or delete it to begin the distillation again"
+REMEDY = "restore it, or delete it to begin again what it is of"
 
 
-def write_checkpoint(path: Path, state: State) -> None:
+def write_checkpoint(path: Path, state: State, kind: str = KIND) -> None:
     """Write nested dicts of tensors, numbers, strings and None, whole or not at all."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     _flatten(state, "", tensors, values)
-    write_tensors(path, tensors, {"kind": KIND, "version": VERSION, "values": values})
+    write_tensors(path, tensors, {"kind": kind, "version": VERSION, "values": values})
 
 
-def read_checkpoint(path: Path) -> State:
+def read_checkpoint(path: Path, kind: str = KIND) -> State:
     """Return what :func:`write_checkpoint` was given, tensors on the CPU.
 
     Raises:
         FileFormatError: missing, damaged or another kind of file.
     """
-    tensors, metadata = read_tensors(path, KIND, REMEDY)
-    known = isinstance(metadata, dict) and (metadata.get("kind"), metadata.get("version")) == (KIND, VERSION)
+    tensors, metadata = read_tensors(path, kind, REMEDY)
+    known = isinstance(metadata, dict) and (metadata.get("kind"), metadata.get("version")) == (kind, VERSION)
     if not known or not isinstance(metadata.get("values"), dict):
-        raise FileFormatError(f"{path}: not a {KIND} of version {VERSION}; {REMEDY}")
+        raise FileFormatError(f"{path}: not a {kind} of version {VERSION}; {REMEDY}")
     if bad := [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]:
         raise FileFormatError(f"{path}: {', '.join(bad)} hold NaN; {REMEDY}")
     state: State = {}

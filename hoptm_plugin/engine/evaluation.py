@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hoptm_plugin.core.compute import Compute, keep_freed_memory
 from hoptm_plugin.core.dataset import ImageData, Split
-from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.core.interfaces import Augmentation, State
 from hoptm_plugin.core.memory import memory_named
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
@@ -38,6 +38,13 @@ class FinishedNetworks:
 
     def keep(self, kind: str, network: str, rows: Mapping[int, dict[str, Any]]) -> None:
         """Remember the metrics of networks, by repeat."""
+
+    def begun(self, key: str) -> State | None:
+        """Return the state of an interrupted training, or None; ``key`` says of which networks on which set."""
+        return None
+
+    def keep_begun(self, key: str, state: State) -> None:
+        """Remember the state of a training instead of any earlier one."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Evaluator:
                 together = self._side_by_side(name, sets) if missing else 1
                 for at in range(0, len(missing), together):
                     some = {repeat: sets[repeat] for repeat in missing[at : at + together]}
-                    scores = self._scores(name, some, split, warm_up, partial(bar.advance, len(some)))
+                    scores = self._scores(name, some, split, warm_up, partial(bar.advance, len(some)), what)
                     found = dict(zip(some, scores, strict=True))
                     self.finished.keep(what, name, found)
                     rows |= found
@@ -112,14 +119,20 @@ class Evaluator:
         split: Split,
         warm_up: SyntheticSet | None,
         after_epoch: Callable[[], None] = lambda: None,
+        what: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Train one fresh network for every repeat, side by side."""
+        """Train one fresh network for every repeat, side by side; ``what`` lets an interrupted training go on."""
         seeds = [self.seeds.child(name, repeat) for repeat in sets]
         networks = [self.networks[name](part.generator("initialisation")) for part in seeds]
-        if warm_up is not None:
+        key = None if what is None else f"{what}, {name}, networks {list(sets)}"
+        if warm_up is not None and key is not None and self.finished.begun(key) is not None:
+            for _ in range(self.protocol.epochs):  # what is begun has had it
+                after_epoch()
+        elif warm_up is not None:
             again = [part.child("warm-up") for part in seeds]
-            self._train(name, networks, [warm_up] * len(networks), again, after_epoch)
-        self._train(name, networks, list(sets.values()), seeds, after_epoch)
+            first = None if key is None else f"{key}, warm-up"
+            self._train(name, networks, [warm_up] * len(networks), again, after_epoch, first)
+        self._train(name, networks, list(sets.values()), seeds, after_epoch, key)
         labels = split.labels.cpu()
         return [classification_metrics(labels, predict(network, split)) for network in networks]
 
@@ -130,13 +143,15 @@ class Evaluator:
         sets: Sequence[SyntheticSet],
         seeds: Sequence[Seeds],
         after_epoch: Callable[[], None],
+        key: str | None,
     ) -> None:
         distinct = {id(synthetic): synthetic.expanded() for synthetic in sets}
         expanded = [distinct[id(synthetic)] for synthetic in sets]
         whole = [(synthetic.images, self._targets(synthetic)) for synthetic in expanded]
         train_networks(
             networks, self._loss(name), whole, self.protocol, self._learning_rate(sets[0]),
-            self.augmentation, seeds, after_epoch,
+            self.augmentation, seeds, after_epoch, None if key is None else self.finished.begun(key),
+            None if key is None else partial(self.finished.keep_begun, key),
         )  # fmt: skip
 
     def _targets(self, synthetic: SyntheticSet) -> Tensor:

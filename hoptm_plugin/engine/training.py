@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.dataset import Split
-from hoptm_plugin.core.errors import HopTMError
-from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.core.errors import FileFormatError, HopTMError
+from hoptm_plugin.core.interfaces import Augmentation, State
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.stopping import asked_to_stop, deferred, stop_if_asked
+from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
+
+SAVE_EVERY = 300.0  # seconds between copies of a training on disk
 
 
 def epochs_before_decay(epochs: int) -> int:
@@ -30,6 +36,8 @@ def train_networks(
     augmentation: Augmentation,
     seeds: Sequence[Seeds],
     after_epoch: Callable[[], None] = lambda: None,
+    begun: State | None = None,
+    save: Callable[[State], None] | None = None,
 ) -> None:
     """Train networks of one architecture in place, side by side, each on a set of its own.
 
@@ -44,32 +52,103 @@ def train_networks(
         augmentation: of every mini-batch.
         seeds: E times, of orders and augmentation.
         after_epoch: told of each epoch.
+        begun: what ``save`` was given before an interruption; the bits are those of a training without one.
+        save: is given the state every few minutes at the end of an epoch, and where a signal asks to stop.
 
     Raises:
         HopTMError: the learning rate is not a positive number.
+        Stopped: a signal asked to stop.
     """
     if not learning_rate > 0:
         raise HopTMError(
             f"the step size to train with is {learning_rate:g}; it must be above 0. Distil again with "
             "distillation.step_size.constraint=clamped or log, or a smaller distillation.step_size.learning_rate."
         )
-    orders, draws = ([part.generator(name) for part in seeds] for name in ("order", "augmentation"))
-    stack, size = NetworkStack(networks, loss), len(sets[0][0])
-    full = epochs_before_decay(protocol.epochs)
-    for rate, epochs in ((learning_rate, full), (learning_rate * protocol.decay, protocol.epochs - full)):
-        optimiser = torch.optim.SGD(
-            [stack.parameters], rate, momentum=protocol.momentum, weight_decay=protocol.weight_decay
-        )
-        for _ in range(epochs):
-            shuffled = torch.stack([torch.randperm(size, generator=order) for order in orders]).to(sets[0][0].device)
-            for indices in shuffled.split(protocol.batch, dim=1):
-                pairs = list(zip(sets, indices, strict=True))
-                images = augment_side_by_side(augmentation, [images[rows] for (images, _), rows in pairs], draws)
-                targets = torch.stack([targets[rows] for (_, targets), rows in pairs])
-                stack.parameters.grad = stack.losses_and_gradients(images, targets)[1]
-                optimiser.step()
+    training = _Training(NetworkStack(networks, loss), protocol, learning_rate, seeds)
+    if begun is not None:
+        try:
+            training.load(begun)
+        except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise FileFormatError(
+                f"evaluating.safetensors: what is stored of an interrupted training does not fit it ({error!r}); "
+                f"delete it, and the training begins again"
+            ) from None
+        for _ in range(training.done):
             after_epoch()
-    stack.unload()
+    saved = time.monotonic()
+    with deferred() if save is not None else nullcontext():
+        while training.done < protocol.epochs:
+            _train_epoch(training, sets, protocol.batch, augmentation)
+            after_epoch()
+            if save is not None and (asked_to_stop() or time.monotonic() - saved > SAVE_EVERY):
+                save(training.state())
+                saved = time.monotonic()
+                stop_if_asked()
+    training.stack.unload()
+
+
+class _Training:
+    """A stack of networks with all that decides how their training goes on."""
+
+    def __init__(self, stack: NetworkStack, protocol: Protocol, learning_rate: float, seeds: Sequence[Seeds]) -> None:
+        self.stack, self.protocol, self.learning_rate, self.done = stack, protocol, learning_rate, 0
+        self.orders, self.draws = ([part.generator(name) for part in seeds] for name in ("order", "augmentation"))
+        self.full = epochs_before_decay(protocol.epochs)
+        self.optimiser = self._optimiser()
+
+    def _optimiser(self) -> torch.optim.SGD:
+        rate = self.learning_rate * (1 if self.done < self.full else self.protocol.decay)
+        return torch.optim.SGD(
+            [self.stack.parameters], rate, momentum=self.protocol.momentum, weight_decay=self.protocol.weight_decay
+        )
+
+    def finish_epoch(self) -> None:
+        """Count an epoch; at the drop of the learning rate the momentum starts anew."""
+        self.done += 1
+        if self.done == self.full:
+            self.optimiser = self._optimiser()
+
+    def state(self) -> State:
+        """Return everything at the end of an epoch."""
+        momentum = self.optimiser.state[self.stack.parameters].get("momentum_buffer")
+        generators = {
+            kind: {str(at): each.get_state() for at, each in enumerate(some)}
+            for kind, some in (("orders", self.orders), ("draws", self.draws))
+        }
+        stack = self.stack.state()
+        return {"done": self.done, "stack": stack, **generators, **({} if momentum is None else {"momentum": momentum})}
+
+    def load(self, state: State) -> None:
+        """Take back what :meth:`state` gave.
+
+        Raises:
+            KeyError, ValueError, TypeError, RuntimeError: it does not fit.
+        """
+        self.done = int(state["done"])
+        for name, tensor in self.stack.state().items():
+            take_back(tensor, state["stack"][name])
+        for kind, some in (("orders", self.orders), ("draws", self.draws)):
+            for at, each in enumerate(some):
+                each.set_state(state[kind][str(at)])
+        self.optimiser = self._optimiser()
+        if "momentum" in state:
+            buffer = torch.zeros_like(self.stack.parameters)
+            take_back(buffer, state["momentum"])
+            self.optimiser.state[self.stack.parameters]["momentum_buffer"] = buffer
+
+
+def _train_epoch(
+    training: _Training, sets: Sequence[tuple[Tensor, Tensor]], batch: int, augmentation: Augmentation
+) -> None:
+    stack, size = training.stack, len(sets[0][0])
+    shuffled = torch.stack([torch.randperm(size, generator=order) for order in training.orders])
+    for indices in shuffled.to(sets[0][0].device).split(batch, dim=1):
+        pairs = list(zip(sets, indices, strict=True))
+        images = augment_side_by_side(augmentation, [images[rows] for (images, _), rows in pairs], training.draws)
+        targets = torch.stack([targets[rows] for (_, targets), rows in pairs])
+        stack.parameters.grad = stack.losses_and_gradients(images, targets)[1]
+        training.optimiser.step()
+    training.finish_epoch()
 
 
 @torch.no_grad()

@@ -103,6 +103,10 @@ class NetworkStack:
         """Return losses (E,) and gradients (E, P) of mini-batches (E, B, C, H, W) and (E, B) or (E, B, K)."""
         return self._loss(self.parameters, images, targets, self._buffers)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the parameters, and running statistics by name; changed by later steps."""
+        return {"parameters": self.parameters, **{f"buffer {name}": each for name, each in self._buffers.items()}}
+
     def unload(self) -> None:
         """Write the parameters back into the networks."""
         for network, theta in zip(self._networks, self.parameters, strict=True):

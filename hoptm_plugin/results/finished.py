@@ -1,7 +1,11 @@
-"""Networks that an evaluation has trained and tested so far, kept in the run folder until the card holds them all."""
+"""What an evaluation has done so far, kept in the run folder until the card holds it all.
+
+Metrics of finished networks lie in ``evaluations.json``, an interrupted training in ``evaluating.safetensors``.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +15,15 @@ from pydantic import NonNegativeFloat, ValidationError, model_validator
 
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import check_checksum, read_json, with_checksum, write_json
+from hoptm_plugin.core.interfaces import State
+from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.evaluation import FinishedNetworks
 from hoptm_plugin.results.evaluation import MOST_COUNTS, Evaluation
 from hoptm_plugin.results.software import Record
 
 FILE_NAME: Final = "evaluations.json"
+BEGUN: Final = "evaluating.safetensors"
+KIND: Final = "training of an evaluation"
 VERSION: Final = 1
 REMEDY: Final = "delete it, and its networks are trained again"
 
@@ -44,10 +52,10 @@ class _Content(Record):
 
 
 class KeptNetworks(FinishedNetworks):
-    """Keeps the metrics of finished networks in ``evaluations.json``, rewritten whole after each.
+    """Keeps the metrics of finished networks, rewritten whole after each, and the state of a training that goes on.
 
     Args:
-        path: the file.
+        path: the file of metrics.
         identity: of all that decides the metrics; what lies there of another one is dropped.
 
     Attributes:
@@ -59,6 +67,7 @@ class KeptNetworks(FinishedNetworks):
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self.identity, self._earlier = path, identity, 0.0
+        self._begun = path.with_name(BEGUN)
         self._rows: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._began = time.perf_counter()
         if not path.exists():
@@ -95,6 +104,31 @@ class KeptNetworks(FinishedNetworks):
         }  # fmt: skip
         write_json(self.path, with_checksum(content))
 
+        self._begun.unlink(missing_ok=True)
+
+    def begun(self, key: str) -> State | None:
+        """Return the state of an interrupted training, or None.
+
+        Raises:
+            FileFormatError: its file is damaged.
+        """
+        if not self._begun.exists():
+            return None
+        state = read_checkpoint(self._begun, KIND)
+        if (state.get("identity"), state.get("key")) != (self.identity, key):
+            return None
+        seconds, training = state.get("seconds"), state.get("training")
+        if not isinstance(seconds, float) or not 0 <= seconds < math.inf or not isinstance(training, dict):
+            raise FileFormatError(f"{self._begun}: not a {KIND}; {REMEDY}")
+        self._earlier = max(self._earlier, seconds)
+        return training
+
+    def keep_begun(self, key: str, state: State) -> None:
+        """Write the state of a training into ``evaluating.safetensors``."""
+        content: State = {"identity": self.identity, "key": key, "seconds": self.seconds, "training": state}
+        write_checkpoint(self._begun, content, KIND)
+
     def discard(self) -> None:
-        """Remove the file: the card holds it all."""
+        """Remove the files: the card holds it all."""
         self.path.unlink(missing_ok=True)
+        self._begun.unlink(missing_ok=True)

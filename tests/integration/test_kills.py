@@ -74,15 +74,14 @@ def kill_at_rename(number):
 def test_a_kill_before_and_after_every_rename(command, undisturbed, tmp_path):
     """Every file is either not there yet or whole."""
     folder, killed = tmp_path / "run", 0
-    # each process gets three renames further than the one before, or two and dies before the third
-    for number in itertools.cycle((4, 5)):
+    for number in itertools.count(1):  # each process gets a little further than the one before
         result = fork(*command(folder), cwd=tmp_path, before=functools.partial(kill_at_rename, number))
         if result.code == 0:
             break
         assert result.code == -signal.SIGKILL, result.err
         assert all(json.loads(path.read_text()) for path in folder.glob("*.json"))
         killed += 1
-    assert killed > 20
+    assert killed > 10
     assert_same(folder, undisturbed)
 
 
