@@ -95,14 +95,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path, kind: str) -> Any:
-    """Read JSON from ``path``; ``kind`` names the file in the error."""
+def read_json(path: Path, kind: str, remedy: str = "restore it") -> Any:
+    """Read JSON from ``path``; ``kind`` names the file in the error.
+
+    Raises:
+        FileFormatError: missing, unreadable or no JSON.
+    """
     if not path.exists():
         raise FileFormatError(f"{path}: no such {kind}")
     try:
         return json.loads(read_bounded(path, LARGEST_JSON, kind))
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: not a readable {kind}: {error}") from None
+        raise FileFormatError(f"{path}: not a readable {kind}: {error}; {remedy}") from None
 
 
 def content_sha256(value: Mapping[str, Any]) -> str:

@@ -206,7 +206,7 @@ class ExpertStore:
         if not path.exists():
             write_json(path, with_checksum(content))
             return
-        found = read_json(path, "manifest")
+        found = read_json(path, "manifest", "delete it, and it is written again")
         if not isinstance(found, dict):
             raise FileFormatError(f"{path}: not a manifest of experts; delete {self.folder} or choose experts.root")
         check_checksum(found, path, f"delete {path}, and it is written again")

@@ -72,7 +72,7 @@ class KeptNetworks(FinishedNetworks):
         self._began = time.perf_counter()
         if not path.exists():
             return
-        found = read_json(path, "file of evaluated networks")
+        found = read_json(path, "file of evaluated networks", REMEDY)
         try:
             content = _Content.model_validate(found)
         except (ValidationError, ValueError) as error:
