@@ -97,11 +97,11 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
     resume = (folder / CONFIG).exists() if settings.resume == "auto" else settings.resume
     folder.check(values, resume)
     if resume and (folder / CARD).exists():
-        return read_card(folder / CARD)
+        return folder.finished()
     with folder.held():
         folder.check(values, resume)  # another process may have been at it until now
         if resume and (folder / CARD).exists():
-            return read_card(folder / CARD)
+            return folder.finished()
         return _evaluate(values, settings, judged, folder, progress)
 
 

@@ -6,15 +6,18 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
 from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
 from hoptm_plugin.core.locks import Lock
+from hoptm_plugin.results.card import Card, read_card
+from hoptm_plugin.results.finished import BEGUN
+from hoptm_plugin.results.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.results.paths import without_paths
 
 CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
@@ -76,12 +79,22 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: {lock.holder()} works in it; wait for it, or choose another folder "
                                  f"with hydra.run.dir=PATH")  # fmt: skip
         try:
-            if lock.left_over:
+            if lock.left_over and not (self / CARD).exists():
                 print(KILLED.format(folder=self.path), file=sys.stderr)  # noqa: T201
             remove_leftovers(self.path)
             yield
         finally:
-            lock.release()
+            lock.close()
+
+    def finished(self) -> Card:
+        """Return the card of a finished run, and remove what a process left that was killed right after writing it."""
+        card = read_card(self / CARD)
+        left = [self / name for name in (EVALUATIONS, BEGUN)]
+        if any(path.exists() for path in (*left, self / LOCK)):
+            with suppress(HopTMError), self.held():  # of a folder that is only read
+                for path in left:
+                    path.unlink(missing_ok=True)
+        return card
 
     def check(self, settings: dict[str, Any], resume: bool) -> None:
         """Refuse a folder that cannot be used as asked; nothing is written.

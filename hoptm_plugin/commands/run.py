@@ -34,7 +34,7 @@ from hoptm_plugin.core.tensors import digest
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.loggers import METRICS, GuardedLoggers
-from hoptm_plugin.results.card import Card, make_card, peak_memory_bytes, read_card, write_card
+from hoptm_plugin.results.card import Card, make_card, peak_memory_bytes, write_card
 from hoptm_plugin.results.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.results.finished import KeptNetworks
 from hoptm_plugin.results.images import write_grid
@@ -51,11 +51,11 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     resume = (folder / CONFIG).exists() if settings.resume == "auto" else settings.resume
     folder.check(values, resume)
     if resume and (folder / CARD).exists():
-        return read_card(folder / CARD)
+        return folder.finished()
     with folder.held():
         folder.check(values, resume)  # another process may have been at it until now
         if resume and (folder / CARD).exists():
-            return read_card(folder / CARD)
+            return folder.finished()
         return _run(values, settings, folder, progress)
 
 

@@ -54,7 +54,7 @@ class Lock:
             raise storage_error(self.path, error) from error
         return True
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let the lock go; without effect where it is not held."""
         if self._lock.is_locked:
             self.path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether it is still there

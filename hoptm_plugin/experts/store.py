@@ -9,8 +9,10 @@ CUDA up to rounding.
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.errors import FileFormatError, StorageError
 from hoptm_plugin.core.files import (
     check_checksum,
     read_json,
@@ -93,6 +95,19 @@ class ExpertStore:
         path = self.path(expert)
         shapes, header = read_header(path, KIND, AGAIN)
         return self._check(path, shapes, header, KIND, {TENSOR}), header
+
+    def tidy(self) -> None:
+        """Remove what killed processes left: their locks, temporary files, and copies of experts that are finished."""
+        for path in self.folder.glob("*.lock"):
+            lock = Lock(path)
+            with suppress(StorageError):  # of a store that is only read
+                if not lock.acquire():
+                    continue
+                with closing(lock):
+                    remove_leftovers(self.folder, f"{path.stem}*")
+                    number = re.fullmatch(r"expert-(\d+)", path.stem)
+                    if number and (begun := self.begun(int(number[1]))) and begun.epochs <= self.epochs(int(number[1])):
+                        self.begun_path(int(number[1])).unlink()
 
     def _check(self, path: Path, shapes: dict[str, tuple[int, ...]], header: Any, kind: str, names: set[str]) -> int:
         """Refuse a file that is not of this store; return how many epochs it holds."""
@@ -180,18 +195,18 @@ class ExpertStore:
                 if not lock.acquire():
                     continue
                 held.append((expert, lock))
+                remove_leftovers(self.folder, f"expert-{expert:05d}*")
                 begun = self.begun(expert)
                 so_far = begun.epochs if begun is not None else 0
                 # another process may have finished it since it was missed
                 if self.epochs(expert) >= epochs or done not in (None, so_far):
-                    held.pop()[1].release()
+                    held.pop()[1].close()
                     continue
                 done = so_far
-                remove_leftovers(self.folder, f"expert-{expert:05d}*")
             yield [expert for expert, _ in held]
         finally:
             for _, lock in held:
-                lock.release()
+                lock.close()
 
     def begin(self) -> None:
         """Write the manifest where there is none.
@@ -203,9 +218,13 @@ class ExpertStore:
         path = self.folder / MANIFEST
         content = {"kind": "expert store", "version": VERSION, "parameters": self.num_parameters,
                    "recipe": self.recipe.model_dump(mode="json")}  # fmt: skip
-        if not path.exists():
-            write_json(path, with_checksum(content))
-            return
+        lock = Lock(path.with_suffix(".lock"))
+        while not path.exists():
+            if lock.acquire():
+                with closing(lock):
+                    write_json(path, with_checksum(content))
+            else:
+                time.sleep(0.05)  # another process writes it
         found = read_json(path, "manifest", "delete it, and it is written again")
         if not isinstance(found, dict):
             raise FileFormatError(f"{path}: not a manifest of experts; delete {self.folder} or choose experts.root")

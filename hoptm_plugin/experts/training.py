@@ -187,6 +187,7 @@ def build_experts(
     Any number of processes may do so at once: each takes the next expert that nobody trains, and waits in the end for
     those that others train. Each is written when it is finished; what an interruption leaves of one is gone on from.
     """
+    store.tidy()
     if missing := store.missing(count, epochs):
         builder = _Builder(store, create, split, augmentation, epochs, compute or Compute())
         with progress("experts", len(missing) * epochs) as bar, memory_named("training experts", NEEDS_LESS):
