@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from hoptm_plugin.commands.composition import changes_what_was_published, explic
 from hoptm_plugin.commands.settings import Published, RunSettings, validate_settings
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError
 from hoptm_plugin.core.registry import validation_problems
+from hoptm_plugin.core.stopping import Stopped, stop_on_signals
 from hoptm_plugin.data import check_spec
 
 SUITES, FULL = Path(__file__).parent / "suites", "full"
@@ -246,6 +248,18 @@ def print_list(plan: Plan) -> None:
                 print(f"  {job.number}: {job.name}")
 
 
+def call(arguments: Sequence[str]) -> int:
+    """Run a command of ``hoptm-bench`` and return its exit code; a signal that asks to stop is passed on to it."""
+    with subprocess.Popen([*BENCH, *arguments]) as command:
+        try:
+            return command.wait()
+        except Stopped as stopped:
+            if stopped.number != signal.SIGINT:  # Ctrl-C has reached it by the terminal
+                command.send_signal(stopped.number)
+            command.wait()
+            raise
+
+
 def run_suite(plan: Plan) -> int:
     """Run what is missing, then compare; return the exit code."""
     for spec in {str(job.settings.dataset): job.settings.dataset for job in plan.jobs}.values():
@@ -253,8 +267,10 @@ def run_suite(plan: Plan) -> int:
     for arguments in (*plan.experts(), *plan.commands()):
         print(f"hoptm-bench {shlex.join(arguments)}", file=sys.stderr, flush=True)
         # which runs failed is seen from their folders, whatever the code
-        if subprocess.run([*BENCH, *arguments], check=False).returncode == 130:
-            raise KeyboardInterrupt
+        code = call(arguments)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if code == Stopped(number).exit_code:
+                raise Stopped(number)
     failed, code = plan.failed(), 0
     if len(failed) < len(plan.jobs):
         code = compare(plan)
@@ -299,13 +315,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.dry_run:
                 print_estimate(estimate(plan.jobs, suite.data, options.settings))
             return 0
-        return run_suite(plan)
+        with stop_on_signals():
+            return run_suite(plan)
     except HopTMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    except Stopped as stopped:
+        print(f"error: stopped by {stopped}; the same command goes on", file=sys.stderr)
+        return stopped.exit_code
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from pathlib import Path
 
 import command_line
@@ -62,6 +64,29 @@ def test_a_failed_run_stops_nothing_and_is_named(drive, tmp_path):
     failed = [line for line in result.err.splitlines() if line.startswith("error: failed: ")]
     assert [line.split(": ")[2] for line in failed] == ["Real images", "Distribution matching", "Trajectory matching"]
     assert all("IPC 100000" in line for line in failed)
+
+
+@pytest.mark.slow
+def test_a_stopped_suite_stops_its_run_and_goes_on(drive, tmp_path, experts_root):
+    folder = tmp_path / "runs/suites/table4_ablation-cpu"
+    endless = ("table4_ablation", "--variant", "cpu", *TINY, "ipc=1", "distillation.iterations=1000000",
+               "distillation.checkpoint_every=100000", "runtime.compile=false")  # fmt: skip
+    process = command_line.start(*endless, cwd=tmp_path, environment={"HOPTM_EXPERTS": str(experts_root)},
+                                 program=DRIVER)  # fmt: skip
+    try:
+        while not list(folder.glob("*/*/metrics.jsonl")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=command_line.SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode == 75, err
+    assert "error: stopped by SIGTERM; go on with: hoptm-bench run hydra.run.dir=" in err, "the run"
+    assert "or with all runs by the same command, hydra.sweep.dir=" in err
+    assert err.rstrip().endswith("error: stopped by SIGTERM; the same command goes on")
+    assert "Traceback" not in err
+    assert len(list(folder.glob("*/*/checkpoint.safetensors"))) == 1, "written because it was stopped"
 
 
 def test_a_dry_run_names_every_run_and_estimates(drive, tmp_path):
