@@ -77,7 +77,10 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         print(HELP[command])  # noqa: T201
         return
     parser = Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
-    if command != "cite":
+    if command == "verify":
+        parser.add_argument("--checksums", action="store_true")
+        parser.add_argument("run", type=Path)
+    elif command != "cite":
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument("-m", "--multirun", action="store_true")
         mode.add_argument("--cfg", choices=["job"])
@@ -93,6 +96,9 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     job = {"run": _run, "experts": _experts, "eval": _eval}.get(command)
     try:
+        if command == "verify":
+            _verify(options.run, options.settings, options.checksums)
+            return
         if command == "cite" or options.cfg:
             (_cite if command == "cite" else _print_settings)(options.settings)
             return
@@ -171,6 +177,17 @@ def _cite(overrides: list[str]) -> None:
     from hoptm_plugin.commands.cite import bibliography
 
     print(bibliography(compose(overrides)[0]), end="")  # noqa: T201
+
+
+def _verify(folder: Path, overrides: list[str], checksums_only: bool) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from hoptm_plugin.commands.verify import verify
+    from hoptm_plugin.results.console import console_progress
+
+    changes = {each.key_or_group: each.value() for each in OverridesParser.create().parse_overrides(overrides)}
+    if not verify(folder, changes, console_progress(), checksums_only):
+        raise SystemExit(1)
 
 
 def _print_settings(overrides: list[str]) -> None:

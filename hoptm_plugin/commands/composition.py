@@ -126,14 +126,16 @@ def resumed(values: dict[str, Any], explicit: list[str], folder: Path) -> dict[s
     return trusted(overlay(read_config(folder / CONFIG), values, explicit), values, explicit, folder / CONFIG)
 
 
-def trusted(stored: dict[str, Any], values: dict[str, Any], explicit: list[str], source: Path) -> dict[str, Any]:
+def trusted(
+    stored: dict[str, Any], values: dict[str, Any], explicit: list[str], source: Path | None = None
+) -> dict[str, Any]:
     """Return settings from a file that may come from elsewhere, which must not say where on this machine to write.
 
     Args:
         stored: the file's settings, with those of the command line on top.
         values: what this command would use without the file.
         explicit: paths that the command line set.
-        source: the file.
+        source: the file, where experts may be trained; None where none are.
 
     Raises:
         ConfigurationError: experts would be written into a folder that only the file names, and that holds none.
@@ -141,7 +143,12 @@ def trusted(stored: dict[str, Any], values: dict[str, Any], explicit: list[str],
     experts, dataset = stored.get("experts"), stored.get("dataset")
     if isinstance(dataset, dict) and "dataset.download" not in explicit and dataset.get("download"):
         stored = stored | {"dataset": dataset | {"download": False}}  # it was downloaded already
-    if not isinstance(experts, dict) or not isinstance(experts.get("root"), str) or "experts.root" in explicit:
+    if (
+        source is None
+        or not isinstance(experts, dict)
+        or not isinstance(experts.get("root"), str)
+        or "experts.root" in explicit
+    ):
         return stored
     root = Path(experts["root"])
     if root != Path(str(values["experts"]["root"])) and not any(root.glob("*/manifest.json")):

@@ -47,7 +47,7 @@ def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str,
     config = file.parent / CONFIG
     if not config.exists():
         return None
-    stored = trusted(overlay(read_config(config), values, explicit), values, explicit, config)
+    stored = trusted(overlay(read_config(config), values, explicit), values, explicit)
     drop_reported(stored, explicit)
     stored["loggers"] = []  # of the distillation: they need not be installed here
     stored["resume"] = values["resume"]  # of this evaluation, and not of the run

@@ -10,6 +10,7 @@ commands
   run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
+  verify    checksums of a run, and its evaluation once more    {PROGRAM} verify RUN
   compare   one table from several runs, differences tested     {PROGRAM} compare runs --format latex
   report    one HTML page on several runs, to look at and share {PROGRAM} report runs -o report.html
   export    a distilled set for people without this software    {PROGRAM} export RUN --format medmnist
@@ -49,6 +50,14 @@ HELP = {
     f"(a run folder, a .safetensors file, or an exported folder) and test them. Settings come from the run the "
     f"set lies in, where it lies in one; otherwise name the data set.\n\n"
     f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
+    "verify": f"usage: {PROGRAM} verify [--checksums] RUN [KEY=VALUE ...]\n\nRecompute the checksums of a finished run or "
+    f"evaluation, train its networks again on the stored set, and compare with its card. On the same machine and "
+    f"software accuracies are identical; otherwise they must agree within noise: Welch's test at 1 %, Holm-corrected; "
+    f"for one network, twice the binomial standard error. Of an exported set, checksums only. Nothing is written. "
+    f"Exit code 1: not verified.\n\n"
+    f"  --checksums            train nothing\n"
+    f"  dataset.root=PATH      where the data are now\n"
+    f"  runtime.device=cuda    and the other settings of runtime that change no result but for rounding",
     "cite": f"usage: {PROGRAM} cite [KEY=VALUE ...]\n\nPrint the BibTeX of what a run with these settings would use: "
     f"method, matchers, schedulers, experts, network, augmentation, data set. Reads no data, writes nothing.\n\n"
     f"{SETTINGS_HELP}",
