@@ -143,13 +143,10 @@ def trusted(
     experts, dataset = stored.get("experts"), stored.get("dataset")
     if isinstance(dataset, dict) and "dataset.download" not in explicit and dataset.get("download"):
         stored = stored | {"dataset": dataset | {"download": False}}  # it was downloaded already
-    if (
-        source is None
-        or not isinstance(experts, dict)
-        or not isinstance(experts.get("root"), str)
-        or "experts.root" in explicit
-    ):
+    if source is None or "experts.root" in explicit:
         return stored
+    if not isinstance(experts, dict) or not isinstance(experts.get("root"), str):
+        return stored  # which is refused when it is validated
     root = Path(experts["root"])
     if root != Path(str(values["experts"]["root"])) and not any(root.glob("*/manifest.json")):
         raise ConfigurationError(

@@ -50,8 +50,8 @@ HELP = {
     f"(a run folder, a .safetensors file, or an exported folder) and test them. Settings come from the run the "
     f"set lies in, where it lies in one; otherwise name the data set.\n\n"
     f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
-    "verify": f"usage: {PROGRAM} verify [--checksums] RUN [KEY=VALUE ...]\n\nRecompute the checksums of a finished run or "
-    f"evaluation, train its networks again on the stored set, and compare with its card. On the same machine and "
+    "verify": f"usage: {PROGRAM} verify [--checksums] RUN [KEY=VALUE ...]\n\nRecompute the checksums of a finished run "
+    f"or evaluation, train its networks again on the stored set, and compare with its card. On the same machine and "
     f"software accuracies are identical; otherwise they must agree within noise: Welch's test at 1 %, Holm-corrected; "
     f"for one network, twice the binomial standard error. Of an exported set, checksums only. Nothing is written. "
     f"Exit code 1: not verified.\n\n"

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from command_line import TINY_NETWORK, TINY_PROTOCOL
 from generated import NPZ, write_npz
@@ -129,9 +130,11 @@ def test_what_cannot_be_verified(arguments, says, bench, finished_run):
 
 
 def test_other_data_are_named(bench, finished_run, tmp_path):
-    import numpy as np
-
-    write_npz(tmp_path / "other.npz", train_images=np.zeros((24, 16, 16, 3), np.uint8))
+    write_npz(tmp_path / "other.npz")
+    with np.load(tmp_path / "other.npz") as archive:
+        images = archive["train_images"]
+    images[0, 0, 0, 0] ^= 1
+    write_npz(tmp_path / "other.npz", train_images=images)
     result = bench("verify", str(finished_run), f"dataset.root={tmp_path / 'other.npz'}")
     assert result.code == 2
     assert f"in the card {read_card(finished_run).dataset.fingerprint}" in result.err
