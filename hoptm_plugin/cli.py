@@ -20,6 +20,10 @@ from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_si
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# whose errors may come out of a sweep; and the extras that bring launchers
+LAUNCHER_PACKAGES = ("joblib", "submitit", "ray")
+LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit.
@@ -115,6 +119,21 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:
         raise _group_error(error) from error
+    except Exception as error:
+        if not _of_a_launcher(error):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        again = "the same command with resume=auto and this sweep's folder as hydra.sweep.dir goes on"
+        fail(f"the launcher could not run the sweep to its end: {type(error).__name__}: {reason}; {again}", 1)
+
+
+def _of_a_launcher(error: Exception) -> bool:
+    """Tell whether an error comes out of a launcher's package: such as that a worker was killed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return any(name.partition(".")[0] in LAUNCHER_PACKAGES for name in (type(error).__module__, raised_in))
 
 
 def _explain(error: Exception) -> str:
@@ -125,8 +144,11 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         fault = error.message.splitlines()[0]
         return f"{error.override}: not a setting of the form KEY=VALUE ({fault}); quote values with special characters"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and name in LAUNCHERS:
+            return f'hydra/launcher: {name} is not installed; pip install "hoptm-plugin[{LAUNCHERS[name]}]"'
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _unknown(f"{group}={name}: no such choice", name, error.options)
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key and cause.parent_node is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
+from hoptm_plugin.commands.environment import private_folder
 from hoptm_plugin.commands.settings import RunSettings, Runtime
 from hoptm_plugin.core.compute import (
     Compute,
@@ -22,6 +23,7 @@ from hoptm_plugin.core.compute import (
 )
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, Problems
+from hoptm_plugin.core.gpus import claim_gpu
 from hoptm_plugin.core.interfaces import (
     Augmentation,
     Method,
@@ -106,7 +108,7 @@ def network_label(spec: Mapping[str, Any]) -> str:
 
 
 def resolve_device(runtime: Runtime) -> torch.device:
-    """Return the device, and set once what is global in torch: threads, TF32, deterministic convolutions."""
+    """Return the device, of several GPUs a free one, and set what is global in torch: threads, TF32, determinism."""
     available = torch.cuda.is_available()
     if runtime.device == "cuda" and not available:
         raise ConfigurationError("runtime.device: cuda was asked for, but torch sees no CUDA device; use cpu or auto")
@@ -118,6 +120,9 @@ def resolve_device(runtime: Runtime) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     device = torch.device(name)
+    if name == "cuda" and torch.cuda.device_count() > 1:
+        device = torch.device(name, claim_gpu(private_folder("gpus")))
+        torch.cuda.set_device(device)
     if runtime.compile is True and not can_compile(device):
         needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton and a C compiler"
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What torch reads from the environment when it is imported, set beforehand."""
+"""What torch and Ray read from the environment when they are imported, set beforehand."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ def prepare() -> None:
     """Set what nobody has set yet; call it before torch is imported."""
     # threads that spin while they wait stall small networks on a machine that others use too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if COMPILED_CODE not in os.environ and (folder := _private_folder()) is not None:
+    # Ray would write a token into the home folder, and report its use to its makers
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if COMPILED_CODE not in os.environ and (folder := private_folder("compiled")) is not None:
         os.environ[COMPILED_CODE] = str(folder)
 
 
-def _private_folder() -> Path | None:
-    """Return the folder of compiled code in the user's own cache, or None where that is not to be had.
+def private_folder(name: str) -> Path | None:
+    """Return a folder in the user's own cache that no other user can write to, or None where that is not to be had.
 
-    What lies there is executed. Torch's default is a folder of a predictable name in the system's temporary folder,
-    which on a shared machine another user may have made first.
+    Compiled code lies there, which is executed. Torch's default is a folder of a predictable name in the system's
+    temporary folder, which on a shared machine another user may have made first.
     """
     try:
         own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hoptm-bench"
-        folder = own / "compiled"
+        folder = own / name
         for part in (own, folder):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.name == "posix" and (part.stat().st_uid != os.getuid() or part.stat().st_mode & 0o022):

@@ -44,7 +44,7 @@ FREE_RUNTIME = tuple(
     f"runtime.{name}" for name in ("device", "unroll", "compile", "memory_budget", "parallel_networks", "threads")
 )
 # what may differ between a run and its continuation: it changes nothing that is computed, but for rounding
-FREE_TO_CHANGE = ("resume", "loggers", *FREE_RUNTIME, "experts.root", "dataset.root", "dataset.download")
+FREE_TO_CHANGE = ("resume", "worker", "loggers", *FREE_RUNTIME, "experts.root", "dataset.root", "dataset.download")
 # left out at their defaults, so that runs and cards from before they existed still count as made alike
 ADDED_LATER = {
     "runtime.precision": "float32", "experts.training.precision": "float32", "protocol.precision": "float32",

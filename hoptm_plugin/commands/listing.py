@@ -17,7 +17,7 @@ from hoptm_plugin.core.plugins import MODULES, configuration_packages, load_plug
 from hoptm_plugin.core.references import load_references, short_reference
 from hoptm_plugin.core.sources import UnresolvedError, locate
 
-GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "runtime")
+GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "runtime", "hydra/launcher")
 _PLURALS = {"label policy": "label-policies", "method": "method-classes"}
 _PARTS = {_PLURALS.get(kind, f"{kind}s".replace(" ", "-")): kind for kind in registries().values()}
 KINDS = ("settings", "methods", *_PARTS, "plugins")

@@ -121,6 +121,7 @@ class RunSettings(_Settings):
         ipc: images per class.
         seed: of distillation and evaluation.
         data_seed: of splits that a data set does not fix; part of the data's fingerprint.
+        worker: which of several processes that share the work; changes nothing.
         resume: continue the run that lies in the run folder; "auto": if there is one, else begin it.
         synthetic: for ``eval``: the stored set, or the run folder that holds it.
         loggers: told how the distillation goes, by name or as mappings; ``metrics.jsonl`` is written in any case.
@@ -142,6 +143,7 @@ class RunSettings(_Settings):
     ipc: PositiveInt
     seed: NonNegativeInt
     data_seed: NonNegativeInt = 0
+    worker: NonNegativeInt = 0
     resume: bool | Literal["auto"] = False
     synthetic: Path | None = None
     loggers: list[str | dict[str, Any]] = Field(default_factory=list)

@@ -59,8 +59,12 @@ class StorageError(HopTMError):
 
     def __init__(self, path: Path, reason: str, remedy: str) -> None:
         """Take the file, the reason and what to do."""
-        self.reason = reason
+        self.path, self.reason, self.remedy = path, reason, remedy
         super().__init__(f"{path}: cannot be written: {reason}; {remedy}. What was stored before is intact")
+
+    def __reduce__(self) -> tuple[type[StorageError], tuple[Path, str, str]]:
+        """Let it travel between the processes of a launcher."""
+        return type(self), (self.path, self.reason, self.remedy)
 
 
 class OutOfMemoryError(HopTMError):

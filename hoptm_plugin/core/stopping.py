@@ -28,9 +28,13 @@ class Stopped(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(number)
         self.number = number
         self.exit_code = INTERRUPTED if number == signal.SIGINT else STOPPED
+
+    def __str__(self) -> str:
+        """Return the signal's name."""
+        return signal.Signals(self.number).name
 
 
 class _State:
