@@ -82,7 +82,7 @@ def test_a_failing_job_stops_no_other(launcher, npz_file, tmp_path):
     [("proceses", "did you mean 'processes'"), ("slurm", 'Could not detect "srun"')],
 )
 def test_launchers_that_are_not_there(launcher, says, npz_file, tmp_path):
-    done = call(*sweep(npz_file, tmp_path / "sweep", "seed=0,1", f"hydra/launcher={launcher}"), cwd=tmp_path  # fmt: skip
+    done = call(*sweep(npz_file, tmp_path / "sweep", "seed=0,1", f"hydra/launcher={launcher}"), cwd=tmp_path)
     assert done.code == (1 if launcher == "slurm" else 2)
     assert done.err.count("error: ") == 1
     assert says in done.err, done.err

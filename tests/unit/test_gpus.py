@@ -24,6 +24,7 @@ def devices(monkeypatch):
 
 
 def hold(folder, count, connection):
+    gpus._claimed.clear()  # inherited by the fork
     torch.cuda.device_count = lambda: count
     torch.cuda.get_device_properties = lambda index: SimpleNamespace(uuid=f"GPU-{index}")
     connection.send(gpus.claim_gpu(folder))
