@@ -73,6 +73,14 @@ class _Judged:
     @classmethod
     def read(cls, named: Path) -> _Judged:
         file, average_file = _file(named), named / AVERAGE
+        if (named / CARD).is_file():
+            artefacts = read_card(named / CARD).artefacts
+            for each in (file, average_file):
+                if each.is_file() and artefacts.get(each.name, "") != sha256(each):
+                    raise FileFormatError(
+                        f"{each}: is not the set that {CARD} beside it judges (their SHA-256 differ); restore it, or "
+                        f"name the file itself, which is then judged by itself"
+                    )
         average = _load(average_file) if average_file.is_file() else None
         return cls(_load(named), average, [file] if average is None else [file, average_file])
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from hoptm_plugin.commands.folder import CONFIG, GRID, INITIAL_GRID, read_config
 from hoptm_plugin.commands.scores import compare_as_asked
 from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
-from hoptm_plugin.core.files import write_text
+from hoptm_plugin.core.files import sha256, write_text
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.results.card import FILE_NAME, Card
 from hoptm_plugin.results.compare import find_cards, refuse_card
@@ -92,9 +92,13 @@ def read_run(file: Path, card: Card, most: int = MEMORY) -> Run:
     for name in (CONFIG, METRICS, INITIAL_GRID, GRID):
         if not (folder / name).resolve().is_relative_to(inside):  # a link must not put another file into the page
             return Run(file, card, missing=(f"{name} is a link that leads out of the run folder, so none is read",))
-    config = _config(folder / CONFIG, missing)
+    changed = {name for name in (CONFIG, METRICS, INITIAL_GRID, GRID) if _is_changed(folder / name, card)}
+    missing += [f"{name} has changed since the run ended, so it is left out" for name in sorted(changed)]
+    config = None if CONFIG in changed else _config(folder / CONFIG, missing)
     curves: dict[str, Curve] = {}
-    if (folder / METRICS).is_file():
+    if METRICS in changed:
+        pass
+    elif (folder / METRICS).is_file():
         try:
             curves, remarks = read_curves(folder / METRICS)
             missing += remarks
@@ -103,8 +107,15 @@ def read_run(file: Path, card: Card, most: int = MEMORY) -> Run:
     else:
         missing.append(f"no {METRICS}")
     sized = card.ipc is not None  # a run on the whole training split has no images of its own
-    initial, distilled = (_tiles(folder / name, missing, most) if sized else None for name in (INITIAL_GRID, GRID))
+    initial, distilled = (
+        _tiles(folder / name, missing, most) if sized and name not in changed else None for name in (INITIAL_GRID, GRID)
+    )
     return Run(file, card, config, curves, initial, distilled, tuple(missing))
+
+
+def _is_changed(path: Path, card: Card) -> bool:
+    """Tell whether a file is not what the card was made with; cards of evaluations name but a few."""
+    return path.name in card.artefacts and path.is_file() and sha256(path) != card.artefacts[path.name]
 
 
 def _config(path: Path, missing: list[str]) -> dict[str, Any] | None:

@@ -136,6 +136,8 @@ def read_bounded(path: Path, largest: int, kind: str) -> bytes:
     Raises:
         FileFormatError: unreadable or too large; ``kind`` names the file.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise FileFormatError(f"{path}: the {kind} cannot be read: not a file")
     try:
         with path.open("rb") as stream:
             content = stream.read(largest + 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,7 +49,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             raise DataError(f"{path}: is not an npz archive; write one with numpy.savez")
         with archive:
             return {key: archive[key] for key in _wanted(path, archive.files)}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # numpy and zipfile raise ValueError, BadZipFile, zlib.error, TokenError and many more
         raise DataError(f"{path}: cannot be read as npz, it is damaged, truncated or holds Python objects ({error}); "
                         f"delete it and fetch it again, or write it again with plain arrays") from None  # fmt: skip
 
