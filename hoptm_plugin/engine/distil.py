@@ -72,6 +72,7 @@ class Distiller:
         self.method, self.settings, self.folder, self.progress, self.score = method, settings, folder, progress, score
         self.logger, self._data = logger or GuardedLoggers(), task.data
         self._mark: Mark | None = None
+        stored = self._stored()  # first: what is refused changes nothing in the folder
         self.synthetic = method.setup(task)
         begun(self.synthetic)
         self.optimisers = Optimisers(self.synthetic, settings)
@@ -82,8 +83,8 @@ class Distiller:
         self.first = 0
         self.seconds = 0.0
         """Seconds spent in the loop, earlier sessions of a resumed run included."""
-        if (folder / CHECKPOINT).exists():
-            self._restore(folder / CHECKPOINT)
+        if stored is not None:
+            self._restore(stored)
 
     def run(self) -> Distilled:
         """Run the remaining iterations and return what they made.
@@ -199,21 +200,28 @@ class Distiller:
             state.setdefault("best", {})[name] = {"accuracy": accuracy, **tensors}
         return state
 
-    def _restore(self, path: Path) -> None:
-        """Take the state of a checkpoint back.
+    def _stored(self) -> State | None:
+        """Return what an interrupted process stored, or None.
 
         Raises:
-            FileFormatError: damaged, or of a run of another method or other data.
+            FileFormatError: damaged, or of other data.
         """
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return None
         state = read_checkpoint(path)
         if state.get("data") != self._data.fingerprint:
             raise FileFormatError(
                 f"{path}: was made with other data: their fingerprint was {state.get('data')} and is now "
                 f"{self._data.fingerprint}; bring the data back as they were, or begin again in another folder"
             )
+        return state
+
+    def _restore(self, state: State) -> None:
         try:
             self._load(state)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            path = self.folder / CHECKPOINT
             raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
 
     def _load(self, state: State) -> None:
