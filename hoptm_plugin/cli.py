@@ -114,8 +114,10 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         hint = known if options.multirun and "unknown setting" in _explain(error) else ""
         fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except OSError as error:
-        if error.filename is None:
-            raise
+        if error.filename is None:  # what Hydra writes itself: it does not say where
+            keys = ("hydra.run.dir=", "hydra.sweep.dir=")
+            given = [each.partition("=")[2] for each in options.settings if each.startswith(keys)]
+            error.filename = given[-1] if given else "runs"
         fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:
         raise _group_error(error) from error

@@ -35,6 +35,7 @@ from hoptm_plugin.core.interfaces import (
     networks,
 )
 from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.core.memory import memory_named
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
@@ -151,7 +152,8 @@ class Workbench:
         self.device = resolve_device(settings.runtime)
         self.seeds = Seeds(settings.seed)
         # splits have a seed of their own: runs of several seeds must share experts and test images
-        self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
+        with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
+            self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
         self.experts_seconds = 0.0
         self.task = Task(
             data=self.data,

@@ -50,7 +50,7 @@ class Lock:
             warnings.warn(f"{self.path.parent}: the file system knows no locks; see that no two processes work on the "
                           "same run, and expect experts to be trained twice", stacklevel=2)  # fmt: skip
         except OSError as error:
-            self._lock.release(force=True)
+            self.close()
             raise storage_error(self.path, error) from error
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,5 +32,6 @@ def memory_named(doing: str, remedy: str) -> Iterator[None]:
         if not cuda and not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _CPU_SIGNS):
             raise
         where = "the GPU's memory" if cuda else "memory"
-        reason = " ".join(str(error).split(". ")[0].split())[:200] or "MemoryError"
+        wanted = re.search(r"[Tt]ried to allocate [\d.]+ \w+", str(error))
+        reason = f"t{wanted[0][1:]}" if wanted else type(error).__name__
         raise OutOfMemoryError(f"{where} is exhausted while {doing} ({reason}); {remedy}") from None

@@ -73,7 +73,8 @@ class Distiller:
         self.logger, self._data = logger or GuardedLoggers(), task.data
         self._mark: Mark | None = None
         stored = self._stored()  # first: what is refused changes nothing in the folder
-        self.synthetic = method.setup(task)
+        with memory_named("preparing the distillation", NEEDS_LESS):
+            self.synthetic = method.setup(task)
         begun(self.synthetic)
         self.optimisers = Optimisers(self.synthetic, settings)
         self.average: MovingAverage | None = None

@@ -189,8 +189,8 @@ def build_experts(
     """
     store.tidy()
     if missing := store.missing(count, epochs):
-        builder = _Builder(store, create, split, augmentation, epochs, compute or Compute())
-        with progress("experts", len(missing) * epochs) as bar, memory_named("training experts", NEEDS_LESS):
+        with memory_named("training experts", NEEDS_LESS), progress("experts", len(missing) * epochs) as bar:
+            builder = _Builder(store, create, split, augmentation, epochs, compute or Compute())
             while missing:
                 with store.claimed(missing, builder.together, epochs) as group:
                     if group:
