@@ -97,7 +97,7 @@ def test_no_update_is_lost(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written: (Not a directory|File exists)"):
+    with pytest.raises(StorageError, match=r"cannot be written: (Not a directory|File exists)"):
         Lock(tmp_path / "file/lock").acquire()
 
 
