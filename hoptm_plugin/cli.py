@@ -5,6 +5,7 @@ A thin argparse dispatcher hands everything after the command to Hydra. Heavy im
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,8 @@ from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_si
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+              errno.ENAMETOOLONG)  # fmt: skip
 # whose errors may come out of a sweep; and the extras that bring launchers
 LAUNCHER_PACKAGES = ("joblib", "submitit", "ray")
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
@@ -114,6 +117,8 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         hint = known if options.multirun and "unknown setting" in _explain(error) else ""
         fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         if error.filename is None:  # what Hydra writes itself: it does not say where
             keys = ("hydra.run.dir=", "hydra.sweep.dir=")
             given = [each.partition("=")[2] for each in options.settings if each.startswith(keys)]
