@@ -1,4 +1,4 @@
-"""The command line; the only module that knows Hydra and OmegaConf.
+"""The command line; only it and :mod:`hoptm_plugin.hydra_errors` know Hydra's and OmegaConf's objects.
 
 A thin argparse dispatcher hands everything after the command to Hydra. Heavy imports wait until a command needs them.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,13 @@ from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
+from hoptm_plugin.hydra_errors import explain, group_error, of_a_launcher, unknown_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
               errno.ENAMETOOLONG)  # fmt: skip
-# whose errors may come out of a sweep; and the extras that bring launchers
-LAUNCHER_PACKAGES = ("joblib", "submitit", "ray")
-LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,16 +64,8 @@ def _command(command: str, rest: list[str]) -> None:
 
         print(f"{PROGRAM} {version('hoptm-plugin')}")  # noqa: T201
     else:
-        unknown = _unknown(f"no command is called {command!r}", command, [*HELP, *PLAIN])
+        unknown = unknown_name(f"no command is called {command!r}", command, [*HELP, *PLAIN])
         fail(f"{unknown}\nSee {PROGRAM} --help", 2)
-
-
-def _unknown(text: str, name: str, known: Iterable[str]) -> str:
-    import difflib
-
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"
 
 
 def _with_settings(command: str, arguments: list[str]) -> None:
@@ -114,8 +104,8 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra composes a sweep first without what is swept over, so with the default method and data set
         known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
-        hint = known if options.multirun and "unknown setting" in _explain(error) else ""
-        fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
+        hint = known if options.multirun and "unknown setting" in explain(error) else ""
+        fail(f"{explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -125,43 +115,13 @@ def _with_settings(command: str, arguments: list[str]) -> None:
             error.filename = given[-1] if given else "runs"
         fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
     except ValueError as error:
-        raise _group_error(error) from error
+        raise group_error(error) from error
     except Exception as error:
-        if not _of_a_launcher(error):
+        if not of_a_launcher(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         again = "the same command with resume=auto and this sweep's folder as hydra.sweep.dir goes on"
         fail(f"the launcher could not run the sweep to its end: {type(error).__name__}: {reason}; {again}", 1)
-
-
-def _of_a_launcher(error: Exception) -> bool:
-    """Tell whether an error comes out of a launcher's package: such as that a worker was killed."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
-    return any(name.partition(".")[0] in LAUNCHER_PACKAGES for name in (type(error).__module__, raised_in))
-
-
-def _explain(error: Exception) -> str:
-    """Say in the user's words what Hydra or OmegaConf found wrong."""
-    from hydra.errors import MissingConfigException, OverrideParseException
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
-
-    if isinstance(error, OverrideParseException):
-        fault = error.message.splitlines()[0]
-        return f"{error.override}: not a setting of the form KEY=VALUE ({fault}); quote values with special characters"
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        if group == "hydra/launcher" and name in LAUNCHERS:
-            return f'hydra/launcher: {name} is not installed; pip install "hoptm-plugin[{LAUNCHERS[name]}]"'
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        return _unknown(f"{group}={name}: no such choice", name, error.options)
-    cause = error.__cause__ or error
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key and cause.parent_node is not None:
-        unknown = _unknown(f"{cause.full_key}: unknown setting", str(cause.key), map(str, cause.parent_node))
-        return f"{unknown}; a keyword that its YAML does not list is given as +{cause.full_key}=VALUE"
-    return "\n".join(line for line in str(cause).splitlines() if line.strip() and not line.startswith("    "))
 
 
 def _add_plugins_to_search_path() -> None:
@@ -188,18 +148,10 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
             values, _, note = _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(f"{_explain(error)}\nSee {PROGRAM} list") from error
+        raise ConfigurationError(f"{explain(error)}\nSee {PROGRAM} list") from error
     except ValueError as error:
-        raise _group_error(error) from error
+        raise group_error(error) from error
     return values, note
-
-
-def _group_error(error: ValueError) -> Exception:
-    """Return the error to raise for Hydra's complaint about method=null or =3; another one as it is."""
-    if "Config group override must be" not in str(error):
-        return error
-    groups = "method=, dataset=, network= and the other groups of settings"
-    return ConfigurationError(f"{groups} take one of the names that {PROGRAM} list settings shows")
 
 
 def _cite(overrides: list[str]) -> None:
@@ -250,7 +202,7 @@ def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str], str]:
             OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), resolve=True
         )
     except OmegaConfBaseException as error:
-        raise ConfigurationError(f"{error.full_key}: {_explain(error)}") from error
+        raise ConfigurationError(f"{error.full_key}: {explain(error)}") from error
     assert isinstance(content, dict)
     values: dict[str, Any] = {str(key): value for key, value in content.items()}
     recipe, note = values.pop("recipe", None), ""

@@ -18,10 +18,11 @@ LAYERS = [
     {"export"},
     {"builtin", "testing"},
     {"commands", "search_path"},
+    {"hydra_errors"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HYDRA_USERS = {"cli.py", "search_path.py"}
+HYDRA_USERS = {"cli.py", "hydra_errors.py", "search_path.py"}
 
 
 def imports(path):
