@@ -89,17 +89,24 @@ def test_launchers_that_are_not_there(launcher, says, npz_file, tmp_path):
     assert "Traceback" not in done.err
 
 
-def workers(mark):
-    """Return the processes of this machine whose command line holds all of ``mark``."""
+def workers(mark, parent=None):
+    """Return the processes of this machine whose command line holds all of ``mark``; of a parent only its own."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if all(part in line for part in mark):
+        if all(part in line for part in mark) and parent in (None, parent_of(path.parent)):
             found.append(int(path.parent.name))
     return found
+
+
+def parent_of(process):
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return -1
 
 
 def wait_for(process, happened):
@@ -143,7 +150,7 @@ def test_a_worker_that_was_killed_is_named_and_the_sweep_goes_on_when_it_is_run_
     process = start(*sweep(npz_file, folder, "seed=0,1", *endless), cwd=tmp_path)
     try:
         wait_for(process, lambda: len(list(folder.glob("*/checkpoint.safetensors"))) == 2)
-        for worker in workers(("joblib.externals.loky", "--process-name", "LokyProcess")):
+        for worker in workers(("joblib.externals.loky", "LokyProcess"), process.pid):
             os.kill(worker, signal.SIGKILL)
         _, err = process.communicate(timeout=SECONDS)
     finally:
