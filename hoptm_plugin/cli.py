@@ -16,6 +16,7 @@ from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
+from hoptm_plugin.core.text import printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -183,7 +184,7 @@ def _print_settings(overrides: list[str]) -> None:
 
 def _say(note: str) -> None:
     if note:
-        print(note, file=sys.stderr)  # noqa: T201
+        print(printable(note), file=sys.stderr)  # noqa: T201
 
 
 def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str], str]:

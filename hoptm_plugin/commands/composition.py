@@ -20,6 +20,8 @@ LEAVES_REPORTED = (
     "distillation.checkpoint_every", "distillation.log_every", "protocol.random_subset",
 )  # fmt: skip
 
+STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
+
 
 def explicit_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
     """Return the dotted paths that command-line overrides set; a chosen group stands for all below it.
@@ -144,7 +146,7 @@ def trusted(stored: dict[str, Any], values: dict[str, Any], explicit: list[str],
     if not isinstance(experts, dict) or not isinstance(experts.get("root"), str) or "experts.root" in explicit:
         return stored
     root = Path(experts["root"])
-    if root != Path(str(values["experts"]["root"])) and not any(root.glob("*/manifest.json")):
+    if root != Path(str(values["experts"]["root"])) and not any(root.glob(STORES)):
         raise ConfigurationError(
             f"experts.root: {source} names {root}, where no experts lie; to train them there give experts.root={root}, "
             f"or name another folder"

@@ -15,6 +15,7 @@ import yaml
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
 from hoptm_plugin.core.locks import Lock
+from hoptm_plugin.core.plain_yaml import load_plain
 from hoptm_plugin.results.paths import without_paths
 
 CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
@@ -27,7 +28,7 @@ CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
     "split.json",
 )
 LOCK: Final = ".lock"
-LARGEST_CONFIG: Final = 4 * 2**20
+LARGEST_CONFIG: Final = 2**20
 # the first line of a stored configuration; older ones have none
 _CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")
 KILLED = (
@@ -138,12 +139,13 @@ def read_config(path: Path) -> dict[str, Any]:
                 f"command line; {remedy}"
             )
     try:
-        values = yaml.safe_load(content.decode())
-        without_paths(values)  # aliases can make more of a file than it is long, without end even
+        values = load_plain(content.decode())
+        without_paths(values)  # more settings than a run can have
     except RecursionError:
         raise FileFormatError(f"{path}: not a configuration of a run: nested too deeply; {remedy}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FileFormatError(f"{path}: not a readable configuration ({error}); {remedy}") from None
+        reason = " ".join(str(error).split())
+        raise FileFormatError(f"{path}: not a readable configuration ({reason}); {remedy}") from None
     if not isinstance(values, dict):
         raise FileFormatError(f"{path}: not a configuration of a run; {remedy}")
     return values

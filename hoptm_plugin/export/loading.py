@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import lzma
 import math
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -25,8 +28,9 @@ from hoptm_plugin.export.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifes
 
 AGAIN = "export it again"
 LARGEST_BYTES: Final = 4 * MOST_VALUES + 2**20  # of one file
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError,
-              csv.Error, OverflowError, MemoryError, RecursionError)  # fmt: skip
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+              Image.DecompressionBombError, csv.Error, OverflowError, MemoryError, SyntaxError, TypeError,
+              LookupError, tokenize.TokenError)  # fmt: skip
 
 
 def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
@@ -120,7 +124,7 @@ def _read_medmnist(folder: Path, manifest: Manifest) -> SyntheticSet:
             soft = None
             if manifest.soft:
                 soft = _array(archive, "train_soft_labels", (count, classes), np.dtype(np.float32))
-    except (KeyError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         raise FileFormatError(f"{file}: not the npz of an exported set ({_line(error)}); {AGAIN}") from None
     pixels = torch.from_numpy(images.reshape(count, height, width, channels)).permute(0, 3, 1, 2)
     hard = torch.from_numpy(labels[:, 0].astype(np.int64))
