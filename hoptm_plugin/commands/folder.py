@@ -31,6 +31,7 @@ LOCK: Final = ".lock"
 LARGEST_CONFIG: Final = 2**20
 # the first line of a stored configuration; older ones have none
 _CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")
+_DIGITS = re.compile(rb"[0-9a-f]{30}")  # what is left of that line where it is damaged
 KILLED = (
     "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
@@ -131,7 +132,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     remedy = "restore it, or start the run again in another folder"
     content = read_bounded(path, LARGEST_CONFIG, "configuration of a run")
-    if content.startswith(b"#"):
+    if content.startswith(b"#") or _DIGITS.search(content.partition(b"\n")[0]):
         first = _CHECKSUM.match(content)
         if first is None or hashlib.sha256(content[first.end() :]).hexdigest() != first[1].decode():
             raise FileFormatError(

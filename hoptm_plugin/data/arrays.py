@@ -77,7 +77,7 @@ def _size(archive: zipfile.ZipFile | None, key: str) -> int:
         shape, _, kind = read(stream)
         size = math.prod(shape) * kind.itemsize
         if kind.hasobject:
-            raise ValueError(f"{key} holds Python objects")
+            raise ValueError(f"Object arrays cannot be loaded, and {key} is one")
         if min(shape, default=0) < 0 or stream.tell() + size != archive.getinfo(name).file_size:
             raise ValueError(f"{key} is not of the size that its header says")
     return size
