@@ -23,10 +23,12 @@ from torch import Tensor
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.data.memory import require
 from hoptm_plugin.export.formats import LABELS, NPZ, csv_header, label_type
 from hoptm_plugin.export.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifest, read_manifest
 
 AGAIN = "export it again"
+BYTES_PER_VALUE: Final = 13  # as it is stored, as float32, and while that is normalised
 LARGEST_BYTES: Final = 4 * MOST_VALUES + 2**20  # of one file
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
               Image.DecompressionBombError, csv.Error, OverflowError, MemoryError, SyntaxError, TypeError,
@@ -47,6 +49,7 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
 
     Raises:
         FileFormatError: missing, damaged, changed since it was exported, or of a format that is not read.
+        DataError: it does not fit into memory.
     """
     path = Path(path)
     try:
@@ -76,6 +79,8 @@ def _load_export(folder: Path) -> SyntheticSet:
                               f"use an export of another format, such as safetensors")  # fmt: skip
     for name, digest in manifest.files.items():
         _check(folder, name, digest)
+    values = manifest.images * (math.prod(manifest.image_shape) + len(manifest.class_names) * manifest.soft)
+    require(BYTES_PER_VALUE * values, torch.device("cpu"), f"{folder}: its {manifest.images} images")
     return readers[manifest.format](folder, manifest)
 
 

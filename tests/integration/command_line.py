@@ -73,7 +73,9 @@ def call(
     return Result(process.returncode, out, err)
 
 
-def fork(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> Result:
+def fork(
+    *arguments: str, cwd: Path, environment: dict[str, str] | None = None, seconds: float = SECONDS
+) -> Result:
     """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster."""
     with tempfile.TemporaryDirectory() as folder, _environment(ONE_THREAD):
         streams = [Path(folder, name) for name in ("out", "err")]
@@ -81,10 +83,10 @@ def fork(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) 
         context.set_forkserver_preload(PRELOADED)
         process = context.Process(target=_forked, args=(arguments, cwd, environment or {}, streams))
         process.start()
-        process.join(SECONDS)
+        process.join(seconds)
         if process.is_alive():
             process.kill()
-            raise TimeoutError(f"hoptm-bench {' '.join(arguments)} took more than {SECONDS} s")
+            raise TimeoutError(f"hoptm-bench {' '.join(arguments)} took more than {seconds} s")
         assert process.exitcode is not None
         return Result(process.exitcode, *(stream.read_text(encoding="utf-8") for stream in streams))
 

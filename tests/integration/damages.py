@@ -1,4 +1,4 @@
-"""Damages to a file's bytes, as bad disks, broken transfers and careless hands make them; the same for the same seed."""
+"""Damages to a file's bytes, as bad disks and broken transfers make them; the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def damages(content: bytes, count: int, seed: str) -> list[Damage]:
 
 
 def _place(content: bytearray, source: random.Random) -> int:
-    """Return a position, half of the time near the start, where headers are, or near the end, where those of zip are."""
+    """Return a position, half of the time near the start or the end, where headers are."""
     near = source.random()
     if near < 0.4:
         return source.randrange(min(HEAD, len(content)))

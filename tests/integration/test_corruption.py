@@ -18,7 +18,6 @@ from generated import write_images, write_npz
 from PIL import Image
 
 from hoptm_plugin import SyntheticSet, load_distilled
-from hoptm_plugin.augment import DSA
 from hoptm_plugin.commands.evaluate import _Judged
 from hoptm_plugin.commands.export import export
 from hoptm_plugin.commands.folder import read_config
@@ -47,7 +46,7 @@ LONGEST = 2000  # characters of a message
 RUN = ("config.yaml", "metrics.jsonl", "synthetic.png", "initial.png")
 
 
-class LeftOut(Exception):
+class LeftOutError(Exception):
     """The report does without a file, and says so."""
 
 
@@ -168,7 +167,7 @@ def reported(name: str) -> Callable[[Path], Any]:
         run = read_run(root / "shown/result.json", read_card(root / "shown"))
         if run.missing:
             assert len(run.missing) == 1
-            raise LeftOut(run.missing[0])
+            raise LeftOutError(run.missing[0])
         if name.endswith(".png"):
             read_grid(root / "shown" / name)
         return run
@@ -271,7 +270,7 @@ def test_a_damaged_file_is_refused_or_read_as_if_it_were_whole(name, files, requ
             file.write_bytes(damage.content)
             try:
                 found = kind.read(files)
-            except (HopTMError, LeftOut) as error:
+            except (HopTMError, LeftOutError) as error:
                 refused += 1
                 check_message(str(error), file, damage.name)
             else:
