@@ -77,6 +77,8 @@ def read_grid(path: Path) -> Tiles:
     """
     try:
         with Image.open(path, formats=["PNG"]) as picture:
+            picture.verify()  # the checksums of its pixels, which loading leaves alone
+        with Image.open(path, formats=["PNG"]) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise ValueError(f"larger than {MOST_PIXELS} pixels")
             picture.load()

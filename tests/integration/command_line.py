@@ -73,9 +73,7 @@ def call(
     return Result(process.returncode, out, err)
 
 
-def fork(
-    *arguments: str, cwd: Path, environment: dict[str, str] | None = None, seconds: float = SECONDS
-) -> Result:
+def fork(*arguments: str, cwd: Path, environment: dict[str, str] | None = None, seconds: float = SECONDS) -> Result:
     """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster."""
     with tempfile.TemporaryDirectory() as folder, _environment(ONE_THREAD):
         streams = [Path(folder, name) for name in ("out", "err")]

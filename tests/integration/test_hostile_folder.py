@@ -36,6 +36,8 @@ def zipped(place):
     return stream.getvalue()
 
 
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
 # --- pickles and other code ------------------------------------------------------------------------------------------
 
 READ_BY = {
@@ -63,7 +65,7 @@ def test_a_report_leaves_pickles_out(place, name):
 
 def test_object_arrays_in_data_and_exports(place):
     bomb = np.array([Bomb(place.sentinel)] * 3, dtype=object)
-    np.savez(place.work / "data.npz", **dict.fromkeys(("train_images", "train_labels", "test_images", "test_labels"), bomb))
+    np.savez(place.work / "data.npz", **dict.fromkeys(ARRAYS, bomb))
     np.save(place.work / "data.npy", bomb)
     for name in ("data.npz", "data.npy"):
         run = f"run dataset=npz dataset.root={name} method=random hydra.run.dir=new"
@@ -296,7 +298,7 @@ def test_an_array_that_promises_more_than_its_file_holds(place):
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, header)
     with zipfile.ZipFile(place.work / "data.npz", "w") as archive:
-        for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        for name in ARRAYS:
             archive.writestr(f"{name}.npy", stream.getvalue())
     run = "run dataset=npz dataset.root=data.npz method=random hydra.run.dir=new"
     place.check(run, refused=True, says="not of the size that its header says")
