@@ -58,10 +58,10 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __post_init__(self) -> None:
         """Refuse shapes and types that do not fit together."""
-        n, k = len(self.images), len(self.class_names)
-        soft = self.labels.is_floating_point()
         if self.images.ndim != 4 or not self.images.is_floating_point():
             raise ValueError(f"images must be float (n, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        n, k = len(self.images), len(self.class_names)
+        soft = self.labels.is_floating_point()
         if tuple(self.labels.shape) != ((n, k) if soft else (n,)) or not (soft or self.labels.dtype == torch.int64):
             raise ValueError(f"labels must be int64 ({n},) or float ({n}, {k}), got {self.labels.dtype} "
                              f"{tuple(self.labels.shape)}")  # fmt: skip
