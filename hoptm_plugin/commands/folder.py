@@ -121,7 +121,7 @@ class RunFolder:
 
     def artefacts(self, *names: str) -> dict[str, str]:
         """Return the SHA-256 of those of the named files that exist."""
-        return {name: sha256(self / name) for name in names if (self / name).exists()}
+        return {name: sha256(self / name) for name in names if (self / name).is_file()}
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOADED = ["hydra", "hoptm_plugin.commands.run", "hoptm_plugin.commands.evaluate", "hoptm_plugin.results.console"]
+PRELOADED = ["hydra", "hoptm_plugin.commands.run", "hoptm_plugin.commands.evaluate", "hoptm_plugin.commands.report",
+             "hoptm_plugin.commands.export", "hoptm_plugin.results.console"]  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SECONDS = 120
 
