@@ -17,6 +17,7 @@ from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
+from hoptm_plugin.core.text import printable
 from hoptm_plugin.hydra_errors import explain, group_error, of_a_launcher, unknown_name
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _print_settings(overrides: list[str]) -> None:
 
 def _say(note: str) -> None:
     if note:
-        print(note, file=sys.stderr)  # noqa: T201
+        print(printable(note), file=sys.stderr)  # noqa: T201
 
 
 def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str], str]:

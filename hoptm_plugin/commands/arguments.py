@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from hoptm_plugin.commands.help import PROGRAM
+from hoptm_plugin.core.text import printable
 
 LISTED = "run folders, cards, or folders to search"
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong on stderr and exit."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201
+    print(printable(f"error: {message}"), file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 

@@ -20,6 +20,8 @@ LEAVES_REPORTED = (
     "hydra", "hydra/launcher", "distillation.checkpoint_every", "distillation.log_every", "protocol.random_subset",
 )  # fmt: skip
 
+STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
+
 
 def explicit_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
     """Return the dotted paths that command-line overrides set; a chosen group stands for all below it.
@@ -148,7 +150,7 @@ def trusted(
     if not isinstance(experts, dict) or not isinstance(experts.get("root"), str):
         return stored  # which is refused when it is validated
     root = Path(experts["root"])
-    if root != Path(str(values["experts"]["root"])) and not any(root.glob("*/manifest.json")):
+    if root != Path(str(values["experts"]["root"])) and not any(root.glob(STORES)):
         raise ConfigurationError(
             f"experts.root: {source} names {root}, where no experts lie; to train them there give experts.root={root}, "
             f"or name another folder"

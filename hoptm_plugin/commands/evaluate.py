@@ -73,16 +73,10 @@ class _Judged:
     @classmethod
     def read(cls, named: Path) -> _Judged:
         file, average_file = _file(named), named / AVERAGE
-        if (named / CARD).is_file():
-            artefacts = read_card(named / CARD).artefacts
-            for each in (file, average_file):
-                if each.is_file() and artefacts.get(each.name, "") != sha256(each):
-                    raise FileFormatError(
-                        f"{each}: is not the set that {CARD} beside it judges (their SHA-256 differ); restore it, or "
-                        f"name the file itself, which is then judged by itself"
-                    )
-        average = _load(average_file) if average_file.is_file() else None
-        return cls(_load(named), average, [file] if average is None else [file, average_file])
+        files = [file, average_file] if average_file.is_file() else [file]
+        if not is_export(named):
+            _check_card(named, files)
+        return cls(_load(named), _load(average_file) if len(files) > 1 else None, files)
 
     @property
     def config(self) -> Path:
@@ -133,11 +127,30 @@ def _evaluate(
     return card
 
 
+def _check_card(named: Path, files: list[Path]) -> None:
+    """Refuse sets that are not those that the card beside them judges; a file that is named may be none of its own."""
+    card_file = files[0].parent / CARD
+    if not card_file.exists():
+        return
+    artefacts = read_card(card_file).artefacts
+    for file in files:
+        if (file.name in artefacts or named.is_dir()) and artefacts.get(file.name) != sha256(file):
+            raise FileFormatError(f"{file}: is not the set that {CARD} beside it judges (their SHA-256 differ); "
+                                  f"restore it, or move it into a folder of its own and name it there")  # fmt: skip
+    if named.is_dir() and AVERAGE in artefacts and len(files) == 1:
+        raise FileFormatError(f"{named / AVERAGE}: is missing, though {CARD} beside it judges it; restore it, or judge "
+                              f"the set alone with synthetic={files[0]}")  # fmt: skip
+
+
 def _load(path: Path) -> SyntheticSet:
     try:
-        return load_distilled(path)
+        synthetic = load_distilled(path)
     except FileFormatError as error:
         raise FileFormatError(f"{error}; {REMEDY}") from None
+    seed = synthetic.info.get("seed")
+    if not len(synthetic) or (seed is not None and type(seed) is not int):
+        raise FileFormatError(f"{path}: holds no images, or a seed that is none; {REMEDY}")
+    return synthetic
 
 
 def _file(path: Path) -> Path:

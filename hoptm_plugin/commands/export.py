@@ -14,6 +14,7 @@ from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserError
 from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import printable
 from hoptm_plugin.export.loading import is_export
 from hoptm_plugin.export.manifest import Format, Manifest
 from hoptm_plugin.export.origin import Origin, real_images
@@ -170,4 +171,4 @@ def _report(folder: Path, manifest: Manifest, stored: Stored, origin: Origin) ->
         lines.append(f"privacy: {REAL_IMAGES[real]}")
     console = output_console()
     for line in [*lines, f"folder: {folder}"]:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)

@@ -15,6 +15,7 @@ import yaml
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
 from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
 from hoptm_plugin.core.locks import Lock
+from hoptm_plugin.core.plain_yaml import load_plain
 from hoptm_plugin.results.card import Card, read_card
 from hoptm_plugin.results.finished import BEGUN
 from hoptm_plugin.results.finished import FILE_NAME as EVALUATIONS
@@ -30,9 +31,10 @@ CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
     "split.json",
 )
 LOCK: Final = ".lock"
-LARGEST_CONFIG: Final = 4 * 2**20
+LARGEST_CONFIG: Final = 2**20
 # the first line of a stored configuration; older ones have none
 _CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")
+_DIGITS = re.compile(rb"[0-9a-f]{30}")  # what is left of that line where it is damaged
 KILLED = (
     "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
@@ -132,7 +134,7 @@ class RunFolder:
 
     def artefacts(self, *names: str) -> dict[str, str]:
         """Return the SHA-256 of those of the named files that exist."""
-        return {name: sha256(self / name) for name in names if (self / name).exists()}
+        return {name: sha256(self / name) for name in names if (self / name).is_file()}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     remedy = "restore it, or start the run again in another folder"
     content = read_bounded(path, LARGEST_CONFIG, "configuration of a run")
-    if content.startswith(b"#"):
+    if content.startswith(b"#") or _DIGITS.search(content.partition(b"\n")[0]):
         first = _CHECKSUM.match(content)
         if first is None or hashlib.sha256(content[first.end() :]).hexdigest() != first[1].decode():
             raise FileFormatError(
@@ -151,12 +153,13 @@ def read_config(path: Path) -> dict[str, Any]:
                 f"command line; {remedy}"
             )
     try:
-        values = yaml.safe_load(content.decode())
-        without_paths(values)  # aliases can make more of a file than it is long, without end even
+        values = load_plain(content.decode())
+        without_paths(values)  # more settings than a run can have
     except RecursionError:
         raise FileFormatError(f"{path}: not a configuration of a run: nested too deeply; {remedy}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FileFormatError(f"{path}: not a readable configuration ({error}); {remedy}") from None
+        reason = " ".join(str(error).split())
+        raise FileFormatError(f"{path}: not a readable configuration ({reason}); {remedy}") from None
     if not isinstance(values, dict):
         raise FileFormatError(f"{path}: not a configuration of a run; {remedy}")
     return values

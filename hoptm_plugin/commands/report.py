@@ -11,6 +11,7 @@ from hoptm_plugin.commands.folder import CONFIG, GRID, INITIAL_GRID, read_config
 from hoptm_plugin.commands.scores import compare_as_asked
 from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
 from hoptm_plugin.core.files import sha256, write_text
+from hoptm_plugin.core.text import printable
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.results.card import FILE_NAME, Card
 from hoptm_plugin.results.compare import find_cards, refuse_card
@@ -56,8 +57,8 @@ def write_report(
     if page.real:
         names = "; ".join(page.real[:MOST_NAMED])
         more = f"; and {len(page.real) - MOST_NAMED} more" if len(page.real) > MOST_NAMED else ""
-        print(f"real training images are shown of {names}{more}; --no-real-images leaves them out",  # noqa: T201
-              file=sys.stderr)  # fmt: skip
+        said = f"real training images are shown of {names}{more}; --no-real-images leaves them out"
+        print(printable(said), file=sys.stderr)  # noqa: T201
     count = f"{len(cards)} run{'' if len(cards) == 1 else 's'}"
     print(f"{output}: {count}, {output.stat().st_size / 1e6:.1f} MB")  # noqa: T201
 
@@ -92,11 +93,12 @@ def read_run(file: Path, card: Card, most: int = MEMORY) -> Run:
     for name in (CONFIG, METRICS, INITIAL_GRID, GRID):
         if not (folder / name).resolve().is_relative_to(inside):  # a link must not put another file into the page
             return Run(file, card, missing=(f"{name} is a link that leads out of the run folder, so none is read",))
-    changed = {name for name in (CONFIG, METRICS, INITIAL_GRID, GRID) if _is_changed(folder / name, card)}
-    missing += [f"{name} has changed since the run ended, so it is left out" for name in sorted(changed)]
-    config = None if CONFIG in changed else _config(folder / CONFIG, missing)
+    others = [name for name in (CONFIG, METRICS, INITIAL_GRID, GRID) if _is_another(folder / name, card)]
+    missing += [f"{name} is left out: it is not the file that {FILE_NAME} names (their SHA-256 differ)"
+                for name in others]  # fmt: skip
+    config = None if CONFIG in others else _config(folder / CONFIG, missing)
     curves: dict[str, Curve] = {}
-    if METRICS in changed:
+    if METRICS in others:
         pass
     elif (folder / METRICS).is_file():
         try:
@@ -108,14 +110,17 @@ def read_run(file: Path, card: Card, most: int = MEMORY) -> Run:
         missing.append(f"no {METRICS}")
     sized = card.ipc is not None  # a run on the whole training split has no images of its own
     initial, distilled = (
-        _tiles(folder / name, missing, most) if sized and name not in changed else None for name in (INITIAL_GRID, GRID)
+        _tiles(folder / name, missing, most) if sized and name not in others else None for name in (INITIAL_GRID, GRID)
     )
     return Run(file, card, config, curves, initial, distilled, tuple(missing))
 
 
-def _is_changed(path: Path, card: Card) -> bool:
-    """Tell whether a file is not what the card was made with; cards of evaluations name but a few."""
-    return path.name in card.artefacts and path.is_file() and sha256(path) != card.artefacts[path.name]
+def _is_another(path: Path, card: Card) -> bool:
+    """Tell whether a file has changed since its run's card was written; of older cards nobody knows."""
+    try:
+        return path.name in card.artefacts and path.is_file() and sha256(path) != card.artefacts[path.name]
+    except OSError:  # unreadable, which is said where it is read
+        return False
 
 
 def _config(path: Path, missing: list[str]) -> dict[str, Any] | None:

@@ -209,5 +209,8 @@ def _text(value: Any) -> str:
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, str):
         word = re.fullmatch(r"[A-Za-z_/][\w/.-]*", value)
-        return value if word and value.lower() not in NO_TEXT else "'" + value.replace("'", "\\'") + "'"
+        if word and value.lower() not in NO_TEXT:
+            return value
+        # a stored text is no interpolation, and must not become one on whatever machine the command is given
+        return "'" + value.replace("'", "\\'").replace("${", "\\${") + "'"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)

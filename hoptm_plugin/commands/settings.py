@@ -23,6 +23,7 @@ from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.results.card import ReportedAccuracy
+from hoptm_plugin.results.software import Line
 
 
 class _Settings(BaseModel):
@@ -80,7 +81,7 @@ class Runtime(_Settings):
 class PublishedAccuracy(ReportedAccuracy):
     """A published accuracy, with those of other architectures by name."""
 
-    networks: dict[str, ReportedAccuracy] = Field(default_factory=dict)
+    networks: dict[Line, ReportedAccuracy] = Field(default_factory=dict)
 
 
 class Published(_Settings):
@@ -92,7 +93,7 @@ class Published(_Settings):
         whole: the accuracy of training on all images.
     """
 
-    source: str
+    source: Line
     ipc: dict[PositiveInt, PublishedAccuracy] = Field(default_factory=dict)
     whole: PublishedAccuracy | None = None
 
@@ -128,8 +129,8 @@ class RunSettings(_Settings):
         reported: what was published for this setting, or None.
     """
 
-    method_id: str
-    method_title: str
+    method_id: Line
+    method_title: Line
     method_cites: list[str] = Field(default_factory=list)
     method: dict[str, Any]
     dataset: dict[str, Any]

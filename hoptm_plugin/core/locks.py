@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import warnings
@@ -37,6 +38,8 @@ class Lock:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_symlink():  # what it leads to would be written over
+                raise OSError(errno.ELOOP, "is a link; remove it", str(self.path))
             there = self.path.exists()
             self._lock.acquire(blocking=False)
             if isinstance(self._lock, SoftFileLock):  # it would outlive a killed owner

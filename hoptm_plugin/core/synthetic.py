@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,10 +58,10 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __post_init__(self) -> None:
         """Refuse shapes and types that do not fit together."""
-        n, k = len(self.images), len(self.class_names)
-        soft = self.labels.is_floating_point()
         if self.images.ndim != 4 or not self.images.is_floating_point():
             raise ValueError(f"images must be float (n, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        n, k = len(self.images), len(self.class_names)
+        soft = self.labels.is_floating_point()
         if tuple(self.labels.shape) != ((n, k) if soft else (n,)) or not (soft or self.labels.dtype == torch.int64):
             raise ValueError(f"labels must be int64 ({n},) or float ({n}, {k}), got {self.labels.dtype} "
                              f"{tuple(self.labels.shape)}")  # fmt: skip
@@ -117,6 +118,20 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             self, images=change(self.images), labels=change(self.labels), step_size=step_size, info=dict(self.info)
         )
 
+    def _check_stored(self) -> None:
+        """Refuse what can be written down, but not be trained on."""
+        if not self.class_names:
+            raise ValueError("it names no classes")
+        channels, *sides = self.images.shape[1:]
+        if self.images.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"images are {self.images.dtype}, expected float32")
+        if any(side % self.mosaic for side in sides):
+            raise ValueError(f"images of {sides[0]}x{sides[1]} pixels are no mosaics of {self.mosaic}x{self.mosaic}")
+        mean, std = self.normalisation.mean, self.normalisation.std
+        usable = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
+        if not usable or not len(mean) == len(std) == channels:
+            raise ValueError(f"its normalisation is not of {channels} channels, or none")
+
     def save(self, path: Path) -> None:
         """Write one safetensors file with JSON metadata, whole or not at all."""
         tensors = {"images": self.images, "labels": self.labels}
@@ -145,8 +160,10 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
                 raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
             normalisation = Normalisation(metadata.mean, metadata.std, metadata.normalisation)
-            return cls(tensors["images"], tensors["labels"], tensors.get("step_size"), metadata.class_names,
-                       normalisation, metadata.info, metadata.mosaic)  # fmt: skip
+            loaded = cls(tensors["images"], tensors["labels"], tensors.get("step_size"), metadata.class_names,
+                         normalisation, metadata.info, metadata.mosaic)  # fmt: skip
+            loaded._check_stored()
+            return loaded
         except ValidationError as error:
             fault = error.errors()[0]
             raise FileFormatError(f"{path}: not a {KIND}: metadata {fault['loc']}: {fault['msg']}") from None

@@ -22,7 +22,10 @@ from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import check_checksum, with_checksum, write_bytes
 
 METADATA_KEY = "hoptm"
-_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError)
+# what files of this software hold; of others, such as eight-bit floats, torch cannot tell whether they are finite
+_DTYPES = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")}
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError, RuntimeError,
+               MemoryError)  # fmt: skip
 
 
 class _Tensor(BaseModel):
@@ -77,7 +80,7 @@ def read_tensors(path: Path, kind: str, remedy: str = "restore it") -> tuple[dic
         raise _damaged(path, kind, remedy, repr(error)) from None
     for name, tensor in tensors.items():
         described = header.tensors[name]
-        parts = [tensor] if len(described.sha256) == 1 else list(tensor)
+        parts = [tensor] if len(described.sha256) == 1 or not tensor.ndim else list(tensor)
         _check(parts, described.dtype, described.sha256, f"{path}: {name}", remedy)
     return tensors, header.content
 
@@ -100,7 +103,9 @@ def read_rows(path: Path, kind: str, name: str, first: int, last: int, remedy: s
     Raises:
         FileFormatError: missing, damaged, another kind of file, or without these rows.
     """
-    described = _read_header(path, kind, remedy).tensors[name]
+    described = _read_header(path, kind, remedy).tensors.get(name)
+    if described is None:
+        raise FileFormatError(f"{path}: holds no {name}; {remedy}")
     digests = described.sha256[first : last + 1]
     if len(digests) != last - first + 1:  # slicing past the end would make another row the last one, in silence
         raise FileFormatError(f"{path}: does not reach row {last} of {name}; {remedy}")
@@ -132,6 +137,8 @@ def _read_header(path: Path, kind: str, remedy: str) -> _Header:
     except _UNREADABLE as error:
         raise _damaged(path, kind, remedy, repr(error)) from None
     check_checksum(raw, path, remedy)
+    if odd := [name for name, tensor in header.tensors.items() if tensor.dtype not in _DTYPES]:
+        raise _damaged(path, kind, remedy, f"{', '.join(odd)}: of a type that it does not write")
     if found != {name: tuple(tensor.shape) for name, tensor in header.tensors.items()}:
         raise _damaged(path, kind, remedy, "its tensors are not those of its header")
     return header

@@ -17,12 +17,14 @@ from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.errors import ConfigurationError, DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.text import UNPRINTABLE
 from hoptm_plugin.data.files import check_split
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.splits import stratified
 from hoptm_plugin.data.whitening import check_features, whiten
 
 BLOCK_BYTES = 2**26  # float pixels converted at a time
+LONGEST_NAME = 500
 Labelled = tuple[Tensor, Tensor]
 
 
@@ -76,6 +78,10 @@ def prepare(raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.
 
     Source: HoP-TM's released code for the order of operations; its antialiasing is unknown.
     """
+    for name in (raw.name, *raw.class_names):  # a card could not hold it, as would be found out at the end only
+        if not 0 < len(name) <= LONGEST_NAME or UNPRINTABLE.search(name) or set(name) & {"\n", "\t"}:
+            raise DataError(f"data set {raw.name}: {name!r} is no name of a class or data set, which are of 1 to "
+                            f"{LONGEST_NAME} characters on one line; rename it")  # fmt: skip
     for split, labelled in _splits(raw).items():
         check_split(*labelled, len(raw.class_names), f"data set {raw.name}: {split}")
     splits, provenance = _with_validation(raw, preprocess, seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -221,12 +222,14 @@ class Distiller:
     def _restore(self, state: State) -> None:
         try:
             self._load(state)
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
             path = self.folder / CHECKPOINT
             raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
 
     def _load(self, state: State) -> None:
         self.first, self.seconds = int(state["done"]), float(state["seconds"])
+        if not 0 < self.first <= self.settings.iterations or not 0 <= self.seconds < math.inf:
+            raise ValueError(f"{self.first} iterations are done, in {self.seconds:g} s")
         self._mark = Mark(int(state["metrics"]["length"]), str(state["metrics"]["sha256"]))
         self.optimisers.load_state_dict(state["optimisers"])
         self.method.load_state_dict(state.get("method", {}))

@@ -154,7 +154,7 @@ class ExpertStore:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self._check(path, shapes, header, BEGUN, {TENSOR, VELOCITY})
         for name, tensor in tensors.items():
-            _check_finite(path, name, tensor)
+            _check_values(path, name, tensor)
         if shapes[VELOCITY] != (self.num_parameters,):
             raise FileFormatError(f"{path}: {VELOCITY} is not of {self.num_parameters} parameters; {AGAIN}")
         return Begun(tensors[TENSOR], tensors[VELOCITY], list(header["epoch_losses"]), float(header["seconds"]))
@@ -167,7 +167,7 @@ class ExpertStore:
         """
         path = self.path(expert)
         rows = read_rows(path, KIND, TENSOR, first, last, AGAIN)
-        _check_finite(path, TENSOR, rows)
+        _check_values(path, TENSOR, rows)
         return rows
 
     def missing(self, count: int, epochs: int) -> list[int]:
@@ -233,7 +233,9 @@ class ExpertStore:
             raise FileFormatError(f"{path}: belongs to another recipe; delete {self.folder} or choose experts.root")
 
 
-def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+def _check_values(path: Path, name: str, tensor: Tensor) -> None:
+    if tensor.dtype != torch.float32:
+        raise FileFormatError(f"{path}: {name} are {tensor.dtype}, expected float32; {AGAIN}")
     if not bool(torch.isfinite(tensor).all()):
         raise FileFormatError(f"{path}: {name} hold NaN or infinite values; {AGAIN}")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import lzma
 import math
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -20,13 +23,16 @@ from torch import Tensor
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.data.memory import require
 from hoptm_plugin.export.formats import LABELS, NPZ, csv_header, label_type
 from hoptm_plugin.export.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifest, read_manifest
 
 AGAIN = "export it again"
+BYTES_PER_VALUE: Final = 13  # as it is stored, as float32, and while that is normalised
 LARGEST_BYTES: Final = 4 * MOST_VALUES + 2**20  # of one file
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError,
-              csv.Error, OverflowError, MemoryError, RecursionError)  # fmt: skip
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+              Image.DecompressionBombError, csv.Error, OverflowError, MemoryError, SyntaxError, TypeError,
+              LookupError, tokenize.TokenError)  # fmt: skip
 
 
 def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
@@ -43,6 +49,7 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
 
     Raises:
         FileFormatError: missing, damaged, changed since it was exported, or of a format that is not read.
+        DataError: it does not fit into memory.
     """
     path = Path(path)
     try:
@@ -72,6 +79,8 @@ def _load_export(folder: Path) -> SyntheticSet:
                               f"use an export of another format, such as safetensors")  # fmt: skip
     for name, digest in manifest.files.items():
         _check(folder, name, digest)
+    values = manifest.images * (math.prod(manifest.image_shape) + len(manifest.class_names) * manifest.soft)
+    require(BYTES_PER_VALUE * values, torch.device("cpu"), f"{folder}: its {manifest.images} images")
     return readers[manifest.format](folder, manifest)
 
 
@@ -120,7 +129,7 @@ def _read_medmnist(folder: Path, manifest: Manifest) -> SyntheticSet:
             soft = None
             if manifest.soft:
                 soft = _array(archive, "train_soft_labels", (count, classes), np.dtype(np.float32))
-    except (KeyError, *UNREADABLE) as error:
+    except UNREADABLE as error:
         raise FileFormatError(f"{file}: not the npz of an exported set ({_line(error)}); {AGAIN}") from None
     pixels = torch.from_numpy(images.reshape(count, height, width, channels)).permute(0, 3, 1, 2)
     hard = torch.from_numpy(labels[:, 0].astype(np.int64))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from hoptm_plugin.core.errors import StorageError
 from hoptm_plugin.core.interfaces import loggers
 from hoptm_plugin.core.loggers import RunLogger
 
@@ -40,7 +41,10 @@ class TensorBoard(RunLogger):
         """Open the event file; events from iteration ``first`` on that an interrupted process wrote are superseded."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)
+        events = folder / "tensorboard"
+        if events.is_symlink():
+            raise StorageError(events, "is a link", "remove it")
+        self._writer = SummaryWriter(events, purge_step=first)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one event per number."""

@@ -25,6 +25,7 @@ from pydantic import (
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.files import check_checksum, read_bounded, with_checksum, write_json
+from hoptm_plugin.core.text import all_printable
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
 from hoptm_plugin.results.summary import Fraction
@@ -137,6 +138,8 @@ class Card(Record):
     @classmethod
     def _finite(cls, protocol: dict[str, JsonValue]) -> dict[str, JsonValue]:
         json.dumps(protocol, allow_nan=False)
+        if not all_printable(protocol):
+            raise ValueError("control characters in a text")
         return protocol
 
     @model_validator(mode="after")

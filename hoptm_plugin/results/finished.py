@@ -38,7 +38,7 @@ class _Row(Record):
     def _usable(self) -> _Row:
         try:
             Evaluation.from_metrics(self.network, [self.metrics])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"its metrics are none: {error!r}") from None
         return self
 
@@ -75,7 +75,7 @@ class KeptNetworks(FinishedNetworks):
         found = read_json(path, "file of evaluated networks", REMEDY)
         try:
             content = _Content.model_validate(found)
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             reason = error.errors(include_input=False)[0]["msg"] if isinstance(error, ValidationError) else error
             raise FileFormatError(f"{path}: not a file of evaluated networks ({reason}); {REMEDY}") from None
         check_checksum(found, path, REMEDY)

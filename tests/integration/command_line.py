@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = ["hydra", "hoptm_plugin.commands.run", "hoptm_plugin.commands.evaluate", "hoptm_plugin.results.console"]
+PRELOADED = ["hydra", "hoptm_plugin.commands.run", "hoptm_plugin.commands.evaluate", "hoptm_plugin.commands.report",
+             "hoptm_plugin.commands.export", "hoptm_plugin.results.console"]  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SECONDS = 120
 
@@ -75,11 +76,15 @@ def call(
 
 
 def fork(
-    *arguments: str, cwd: Path, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None
+    *arguments: str,
+    cwd: Path,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+    seconds: float = SECONDS,
 ) -> Result:
     """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster."""
     with forked(*arguments, cwd=cwd, environment=environment, before=before) as running:
-        return running.result()
+        return running.result(seconds)
 
 
 class Forked:
@@ -92,12 +97,12 @@ class Forked:
     def __init__(self, process: BaseProcess, streams: list[Path]) -> None:
         self.process, self.streams = process, streams
 
-    def result(self) -> Result:
+    def result(self, seconds: float = SECONDS) -> Result:
         """Wait for its end and return what it left behind; a signal's number negative as the code."""
-        self.process.join(SECONDS)
+        self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
-            raise TimeoutError(f"it took more than {SECONDS} s; stderr: {self.streams[1].read_text()}")
+            raise TimeoutError(f"it took more than {seconds} s; stderr: {self.streams[1].read_text()}")
         assert self.process.exitcode is not None
         return Result(self.process.exitcode, *(stream.read_text(encoding="utf-8") for stream in self.streams))
 

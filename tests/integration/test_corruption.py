@@ -218,37 +218,6 @@ def test_a_thousand_damages(run, bench, tmp_path, capsys):
         print(f"\n{outcomes.total()} damages; refused, harmless: {table}")  # noqa: T201
 
 
-COMMANDS = {
-    "result.json": (("compare", "{run}"), ("report", "{run}"), ("run", "hydra.run.dir={run}", "resume=true")),
-    "config.yaml": (("run", "hydra.run.dir={run}", "resume=true"), ("eval", "synthetic={run}"), ("verify", "{run}")),
-    "synthetic.safetensors": (("eval", "synthetic={run}"), ("export", "{run}", "--format", "folder"),
-                              ("verify", "{run}")),
-    "checkpoint.safetensors": (("run", "hydra.run.dir={run}", "resume=true"),),
-    "metrics.jsonl": (("run", "hydra.run.dir={run}", "resume=true"), ("report", "{run}")),
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_the_commands_say_it_in_one_message(name, run, bench, tmp_path):
-    chance, refused = random.Random(name), 0
-    for command in COMMANDS[name] * 2:
-        folder = tmp_path / "run"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(run, folder)
-        if command[0] == "run" and name != "result.json":
-            (folder / "result.json").unlink()  # interrupted
-        (folder / name).write_bytes(damaged((folder / name).read_bytes(), chance))
-        for left in ("report.html", "run-folder"):
-            shutil.rmtree(tmp_path / left, ignore_errors=True)
-        result = bench(*(each.replace("{run}", str(folder)) for each in command))
-        assert "Traceback" not in result.err + result.out, result.err
-        assert result.code in (0, 1, 2)
-        assert result.err.count("error: ") == (result.code == 2), result.err
-        refused += result.code != 0
-    assert refused or name == "metrics.jsonl"
-
-
 def test_the_damages_are_many_kinds():
     """Guards the test above: a check that damages nothing would pass."""
     content, chance = bytes(range(256)) * 8, random.Random(0)

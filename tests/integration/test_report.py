@@ -73,7 +73,7 @@ def test_committed_cards_alone_become_a_page(report, tmp_path):
 
 
 def test_hostile_names_are_text(report, copied, tmp_path):
-    folder = copied("<b>&", title="<script>alert(1)</script>")
+    folder = copied("<b>&", title="<script>alert(1)</script>", artefacts={})
     (folder / "metrics.jsonl").write_text('{"step": 0, "<img src=x>": 1}\n{"step": 1, "lo')
     (folder / "config.yaml").write_text('method: "<script>alert(2)</script>"\n')
     (folder / "synthetic.png").write_bytes(b"\x89PNG\r\n\x1a\n<script>")
@@ -91,7 +91,7 @@ def test_hostile_names_are_text(report, copied, tmp_path):
     "config", ["a: [", "- 1", "[" * 3000, "a: &a [*a]", "a: !!python/object:os.system {}", "\0", ""]
 )
 def test_a_configuration_that_cannot_be_read_is_said(config, report, copied, tmp_path):
-    folder = copied()
+    folder = copied(artefacts={})
     (folder / "config.yaml").write_text(config)
     result = report(folder)
     assert result.code == 0, result.err

@@ -9,7 +9,7 @@ from scored_cards import ONE, make
 
 from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.folder import RunFolder
-from hoptm_plugin.commands.scores import compare_with_scores
+from hoptm_plugin.commands.scores import _text, compare_with_scores
 from hoptm_plugin.core.errors import ConfigurationError
 
 SHARED = ("dataset", "network", "networks", "augment", "data_seed")
@@ -76,3 +76,8 @@ def test_a_config_that_is_none_counts_as_missing(config, tmp_path):
     card = make("mtt", 0.5, digest=ONE)
     with pytest.raises(ConfigurationError, match=r"which has no config\.yaml"):
         compare_with_scores([(tmp_path / "result.json", card)], "all", against=None, tests=False)
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "it's ${oc.decode:1}", "a, b", "${oc.env:HOME"])
+def test_stored_text_does_not_become_an_interpolation(text):
+    assert compose([f"method_title={_text(text)}"])[0]["method_title"] == text

@@ -1,0 +1,23 @@
+"""Text from elsewhere made fit for a terminal."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# control characters but for tab and newline, what turns the direction of writing, and halves of characters
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes in the place of what a terminal would obey instead of show."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def all_printable(value: Any) -> bool:
+    """Tell whether no text in nested mappings and lists needs :func:`printable`."""
+    if isinstance(value, dict):
+        return all(all_printable(each) for pair in value.items() for each in pair)
+    if isinstance(value, list | tuple):
+        return all(map(all_printable, value))
+    return not isinstance(value, str) or UNPRINTABLE.search(value) is None
