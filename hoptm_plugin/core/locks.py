@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 import warnings
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from hoptm_plugin.core.files import storage_error
+
+# how file systems say that they know no locks: most, NFS without its lock daemon, some of user space
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Lock:
@@ -37,21 +42,24 @@ class Lock:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            there = self.path.exists()
-            self._lock.acquire(blocking=False)
+            before = self._content()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "flock not supported", UserWarning)  # ours says what it means
+                self._lock.acquire(blocking=False)
             if isinstance(self._lock, SoftFileLock):  # it would outlive a killed owner
                 self._lock.release(force=True)
                 raise NotImplementedError
-            self.left_over = there
+            # whoever lets go removes it, though maybe only after it was read above
+            self.left_over = bool(before) and not _lives(before)
             self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         except Timeout:
             return False
-        except NotImplementedError:
+        except (NotImplementedError, OSError) as error:
+            self.release()
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise storage_error(self.path, error) from error
             warnings.warn(f"{self.path.parent}: the file system knows no locks; see that no two processes work on the "
                           "same run, and expect experts to be trained twice", stacklevel=2)  # fmt: skip
-        except OSError as error:
-            self._lock.release(force=True)
-            raise storage_error(self.path, error) from error
         return True
 
     def release(self) -> None:
@@ -62,7 +70,24 @@ class Lock:
 
     def holder(self) -> str:
         """Return who holds it, in words."""
+        return self._content() or "another process"
+
+    def _content(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8").strip() or "another process"
+            return self.path.read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
-            return "another process"
+            return ""
+
+
+def _lives(named: str) -> bool:
+    """Tell whether a lock file names a process that lives on this machine."""
+    found = re.fullmatch(r"process (\d+) on (.*)", named)
+    if found is None or found[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
