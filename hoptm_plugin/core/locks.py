@@ -9,7 +9,7 @@ import socket
 import warnings
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from hoptm_plugin.core.files import storage_error
 
@@ -31,8 +31,8 @@ class Lock:
         self.path = path
         self.left_over = False
         """Whether the file was left by a process that was killed; known once the lock is held."""
-        # a singleton or thread-local lock could be taken twice by one process
-        self._lock = FileLock(path, thread_local=False)
+        # a singleton or thread-local lock could be taken twice by one process; a soft one would outlive a killed owner
+        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False)
 
     def acquire(self) -> bool:
         """Take the lock if nobody else holds it, without waiting, and say whether it is held.
@@ -43,12 +43,7 @@ class Lock:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             before = self._content()
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "flock not supported", UserWarning)  # ours says what it means
-                self._lock.acquire(blocking=False)
-            if isinstance(self._lock, SoftFileLock):  # it would outlive a killed owner
-                self._lock.release(force=True)
-                raise NotImplementedError
+            self._lock.acquire(blocking=False)
             # whoever lets go removes it, though maybe only after it was read above
             self.left_over = bool(before) and not _lives(before)
             self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
