@@ -200,4 +200,7 @@ def remove_if_empty(path: Path) -> None:
     for folder in (path, *path.parents) if path.is_relative_to(here) else (path,):
         if here.is_relative_to(folder) or not folder.is_dir() or any(folder.iterdir()):
             return
-        folder.rmdir()
+        try:
+            folder.rmdir()
+        except OSError:  # a mount point, or not ours to remove
+            return
