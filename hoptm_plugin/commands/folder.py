@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from hoptm_plugin.commands.streams import say
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
 from hoptm_plugin.core.locks import Lock
@@ -77,7 +77,7 @@ class RunFolder:
                                  f"with hydra.run.dir=PATH")  # fmt: skip
         try:
             if lock.left_over:
-                print(KILLED.format(folder=self.path), file=sys.stderr)  # noqa: T201
+                say(KILLED.format(folder=self.path))
             remove_leftovers(self.path)
             yield
         finally:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from hoptm_plugin.commands.folder import CONFIG, GRID, INITIAL_GRID, read_config
 from hoptm_plugin.commands.scores import compare_as_asked
+from hoptm_plugin.commands.streams import say
 from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
 from hoptm_plugin.core.files import write_text
 from hoptm_plugin.loggers import METRICS
@@ -56,8 +56,7 @@ def write_report(
     if page.real:
         names = "; ".join(page.real[:MOST_NAMED])
         more = f"; and {len(page.real) - MOST_NAMED} more" if len(page.real) > MOST_NAMED else ""
-        print(f"real training images are shown of {names}{more}; --no-real-images leaves them out",  # noqa: T201
-              file=sys.stderr)  # fmt: skip
+        say(f"real training images are shown of {names}{more}; --no-real-images leaves them out")
     count = f"{len(cards)} run{'' if len(cards) == 1 else 's'}"
     print(f"{output}: {count}, {output.stat().st_size / 1e6:.1f} MB")  # noqa: T201
 
