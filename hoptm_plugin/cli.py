@@ -109,9 +109,11 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         hint = known if options.multirun and "unknown setting" in _explain(error) else ""
         fail(f"{_explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except OSError as error:
-        if error.filename is None:
+        sweep = command != "cite" and options.multirun
+        if error.filename is None and not sweep:
             raise
-        fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
+        what = error.filename or "the sweep's folder"  # Hydra writes multirun.yaml there
+        fail(f"{what}: {error.strerror}; choose another folder with hydra.{'sweep' if sweep else 'run'}.dir=PATH", 2)
     except ValueError as error:
         raise _group_error(error) from error
 

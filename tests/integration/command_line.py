@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +73,18 @@ def call(
     return Result(process.returncode, out, err)
 
 
-def fork(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> Result:
-    """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster."""
+def fork(
+    *arguments: str, cwd: Path, environment: dict[str, str] | None = None, before: Callable[[], None] | None = None
+) -> Result:
+    """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster.
+
+    ``before`` is called in it first; a function of a module, since it is pickled.
+    """
     with tempfile.TemporaryDirectory() as folder, _environment(ONE_THREAD):
         streams = [Path(folder, name) for name in ("out", "err")]
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        process = context.Process(target=_forked, args=(arguments, cwd, environment or {}, streams))
+        process = context.Process(target=_forked, args=(arguments, cwd, environment or {}, streams, before))
         process.start()
         process.join(SECONDS)
         if process.is_alive():
@@ -89,11 +94,16 @@ def fork(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) 
         return Result(process.exitcode, *(stream.read_text(encoding="utf-8") for stream in streams))
 
 
-def _forked(arguments: Sequence[str], cwd: Path, environment: dict[str, str], streams: list[Path]) -> None:
+def _forked(
+    arguments: Sequence[str], cwd: Path, environment: dict[str, str], streams: list[Path],
+    before: Callable[[], None] | None,
+) -> None:  # fmt: skip
     for descriptor, stream in enumerate(streams, start=1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     os.chdir(cwd)
     os.environ.update(ONE_THREAD | environment)
+    if before is not None:
+        before()
     from hoptm_plugin.cli import main
 
     main(arguments)
