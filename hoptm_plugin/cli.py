@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hoptm_plugin.commands.arguments import PLAIN, Parser, fail
+from hoptm_plugin.commands.arguments import PLAIN, Parser
 from hoptm_plugin.commands.environment import prepare
 from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM
+from hoptm_plugin.commands.streams import fail, let_go, plain_warnings, say, show
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
-from hoptm_plugin.core.text import printable
 from hoptm_plugin.hydra_errors import explain, group_error, of_a_launcher, unknown_name
 
 if TYPE_CHECKING:
@@ -33,15 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: done. 1: a run failed. 2: something the user can mend. 75: asked to stop by SIGTERM or SIGUSR2, can go on.
     130: interrupted by Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments:
-        fail(f"a command is missing\n\n{OVERVIEW}", 2)
-    if arguments[0] in ("-h", "--help"):
-        print(OVERVIEW)  # noqa: T201
-        return
+    plain_warnings()
     try:
         with stop_on_signals():
-            _command(arguments[0], arguments[1:])
+            _command(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
     except HopTMError as error:
         fail(str(error), error.exit_code)
     except Stopped as stopped:
@@ -49,14 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever read the output has gone; nothing is left to be said to him
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except OSError as error:
-        fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+        what = "standard output" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "input or output"
+        fail(f"{error.filename or what}: {error.strerror or error}", 1)
+    finally:
+        let_go(sys.stdout, sys.stderr)
 
 
-def _command(command: str, rest: list[str]) -> None:
-    if command in HELP:
+def _command(arguments: list[str]) -> None:
+    if not arguments:
+        fail(f"a command is missing\n\n{OVERVIEW}", 2)
+    command, rest = arguments[0], arguments[1:]
+    if command in ("-h", "--help"):
+        print(OVERVIEW)  # noqa: T201
+    elif command in HELP:
         _with_settings(command, rest)
     elif command in PLAIN:
         PLAIN[command](rest)
@@ -108,13 +111,11 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         hint = known if options.multirun and "unknown setting" in explain(error) else ""
         fail(f"{explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        sweep = command != "cite" and options.multirun
+        if error.errno not in UNWRITABLE or (error.filename is None and not sweep):
             raise
-        if error.filename is None:  # what Hydra writes itself: it does not say where
-            keys = ("hydra.run.dir=", "hydra.sweep.dir=")
-            given = [each.partition("=")[2] for each in options.settings if each.startswith(keys)]
-            error.filename = given[-1] if given else "runs"
-        fail(f"{error.filename}: {error.strerror}; choose another folder with hydra.run.dir=PATH", 2)
+        what = error.filename or "the sweep's folder"  # Hydra writes multirun.yaml there
+        fail(f"{what}: {error.strerror}; choose another folder with hydra.{'sweep' if sweep else 'run'}.dir=PATH", 2)
     except ValueError as error:
         raise group_error(error) from error
     except Exception as error:
@@ -182,7 +183,7 @@ def _print_settings(overrides: list[str]) -> None:
 
 def _say(note: str) -> None:
     if note:
-        print(printable(note), file=sys.stderr)  # noqa: T201
+        say(note)
 
 
 def _settings(config: DictConfig) -> tuple[dict[str, Any], list[str], str]:
@@ -224,6 +225,7 @@ def _job(command: str, work: Callable[[dict[str, Any], list[str], str, Path], No
 
     from hoptm_plugin.commands.folder import CONFIG, remove_if_empty
 
+    plain_warnings()  # a launcher's worker does not come by main()
     folder = Path(_hydra_config().runtime.output_dir)
     sweep = _hydra_config().mode == RunMode.MULTIRUN
 
@@ -235,12 +237,12 @@ def _job(command: str, work: Callable[[dict[str, Any], list[str], str, Path], No
         return f"; go on with: {PROGRAM} {what} hydra.run.dir={folder} resume=true{whole if sweep else ''}"
 
     try:
-        with stop_on_signals():  # a launcher's worker does not come by main()
+        with stop_on_signals():
             try:
                 work(*_settings(config), folder)
             except Stopped as stopped:
                 said = "interrupted" if stopped.exit_code == INTERRUPTED else f"stopped by {stopped}"
-                print(f"error: {said}{going_on()}", file=sys.stderr)  # noqa: T201
+                say(f"error: {said}{going_on()}")
                 hand_on(stopped)
                 raise SystemExit(stopped.exit_code) from None
     except HopTMError as error:
@@ -257,13 +259,15 @@ def _job(command: str, work: Callable[[dict[str, Any], list[str], str, Path], No
 def _run(config: DictConfig) -> None:
     def work(values: dict[str, Any], explicit: list[str], note: str, folder: Path) -> None:
         from hoptm_plugin.commands.composition import resumed
+        from hoptm_plugin.commands.folder import CARD
         from hoptm_plugin.commands.run import run
         from hoptm_plugin.results.console import console_progress, print_card
 
         values = resumed(values, explicit, folder)
         if not values["resume"]:
             _say(note)
-        print_card(run(values, folder, console_progress()), folder)
+        card = run(values, folder, console_progress())
+        show(lambda: print_card(card, folder), folder / CARD)
 
     _job("run", work, config)
 
@@ -276,7 +280,8 @@ def _experts(config: DictConfig) -> None:
 
         _say(note)
         remove_if_empty(folder)
-        print(build_experts_only(values, console_progress()))  # noqa: T201
+        built = build_experts_only(values, console_progress())
+        show(lambda: print(built))  # noqa: T201
 
     _job("experts", work, config)
 
@@ -284,12 +289,14 @@ def _experts(config: DictConfig) -> None:
 def _eval(config: DictConfig) -> None:
     def work(values: dict[str, Any], explicit: list[str], note: str, folder: Path) -> None:
         from hoptm_plugin.commands.evaluate import evaluate_stored, settings_of_stored
+        from hoptm_plugin.commands.folder import CARD
         from hoptm_plugin.results.console import console_progress, print_card
 
         stored = settings_of_stored(values, explicit)
         if stored is None:
             _say(note)
-        print_card(evaluate_stored(stored or values, folder, console_progress()), folder)
+        card = evaluate_stored(stored or values, folder, console_progress())
+        show(lambda: print_card(card, folder), folder / CARD)
 
     _job("eval", work, config)
 

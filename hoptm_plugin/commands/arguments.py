@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
 from hoptm_plugin.commands.help import PROGRAM
-from hoptm_plugin.core.text import printable
+from hoptm_plugin.commands.streams import fail
 
 LISTED = "run folders, cards, or folders to search"
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong on stderr and exit."""
-    print(printable(f"error: {message}"), file=sys.stderr)  # noqa: T201
-    raise SystemExit(code)
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from hoptm_plugin.commands.streams import say
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
 from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
 from hoptm_plugin.core.locks import Lock
@@ -82,7 +82,7 @@ class RunFolder:
                                  f"with hydra.run.dir=PATH")  # fmt: skip
         try:
             if lock.left_over and not (self / CARD).exists():
-                print(KILLED.format(folder=self.path), file=sys.stderr)  # noqa: T201
+                say(KILLED.format(folder=self.path))
             remove_leftovers(self.path)
             yield
         finally:
@@ -216,4 +216,7 @@ def remove_if_empty(path: Path) -> None:
     for folder in (path, *path.parents) if path.is_relative_to(here) else (path,):
         if here.is_relative_to(folder) or not folder.is_dir() or any(folder.iterdir()):
             return
-        folder.rmdir()
+        try:
+            folder.rmdir()
+        except OSError:  # a mount point, or not ours to remove
+            return

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from hoptm_plugin.commands.folder import CONFIG, GRID, INITIAL_GRID, read_config
 from hoptm_plugin.commands.scores import compare_as_asked
+from hoptm_plugin.commands.streams import say
 from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
 from hoptm_plugin.core.files import sha256, write_text
-from hoptm_plugin.core.text import printable
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.results.card import FILE_NAME, Card
 from hoptm_plugin.results.compare import find_cards, refuse_card
@@ -57,8 +56,7 @@ def write_report(
     if page.real:
         names = "; ".join(page.real[:MOST_NAMED])
         more = f"; and {len(page.real) - MOST_NAMED} more" if len(page.real) > MOST_NAMED else ""
-        said = f"real training images are shown of {names}{more}; --no-real-images leaves them out"
-        print(printable(said), file=sys.stderr)  # noqa: T201
+        say(f"real training images are shown of {names}{more}; --no-real-images leaves them out")
     count = f"{len(cards)} run{'' if len(cards) == 1 else 's'}"
     print(f"{output}: {count}, {output.stat().st_size / 1e6:.1f} MB")  # noqa: T201
 
@@ -119,7 +117,7 @@ def _is_another(path: Path, card: Card) -> bool:
     """Tell whether a file has changed since its run's card was written; of older cards nobody knows."""
     try:
         return path.name in card.artefacts and path.is_file() and sha256(path) != card.artefacts[path.name]
-    except OSError:  # unreadable, which is said where it is read
+    except FileFormatError:  # unreadable, which is said where it is read
         return False
 
 

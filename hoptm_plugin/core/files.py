@@ -154,6 +154,13 @@ def read_bounded(path: Path, largest: int, kind: str) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return the SHA-256 of a file as hexadecimal.
+
+    Raises:
+        FileFormatError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise FileFormatError(f"{path}: cannot be read: {error.strerror}; make it readable") from None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import warnings
 from pathlib import Path
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from hoptm_plugin.core.files import storage_error
+
+# how file systems say that they know no locks: most, NFS without its lock daemon, some of user space
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Lock:
@@ -27,8 +31,8 @@ class Lock:
         self.path = path
         self.left_over = False
         """Whether the file was left by a process that was killed; known once the lock is held."""
-        # a singleton or thread-local lock could be taken twice by one process
-        self._lock = FileLock(path, thread_local=False)
+        # a singleton or thread-local lock could be taken twice by one process; a soft one would outlive a killed owner
+        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False)
 
     def acquire(self) -> bool:
         """Take the lock if nobody else holds it, without waiting, and say whether it is held.
@@ -40,21 +44,19 @@ class Lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_symlink():  # what it leads to would be written over
                 raise OSError(errno.ELOOP, "is a link; remove it", str(self.path))
-            there = self.path.exists()
+            before = self._content()
             self._lock.acquire(blocking=False)
-            if isinstance(self._lock, SoftFileLock):  # it would outlive a killed owner
-                self._lock.release(force=True)
-                raise NotImplementedError
-            self.left_over = there
+            # whoever lets go removes it, though maybe only after it was read above
+            self.left_over = bool(before) and not _lives(before)
             self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         except Timeout:
             return False
-        except NotImplementedError:
+        except (NotImplementedError, OSError) as error:
+            self.close()
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+                raise storage_error(self.path, error) from error
             warnings.warn(f"{self.path.parent}: the file system knows no locks; see that no two processes work on the "
                           "same run, and expect experts to be trained twice", stacklevel=2)  # fmt: skip
-        except OSError as error:
-            self.close()
-            raise storage_error(self.path, error) from error
         return True
 
     def close(self) -> None:
@@ -65,7 +67,24 @@ class Lock:
 
     def holder(self) -> str:
         """Return who holds it, in words."""
+        return self._content() or "another process"
+
+    def _content(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8").strip() or "another process"
+            return self.path.read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
-            return "another process"
+            return ""
+
+
+def _lives(named: str) -> bool:
+    """Tell whether a lock file names a process that lives on this machine."""
+    found = re.fullmatch(r"process (\d+) on (.*)", named)
+    if found is None or found[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True

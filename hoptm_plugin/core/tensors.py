@@ -128,6 +128,10 @@ def _read_header(path: Path, kind: str, remedy: str) -> _Header:
     if not path.is_file():
         raise FileFormatError(f"{path}: not a file; {remedy}" if path.exists() else f"{path}: no such {kind}")
     try:
+        path.open("rb").close()  # safetensors says that what it may not read does not exist
+    except OSError as error:
+        raise FileFormatError(f"{path}: the {kind} cannot be read: {error.strerror}") from None
+    try:
         with safe_open(path, framework="pt") as stream:
             raw = json.loads((stream.metadata() or {})[METADATA_KEY])
             header = _Header.model_validate(raw)

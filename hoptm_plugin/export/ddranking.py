@@ -5,6 +5,7 @@ Facts on what it reads: its own ``configs/`` and ``ddranking.metrics``, version 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,7 +46,9 @@ def write_ddranking(synthetic: SyntheticSet, config: Mapping[str, Any], folder: 
     if synthetic.step_size is not None:
         tensors[RATE] = synthetic.step_size.float()
     for name, tensor in tensors.items():
-        torch.save(tensor.clone(), folder / name)
+        stream = io.BytesIO()  # on a full disk, writing to a file raises errors of torch's own
+        torch.save(tensor.clone(), stream)
+        (folder / name).write_bytes(stream.getvalue())
     text = yaml.safe_dump(settings(synthetic, config), sort_keys=False)
     (folder / CONFIG).write_text(text, encoding="utf-8")
     return [*tensors, CONFIG], None

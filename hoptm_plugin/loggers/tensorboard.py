@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +46,7 @@ class TensorBoard(RunLogger):
         events = folder / "tensorboard"
         if events.is_symlink():
             raise StorageError(events, "is a link", "remove it")
+        _quiet_writing_thread()
         self._writer = SummaryWriter(events, purge_step=first)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -63,3 +66,16 @@ class TensorBoard(RunLogger):
         """Flush and close the event file."""
         if self._writer is not None:
             self._writer.close()
+
+
+@cache
+def _quiet_writing_thread() -> None:
+    """Print no traceback where TensorBoard's thread cannot write: whoever calls the writer next gets the error."""
+    usual = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        writes = type(failure.thread).__module__.startswith("tensorboard.")
+        if not (writes and issubclass(failure.exc_type, OSError)):
+            usual(failure)
+
+    threading.excepthook = hook

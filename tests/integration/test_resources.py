@@ -143,7 +143,7 @@ def test_commands_on_a_full_or_read_only_disk(arguments, trouble, disk, finished
     lines = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, result.err
     assert trouble in lines[0]
-    assert str(disk) in lines[0]
+    assert ("the sweep's folder" if "-m" in given and trouble == FULL else str(disk)) in lines[0]
     left = [path.name for path in disk.rglob("*") if path.name != "ballast" and not path.is_dir()]
     assert [name for name in left if name != "multirun.yaml"] == []
 

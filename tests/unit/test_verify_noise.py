@@ -27,6 +27,9 @@ def verdict(stored, found, test_images=1000):
         ((0.5, 0.6, 0.7), (0.5, 0.6, 0.7), "identical"),
         ((0.5, 0.6, 0.7), (0.52, 0.6, 0.69), "within noise"),
         ((0.5, 0.51, 0.52), (0.7, 0.71, 0.72), "DIFFERS"),
+        # two networks: the test has no power, ten standard errors do
+        ((0.40, 0.41), (1.0, 1.0), "DIFFERS"),
+        ((0.40, 0.42), (0.43, 0.45), "within noise"),
         # one network: 2 sqrt(2 p (1 - p) / n) = 0.0447 at p = 0.5, n = 1000
         ((0.5,), (0.544,), "within noise"),
         ((0.5,), (0.546,), "DIFFERS"),
