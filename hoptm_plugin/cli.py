@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except HopTMError as error:
         fail(str(error), error.exit_code)
     except Stopped as stopped:
-        fail(f"stopped by {stopped}", stopped.exit_code)
+        again = "; a sweep goes on by the same command with resume=auto and its folder as hydra.sweep.dir"
+        fail(f"stopped by {stopped}{again if '-m' in given else ''}", stopped.exit_code)
     except KeyboardInterrupt:
         fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever read the output has gone; nothing is left to be said to him

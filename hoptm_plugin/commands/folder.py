@@ -13,7 +13,7 @@ import yaml
 
 from hoptm_plugin.commands.streams import say
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
-from hoptm_plugin.core.files import read_bounded, remove_leftovers, sha256, write_text
+from hoptm_plugin.core.files import is_leftover, read_bounded, remove_leftovers, sha256, write_text
 from hoptm_plugin.core.locks import Lock
 from hoptm_plugin.core.plain_yaml import load_plain
 from hoptm_plugin.results.card import Card, read_card
@@ -108,7 +108,7 @@ class RunFolder:
         config = self / CONFIG
         if not resume:
             path = self.path
-            if path.exists() and (not path.is_dir() or any(each.name != LOCK for each in path.iterdir())):
+            if path.exists() and (not path.is_dir() or any(map(_is_content, path.iterdir()))):
                 raise RunFolderError(
                     f"{self.path}: not empty. To continue the run in it add resume=true; "
                     f"for a new run choose another hydra.run.dir."
@@ -135,6 +135,11 @@ class RunFolder:
     def artefacts(self, *names: str) -> dict[str, str]:
         """Return the SHA-256 of those of the named files that exist."""
         return {name: sha256(self / name) for name in names if (self / name).is_file()}
+
+
+def _is_content(path: Path) -> bool:
+    """Tell whether a file is more than what a process leaves that is killed before it has written anything."""
+    return path.name != LOCK and not is_leftover(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:

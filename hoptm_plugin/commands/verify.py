@@ -174,6 +174,8 @@ def _check_files(folder: Path, card: Card, config: dict[str, Any]) -> Iterator[s
     """Print what became of each file that the card names; yield what is wrong."""
     files = [(name, _place(folder, name, config), digest) for name, digest in card.artefacts.items()]
     yield from _compare_files(files)
+    if CONFIG not in card.artefacts:
+        yield f"the card names no checksum of {CONFIG}"
     if config_sha256(config) != card.config_sha256:
         yield f"the settings in {CONFIG} are not those of the card"
 

@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,10 +69,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def is_leftover(path: Path, name: str = "*") -> bool:
+    """Tell whether a file is a temporary one of :func:`write_atomically`."""
+    return fnmatch(path.name, f".{name}.????????.tmp")
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove temporary files that killed processes left; call it only while nobody else may write ``name`` there."""
-    for path in folder.glob(f".{name}.????????.tmp"):
-        path.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if is_leftover(path, name):
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -145,7 +152,8 @@ def read_bounded(path: Path, largest: int, kind: str) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe that nobody writes to would be waited for
             raise FileFormatError(f"{path}: not a file, so not a {kind}; put the file itself there, or remove it")
         with path.open("rb") as stream:
-            content = stream.read(largest + 1)
+            # no more than there is: as much as is asked for is reserved
+            content = stream.read(min(largest, os.fstat(stream.fileno()).st_size) + 1)
     except OSError as error:
         raise FileFormatError(f"{path}: the {kind} cannot be read: {error.strerror}") from None
     if len(content) > largest:

@@ -71,7 +71,7 @@ class Lock:
 
     def _content(self) -> str:
         try:
-            return self.path.read_text(encoding="utf-8").strip()
+            return self.path.read_text(encoding="utf-8").strip() if self.path.is_file() else ""
         except (OSError, ValueError):
             return ""
 

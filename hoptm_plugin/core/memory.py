@@ -11,7 +11,9 @@ import torch
 from hoptm_plugin.core.errors import OutOfMemoryError
 
 # how torch's allocator of the CPU says it, in an error without a type of its own
-_CPU_SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory")
+_CPU_SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "Cannot allocate memory",
+              "std::bad_alloc", "could not create a primitive")  # fmt: skip
+_GPU_SIGNS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def memory_named(doing: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        cuda = isinstance(error, torch.OutOfMemoryError)
+        cuda = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _GPU_SIGNS)
         if not cuda and not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _CPU_SIGNS):
             raise
         where = "the GPU's memory" if cuda else "memory"

@@ -56,11 +56,16 @@ def stop_on_signals() -> Iterator[None]:
     _state.asked = None
     for each in SIGNALS:
         _state.earlier[each] = signal.signal(each, _stop)
+    ending = False
     try:
         yield
+    except (Stopped, SystemExit) as leaving:
+        ending = isinstance(leaving, Stopped) or leaving.code in (STOPPED, INTERRUPTED)
+        raise
     finally:
         for number, handler in _state.earlier.items():
-            signal.signal(number, handler)
+            # a process that is about to end must not be ended by a second one, with another exit code
+            signal.signal(number, signal.SIG_IGN if ending and number != signal.SIGINT else handler)
         _state.earlier.clear()
 
 

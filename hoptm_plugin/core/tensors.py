@@ -143,6 +143,8 @@ def _read_header(path: Path, kind: str, remedy: str) -> _Header:
     check_checksum(raw, path, remedy)
     if odd := [name for name, tensor in header.tensors.items() if tensor.dtype not in _DTYPES]:
         raise _damaged(path, kind, remedy, f"{', '.join(odd)}: of a type that it does not write")
+    if any(len(each.sha256) not in (1, *each.shape[:1]) for each in header.tensors.values()):
+        raise _damaged(path, kind, remedy, "it has neither one checksum nor one a row")
     if found != {name: tuple(tensor.shape) for name, tensor in header.tensors.items()}:
         raise _damaged(path, kind, remedy, "its tensors are not those of its header")
     return header

@@ -24,7 +24,7 @@ def write_checkpoint(path: Path, state: State, kind: str = KIND) -> None:
     write_tensors(path, tensors, {"kind": kind, "version": VERSION, "values": values})
 
 
-def read_checkpoint(path: Path, kind: str = KIND) -> State:
+def read_checkpoint(path: Path, kind: str = KIND, allow_nan: bool = False) -> State:
     """Return what :func:`write_checkpoint` was given, tensors on the CPU.
 
     Raises:
@@ -34,7 +34,7 @@ def read_checkpoint(path: Path, kind: str = KIND) -> State:
     known = isinstance(metadata, dict) and (metadata.get("kind"), metadata.get("version")) == (kind, VERSION)
     if not known or not isinstance(metadata.get("values"), dict):
         raise FileFormatError(f"{path}: not a {kind} of version {VERSION}; {REMEDY}")
-    if bad := [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]:
+    if not allow_nan and (bad := [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]):
         raise FileFormatError(f"{path}: {', '.join(bad)} hold NaN; {REMEDY}")
     state: State = {}
     for name, value in (metadata["values"] | tensors).items():

@@ -16,6 +16,7 @@ from hoptm_plugin.core.interfaces import Augmentation, State
 from hoptm_plugin.core.memory import memory_named
 from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.stopping import deferred
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.metrics import classification_metrics
 from hoptm_plugin.engine.settings import Protocol
@@ -96,9 +97,10 @@ class Evaluator:
                 together = self._side_by_side(name, sets) if missing else 1
                 for at in range(0, len(missing), together):
                     some = {repeat: sets[repeat] for repeat in missing[at : at + together]}
-                    scores = self._scores(name, some, split, warm_up, partial(bar.advance, len(some)), what)
-                    found = dict(zip(some, scores, strict=True))
-                    self.finished.keep(what, name, found)
+                    with deferred():  # the training looks for signals itself; what comes after it is soon done
+                        scores = self._scores(name, some, split, warm_up, partial(bar.advance, len(some)), what)
+                        found = dict(zip(some, scores, strict=True))
+                        self.finished.keep(what, name, found)
                     rows |= found
                     bar.advance(0, accuracy=scores[-1]["accuracy"])
                 results[name] = [rows[repeat] for repeat in sets]

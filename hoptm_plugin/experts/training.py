@@ -17,6 +17,7 @@ from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.memory import memory_named
 from hoptm_plugin.core.progress import Progress, ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.stopping import deferred
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.experts.store import Begun, ExpertStore, StoredTrajectories
 from hoptm_plugin.networks.stack import TrainingLoss
@@ -99,7 +100,8 @@ def train_experts(
                 saved = time.monotonic()
     except KeyboardInterrupt:  # a signal that asks to stop as well
         if path.done:
-            save(path.begun())
+            with deferred():  # another signal must not throw away what is being stored
+                save(path.begun())
         raise
     return path.begun()
 

@@ -114,7 +114,7 @@ class KeptNetworks(FinishedNetworks):
         """
         if not self._begun.exists():
             return None
-        state = read_checkpoint(self._begun, KIND)
+        state = read_checkpoint(self._begun, KIND, allow_nan=True)  # a network may diverge, which its card then says
         if (state.get("identity"), state.get("key")) != (self.identity, key):
             return None
         seconds, training = state.get("seconds"), state.get("training")

@@ -104,3 +104,32 @@ def install_handler(folder):
         raise SystemExit(17)
 
     signal.signal(signal.SIGUSR2, requeue)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("gap", [0.05, 0.3])
+def test_a_second_signal_changes_nothing(gap, second, npz_file, tmp_path):
+    """Schedulers send several; the exit code must say what to do all the same."""
+    folder = tmp_path / "run"
+    with forked(*command(npz_file, folder), cwd=tmp_path) as running:
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
+            assert running.process.is_alive(), running.result()
+            time.sleep(0.002)
+        signal_to(running, signal.SIGUSR2)
+        time.sleep(gap)
+        if running.process.is_alive():
+            signal_to(running, second)
+        result = running.result()
+    assert result.code == STOPPED, result
+    assert (folder / "checkpoint.safetensors").exists()
+
+
+def test_a_folder_in_which_a_process_was_killed_at_once_can_be_used(npz_file, undisturbed, tmp_path):
+    """Before its configuration was renamed into place."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", ".config.yaml.abcdefgh.tmp"):
+        (folder / name).write_text("")
+    result = fork(*command(npz_file, folder), cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert_same(folder, undisturbed)

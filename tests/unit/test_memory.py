@@ -30,8 +30,10 @@ def raising(error):
         (raising(MemoryError()), r"^memory is exhausted while distilling \(MemoryError\); set a=b$"),
         (raising(torch.OutOfMemoryError(CUDA)),
          r"^the GPU's memory is exhausted while distilling \(tried to allocate 20.00 GiB\); set a=b$"),
+        (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")),
+         r"^the GPU's memory is exhausted while distilling \(RuntimeError\); set a=b$"),
     ],
-    ids=["CPU", "Python", "CUDA"],
+    ids=["CPU", "Python", "CUDA", "cuBLAS"],
 )  # fmt: skip
 def test_memory(fail, says):
     with pytest.raises(OutOfMemoryError, match=says) as caught, memory_named("distilling", "set a=b"):
