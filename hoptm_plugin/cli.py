@@ -34,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     130: interrupted by Ctrl-C.
     """
     plain_warnings()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with stop_on_signals():
-            _command(list(sys.argv[1:] if arguments is None else arguments))
+            _command(given)
         sys.stdout.flush()
     except HopTMError as error:
         fail(str(error), error.exit_code)
