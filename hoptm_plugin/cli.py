@@ -118,10 +118,10 @@ def _with_settings(command: str, arguments: list[str]) -> None:
             raise
         what = error.filename or "the sweep's folder"  # Hydra writes multirun.yaml there
         fail(f"{what}: {error.strerror}; choose another folder with hydra.{'sweep' if sweep else 'run'}.dir=PATH", 2)
-    except ValueError as error:
-        raise group_error(error) from error
     except Exception as error:
         if not of_a_launcher(error):
+            if isinstance(error, ValueError):
+                raise group_error(error) from error
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         again = "the same command with resume=auto and this sweep's folder as hydra.sweep.dir goes on"

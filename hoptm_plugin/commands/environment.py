@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
@@ -12,8 +13,9 @@ def prepare() -> None:
     """Set what nobody has set yet; call it before torch is imported."""
     # threads that spin while they wait stall small networks on a machine that others use too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ray would write a token into the home folder, and report its use to its makers
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray would write a token into the home folder, or else let anybody on the network run code: one for this process
+    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if COMPILED_CODE not in os.environ and (folder := private_folder("compiled")) is not None:
         os.environ[COMPILED_CODE] = str(folder)
