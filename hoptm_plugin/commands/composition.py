@@ -150,7 +150,8 @@ def trusted(
     if not isinstance(experts, dict) or not isinstance(experts.get("root"), str):
         return stored  # which is refused when it is validated
     root = Path(experts["root"])
-    if root != Path(str(values["experts"]["root"])) and not any(root.glob(STORES)):
+    usual = (Path("experts"), Path(str(values["experts"]["root"])))  # without and with HOPTM_EXPERTS
+    if root not in usual and not any(root.glob(STORES)):
         raise ConfigurationError(
             f"experts.root: {source} names {root}, where no experts lie; to train them there give experts.root={root}, "
             f"or name another folder"
