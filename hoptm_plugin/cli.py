@@ -98,6 +98,7 @@ def _with_settings(command: str, arguments: list[str]) -> None:
     # makes Hydra raise instead of printing a traceback of its own and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
     job = {"run": _run, "experts": _experts, "eval": _eval}.get(command)
+    sweep = getattr(options, "multirun", False)  # cite and verify know no sweeps
     try:
         if command == "verify":
             _verify(options.run, options.settings, options.checksums)
@@ -105,15 +106,14 @@ def _with_settings(command: str, arguments: list[str]) -> None:
         if command == "cite" or options.cfg:
             (_cite if command == "cite" else _print_settings)(options.settings)
             return
-        sys.argv = [PROGRAM, *(["--multirun"] if options.multirun else []), *options.settings]
+        sys.argv = [PROGRAM, *(["--multirun"] if sweep else []), *options.settings]
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra composes a sweep first without what is swept over, so with the default method and data set
         known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
-        hint = known if options.multirun and "unknown setting" in explain(error) else ""
+        hint = known if sweep and "unknown setting" in explain(error) else ""
         fail(f"{explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
     except OSError as error:
-        sweep = command != "cite" and options.multirun
         if error.errno not in UNWRITABLE or (error.filename is None and not sweep):
             raise
         what = error.filename or "the sweep's folder"  # Hydra writes multirun.yaml there

@@ -96,15 +96,8 @@ def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactor
         values = values | {"reported": None}  # nothing says how it was distilled
     values = _described_by(judged.synthetic, values)
     settings, folder = validate_settings(values), RunFolder(path)
-    resume = (folder / CONFIG).exists() if settings.resume == "auto" else settings.resume
-    folder.check(values, resume)
-    if resume and (folder / CARD).exists():
-        return folder.finished()
-    with folder.held():
-        folder.check(values, resume)  # another process may have been at it until now
-        if resume and (folder / CARD).exists():
-            return folder.finished()
-        return _evaluate(values, settings, judged, folder, progress)
+    with folder.taken(values, settings.resume) as finished:
+        return finished or _evaluate(values, settings, judged, folder, progress)
 
 
 def _evaluate(

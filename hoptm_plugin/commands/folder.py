@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
@@ -67,6 +67,24 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         """Return the path of a file in it."""
         return self.path / name
+
+    @contextmanager
+    def taken(self, settings: dict[str, Any], resume: bool | Literal["auto"]) -> Iterator[Card | None]:
+        """Hold the folder for a run with these settings; where that is finished, give its card instead.
+
+        Raises:
+            RunFolderError: it cannot be used as asked, see :meth:`check`, or another process works in it.
+            StorageError: it cannot be written to.
+        """
+        go_on = (self / CONFIG).exists() if resume == "auto" else resume
+        self.check(settings, go_on)
+        if not (go_on and (self / CARD).exists()):
+            with self.held():
+                self.check(settings, go_on)  # another process may have been at it until now
+                if not (go_on and (self / CARD).exists()):
+                    yield None
+                    return
+        yield self.finished()
 
     @contextmanager
     def held(self) -> Iterator[None]:

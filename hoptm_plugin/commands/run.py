@@ -48,15 +48,8 @@ def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
     """
     settings = validate_settings(values)
     folder = RunFolder(path)
-    resume = (folder / CONFIG).exists() if settings.resume == "auto" else settings.resume
-    folder.check(values, resume)
-    if resume and (folder / CARD).exists():
-        return folder.finished()
-    with folder.held():
-        folder.check(values, resume)  # another process may have been at it until now
-        if resume and (folder / CARD).exists():
-            return folder.finished()
-        return _run(values, settings, folder, progress)
+    with folder.taken(values, settings.resume) as finished:
+        return finished or _run(values, settings, folder, progress)
 
 
 def _run(values: dict[str, Any], settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:

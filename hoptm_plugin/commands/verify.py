@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, pstdev, variance
 from typing import Any, Final
 
 from rich import box
@@ -19,7 +20,7 @@ from hoptm_plugin.commands.folder import (
     AVERAGE,
     CARD,
     CONFIG,
-    FREE_TO_CHANGE,
+    FREE_RUNTIME,
     config_sha256,
     read_config,
 )
@@ -38,6 +39,8 @@ from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.significance import holm, welch
 from hoptm_plugin.results.software import software_versions
 
+# where and how it is computed; of the others nothing would be heeded
+ALLOWED: Final = (*FREE_RUNTIME, "dataset.root", "dataset.download")
 LEVEL, MOST_ERRORS, ROUNDING = 0.01, 10, 1e-9
 KINDS: Final = {"evaluations": "synthetic set", "averaged": "moving average", "random_subset": "random subset"}
 
@@ -65,11 +68,11 @@ class Comparison:
     @property
     def difference(self) -> float:
         """Mean now less the card's."""
-        return math.fsum(self.found) / len(self.found) - math.fsum(self.stored) / len(self.stored)
+        return fmean(self.found) - fmean(self.stored)
 
     def _errors(self) -> float:
         """Return the difference of the means in standard errors."""
-        error = math.sqrt(sum(_variance(values) / len(values) for values in (self.stored, self.found)))
+        error = math.sqrt(sum(variance(values) / len(values) for values in (self.stored, self.found)))
         return abs(self.difference) / error if error else math.inf
 
     @property
@@ -80,11 +83,6 @@ class Comparison:
         near = abs(self.difference) <= self.tolerance + ROUNDING
         agrees = near if self.p is None else self.p >= LEVEL and (near or self._errors() <= MOST_ERRORS)
         return "within noise" if agrees else "DIFFERS"
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def compare(pairs: Sequence[tuple[str, Evaluation, Evaluation]], test_images: int) -> list[Comparison]:
@@ -99,7 +97,7 @@ def compare(pairs: Sequence[tuple[str, Evaluation, Evaluation]], test_images: in
     corrected = holm([welch(found, stored).p for stored, found in values])
     comparisons = []
     for (kind, evaluation, _), (stored, found), p in zip(pairs, values, corrected, strict=True):
-        mean = math.fsum(stored) / len(stored)
+        mean = fmean(stored)
         tolerance = max(1 / test_images, 2 * math.sqrt(2 * mean * (1 - mean) / test_images))
         comparisons.append(Comparison(kind, evaluation.network, stored, found, p, tolerance))
     return comparisons
@@ -126,9 +124,9 @@ def verify(folder: Path, changes: dict[str, Any], progress: ProgressFactory, che
         RunFolderError: no finished run.
         FileFormatError: a damaged card, configuration or set.
     """
-    if refused := [path for path in changes if path not in FREE_TO_CHANGE]:
+    if refused := [path for path in changes if path not in ALLOWED]:
         raise ConfigurationError(f"{', '.join(refused)}: would make it another run; verify takes only what changes no "
-                                 f"result: {', '.join(FREE_TO_CHANGE)}")  # fmt: skip
+                                 f"result: {', '.join(ALLOWED)}")  # fmt: skip
     if is_export(folder):
         return _verify_export(folder)
     if not (folder / CARD).is_file():
@@ -256,6 +254,4 @@ def _print_results(comparisons: Sequence[Comparison], card: Card, bench: Workben
 
 
 def _percent(values: Sequence[float]) -> str:
-    mean = math.fsum(values) / len(values)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
-    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+    return f"{100 * fmean(values):.2f} ± {100 * pstdev(values):.2f}"

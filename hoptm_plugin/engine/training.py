@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.interfaces import Augmentation, State
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.core.stopping import asked_to_stop, deferred, stop_if_asked
+from hoptm_plugin.core.stopping import asked_to_stop, stop_if_asked
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
@@ -53,7 +52,7 @@ def train_networks(
         seeds: E times, of orders and augmentation.
         after_epoch: told of each epoch.
         begun: what ``save`` was given before an interruption; the bits are those of a training without one.
-        save: is given the state every few minutes at the end of an epoch, and where a signal asks to stop.
+        save: is given the state every few minutes at the end of an epoch, and where a deferred signal asks to stop.
 
     Raises:
         HopTMError: the learning rate is not a positive number.
@@ -76,14 +75,13 @@ def train_networks(
         for _ in range(training.done):
             after_epoch()
     saved = time.monotonic()
-    with deferred() if save is not None else nullcontext():
-        while training.done < protocol.epochs:
-            _train_epoch(training, sets, protocol.batch, augmentation)
-            after_epoch()
-            if save is not None and (asked_to_stop() or time.monotonic() - saved > SAVE_EVERY):
-                save(training.state())
-                saved = time.monotonic()
-                stop_if_asked()
+    while training.done < protocol.epochs:
+        _train_epoch(training, sets, protocol.batch, augmentation)
+        after_epoch()
+        if save is not None and (asked_to_stop() or time.monotonic() - saved > SAVE_EVERY):
+            save(training.state())
+            saved = time.monotonic()
+            stop_if_asked()
     training.stack.unload()
 
 

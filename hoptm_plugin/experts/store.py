@@ -177,15 +177,16 @@ class ExpertStore:
         return [expert for expert in range(count) if self.epochs(expert) < epochs]
 
     @contextmanager
-    def claimed(self, wanted: list[int], most: int, epochs: int) -> Iterator[list[int]]:
-        """Hold the locks of up to ``most`` of the wanted experts that nobody else trains; maybe none.
+    def claimed(self, wanted: list[int], most: int, epochs: int) -> Iterator[dict[int, Begun | None]]:
+        """Hold the locks of up to ``most`` of the wanted experts that nobody else trains, maybe none.
 
-        Their unfinished trainings have equally many epochs, so that they can go on side by side.
+        Yields what is begun of each, or None. Their unfinished trainings have equally many epochs, so that they can go on side by side.
 
         Raises:
             StorageError: the store cannot be written to.
         """
-        held: list[tuple[int, Lock]] = []
+        held: dict[int, Lock] = {}
+        found: dict[int, Begun | None] = {}
         done: int | None = None
         try:
             for expert in wanted:
@@ -194,18 +195,18 @@ class ExpertStore:
                 lock = Lock(self.folder / f"expert-{expert:05d}.lock")
                 if not lock.acquire():
                     continue
-                held.append((expert, lock))
+                held[expert] = lock
                 remove_leftovers(self.folder, f"expert-{expert:05d}*")
                 begun = self.begun(expert)
                 so_far = begun.epochs if begun is not None else 0
                 # another process may have finished it since it was missed
                 if self.epochs(expert) >= epochs or done not in (None, so_far):
-                    held.pop()[1].close()
+                    held.pop(expert).close()
                     continue
-                done = so_far
-            yield [expert for expert, _ in held]
+                done, found[expert] = so_far, begun
+            yield found
         finally:
-            for _, lock in held:
+            for lock in held.values():
                 lock.close()
 
     def begin(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -229,11 +229,11 @@ class _Builder:
         keep_freed_memory(device, step_bytes)
         self.together = compute.side_by_side(device, step_bytes)
 
-    def train(self, group: Sequence[int], bar: Progress) -> None:
-        """Train experts whose locks are held, and store them."""
+    def train(self, group: Mapping[int, Begun | None], bar: Progress) -> None:
+        """Train experts whose locks are held, going on with what is begun, and store them."""
         own = [self.seeds.child("expert", expert) for expert in group]
         starts = torch.stack([self.loss.network.flatten(self.create(part.generator("initialisation"))) for part in own])
-        begun = [found for expert in group if (found := self.store.begun(expert)) is not None]
+        begun = [each for each in group.values() if each is not None]
         if begun:
             bar.advance(len(group) * min(begun[0].epochs, self.epochs))
 

@@ -118,6 +118,8 @@ def test_an_exported_set(bench, finished_run, tmp_path):
         (("{run}", "ipc=2"), ("ipc: would make it another run", "runtime.device")),
         (("{run}", "method=mtt"), ("method: would make it another run",)),
         (("{run}", "dataset.root=nowhere.npz"), ("nowhere.npz: no such file",)),
+        (("{run}", "runtime.threads=["), ("runtime.threads=[: not a setting of the form KEY=VALUE",)),
+        (("{run}", "worker=1"), ("worker: would make it another run",)),
         ((), ("run",)),
     ],
 )
