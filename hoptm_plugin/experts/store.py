@@ -180,8 +180,7 @@ class ExpertStore:
     def claimed(self, wanted: list[int], most: int, epochs: int) -> Iterator[dict[int, Begun | None]]:
         """Hold the locks of up to ``most`` of the wanted experts that nobody else trains, maybe none.
 
-        Yields what is begun of each, or None. Unfinished trainings have equally many epochs, so that they can go on side
-        by side.
+        Yields what is begun of each, or None; equally many epochs, so that they can go on side by side.
 
         Raises:
             StorageError: the store cannot be written to.
