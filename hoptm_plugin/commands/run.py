@@ -26,6 +26,7 @@ from hoptm_plugin.commands.folder import (
     distillation_sha256,
 )
 from hoptm_plugin.commands.settings import RunSettings, validate_settings
+from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.progress import ProgressFactory
@@ -147,17 +148,18 @@ def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str
 
 
 def evaluate(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
-    """Evaluate a set, its moving average, and a random subset if asked, on the test split."""
-    test, settings, average = bench.data.test, bench.settings, distilled.average
+    """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split."""
+    settings, average = bench.settings, distilled.average
+    tested: Split = getattr(bench.data, settings.protocol.split)
     results: dict[str, Any] = {"averaged": None, "random_subset": None}
-    results["evaluations"] = evaluator.evaluate(lambda repeat: distilled.synthetic, test, "synthetic set")
+    results["evaluations"] = evaluator.evaluate(lambda repeat: distilled.synthetic, tested, "synthetic set")
     if average is not None:
         warm_up = distilled.synthetic if settings.protocol.warm_start_average else None
-        results["averaged"] = evaluator.evaluate(lambda repeat: average, test, "moving average", warm_up)
+        results["averaged"] = evaluator.evaluate(lambda repeat: average, tested, "moving average", warm_up)
     if settings.protocol.random_subset and not bench.parts.method.whole_split:
         seeds = bench.seeds.child("random subset")
         results["random_subset"] = evaluator.evaluate(
-            lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), test, "random subset"
+            lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), tested, "random subset"
         )
     return results
 

@@ -217,7 +217,7 @@ def _check_results(folder: Path, card: Card, values: dict[str, Any], progress: P
         for stored in getattr(card, kind) or ()
         if found[kind] and stored.network in found[kind]
     ]
-    comparisons = compare(pairs, card.dataset.test)
+    comparisons = compare(pairs, card.tested)
     _print_results(comparisons, card, bench)
     wanted = sum(len(getattr(card, kind) or ()) for kind in KINDS)
     missing = [] if len(pairs) == wanted else [f"{wanted - len(pairs)} evaluations of the card were not repeated"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hoptm_plugin.core.compute import TrainingPrecision
+
+
+TestedSplit: TypeAlias = Literal["test", "validation"]
 
 
 class _Settings(BaseModel):
@@ -68,6 +71,8 @@ class Protocol(_Settings):
     """How a synthetic set is judged: fresh networks trained on it, tested once at the end (methods.md 1.7).
 
     Attributes:
+        split: images that the networks are tested on: "test", or "validation" to choose settings by; the test split is
+            then not looked at.
         repeats: networks per architecture.
         epochs: passes over the synthetic set; the published range 0...1000 makes 1001.
         batch: images per step; a short last batch is kept.
@@ -82,10 +87,11 @@ class Protocol(_Settings):
             released code of FTD and ATT does; only to mimic their numbers.
     """
 
+    # what is left out where it is the default: cards from before it existed stay comparable
+    split: TestedSplit = Field("test", exclude_if=lambda value: value == "test")
     repeats: PositiveInt = 5
     epochs: PositiveInt = 1001
     batch: PositiveInt = 128
-    # left out where it is the default: cards from before it existed stay comparable
     precision: TrainingPrecision = Field("float32", exclude_if=lambda value: value == "float32")
     labels: Literal["stored", "hard"] = Field("stored", exclude_if=lambda value: value == "stored")
     learning_rate: PositiveFloat = 0.01

@@ -37,7 +37,7 @@ def print_by_class(card: Card, console: Console) -> None:
         shown = present[:MOST_SHOWN]
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("class")
-        for name in ("test images", *sets):
+        for name in (f"{card.split} images", *sets):
             table.add_column(Text(name), justify="right")
         for label in shown:
             count = str(evaluation.support[label])

@@ -151,9 +151,19 @@ class Card(Record):
                 raise ValueError(f"{kind}: a network is listed twice")
             if any(len(evaluation.support) != len(self.dataset.classes) for evaluation in evaluations):
                 raise ValueError(f"{kind}: support is not of {len(self.dataset.classes)} classes")
-            if any(sum(evaluation.support) != self.dataset.test for evaluation in evaluations):
-                raise ValueError(f"{kind}: support does not sum to the {self.dataset.test} test images")
+            if any(sum(evaluation.support) != self.tested for evaluation in evaluations):
+                raise ValueError(f"{kind}: support does not sum to the {self.tested} {self.split} images")
         return self
+
+    @property
+    def split(self) -> str:
+        """Name of the split that networks were tested on, "test" or "validation"."""
+        return "validation" if self.protocol.get("split") == "validation" else "test"
+
+    @property
+    def tested(self) -> int:
+        """Images of that split."""
+        return self.dataset.validation if self.split == "validation" else self.dataset.test
 
 
 def make_card(

@@ -180,10 +180,12 @@ def _heading(card: Card, conditions: Mapping[str, Any], differing: Sequence[str]
     for key in differing:
         if key == "fingerprint":
             parts.append(f"{key} {card.dataset.fingerprint[:12]}")
-        elif key not in ("dataset", "selection"):
+        elif key not in ("dataset", "selection", "protocol.split"):
             parts.append(f"{key} {_said(conditions, key)}")
     if card.ipc is None:
         parts.append(f"upper bound: all {card.dataset.train:,} training images")
+    if card.split == "validation":
+        parts.append("judged on the VALIDATION split: for choosing settings, not a result")
     if "selection" in differing or card.selection == "test_leaky":
         parts.append(f"chosen: {SELECTIONS[card.selection]}")
     return "; ".join(parts)

@@ -192,6 +192,8 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     if card.reported is not None:
         others = [f"{network} {published(value)}" for network, value in card.reported.networks.items()]
         lines.append(f"reported: {', '.join([published(card.reported), *others])} ({card.reported.source})")
+    if card.split == "validation":
+        lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
     lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
     if folder is not None:
         lines.append(f"folder: {folder}")

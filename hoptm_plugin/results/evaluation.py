@@ -22,7 +22,7 @@ class Calibration(Record):
 
     Attributes:
         ece: expected calibration error, ``sum_b n_b / n |accuracy_b - confidence_b|``.
-        counts: test images per bin, by the probability of the predicted class.
+        counts: tested images per bin, by the probability of the predicted class.
         confidence: mean of that probability in each bin; None where it is empty.
         accuracy: fraction of the bin's images classified rightly; None where it is empty.
     """
@@ -43,19 +43,19 @@ class Calibration(Record):
 
 
 class Evaluation(Record):
-    """Networks of one architecture trained on one set and tested on the test split.
+    """Networks of one architecture trained on one set and tested on the protocol's split.
 
     Attributes:
         network: the architecture.
-        accuracy: fraction of test images classified rightly.
-        balanced_accuracy: mean recall over classes that the test split has.
+        accuracy: fraction of tested images classified rightly.
+        balanced_accuracy: mean recall over classes that the split has.
         macro_auroc: mean one-vs-rest AUROC.
-        macro_f1: mean F1 over classes that the test split has.
-        support: test images per class.
-        recall_per_class: mean over the networks; None for a class that the test split lacks.
+        macro_f1: mean F1 over classes that the split has.
+        support: tested images per class.
+        recall_per_class: mean over the networks; None for a class that the split lacks.
         ece: expected calibration error; None in cards from before it was measured.
         calibration: of each network; None for one that diverged.
-        confusion: of each network, [truth][predicted] test images; an image for which a diverged network gave no
+        confusion: of each network, [truth][predicted] tested images; an image for which a diverged network gave no
             prediction is in no column. None in older cards, and where they are too large.
     """
 

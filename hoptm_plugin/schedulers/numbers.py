@@ -25,3 +25,23 @@ class Geometric(Schedule):
     def at(self, step: int) -> float:
         """Return the number at iteration ``step``."""
         return self.start * self.growth ** (step // self.every)
+
+
+@schedules.register("linear")
+class Linear(Schedule):
+    """A number that goes from one to another in equal steps: start + (end - start) * min(1, step / over).
+
+    Args:
+        start: the number at iteration 0.
+        end: the number from iteration ``over`` on.
+        over: iterations that it takes.
+    """
+
+    def __init__(self, start: float, end: float, over: int) -> None:
+        if over < 1:
+            raise ValueError("over must be at least 1")
+        self.start, self.end, self.over = start, end, over
+
+    def at(self, step: int) -> float:
+        """Return the number at iteration ``step``."""
+        return self.start + (self.end - self.start) * min(1.0, step / self.over)

@@ -11,7 +11,7 @@ from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.interfaces import Schedule, Scheduler, value_at
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
-from hoptm_plugin.schedulers import Geometric, SelfPaced, SequentialStartEpochs
+from hoptm_plugin.schedulers import Geometric, Linear, SelfPaced, SequentialStartEpochs
 from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
 
 SIZES = (3, 2)
@@ -64,6 +64,13 @@ def test_senseless_schedules_are_refused(bad):
         Geometric(**bad)
 
 
+def test_linear_goes_from_start_to_end_and_stays():
+    rising = Linear(start=0.2, end=1.0, over=8)
+    assert [rising.at(step) for step in (0, 2, 4, 8, 9, 10**6)] == pytest.approx([0.2, 0.4, 0.6, 1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="at least 1"):
+        Linear(0.0, 1.0, 0)
+
+
 # --- the mask --------------------------------------------------------------------------------------------------------
 
 
@@ -110,11 +117,73 @@ def test_raw_and_normalised_errors():
     assert SelfPaced(kappa=0.25, errors="normalised").parameter_weights(pair).tolist() == [1, 0, 1, 1, 0]
 
 
+def by_sorting(errors, held, fraction):
+    """The easiest parameters join those held, in order, until round(fraction * P) are matched."""
+    held = list(held)
+    for index in sorted(range(P), key=lambda i: errors[i]):
+        if sum(held) < round(fraction * P) and not held[index]:
+            held[index] = 1.0
+    return held
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+def test_a_quantile_matches_its_fraction_at_any_scale(sticky, scale):
+    """Whatever the errors' size, round(q P) parameters are matched: the easiest, besides those that are held."""
+    generator = torch.Generator().manual_seed(1)
+    scheduler = SelfPaced(quantile=Linear(0.0, 1.0, 20), sticky=sticky)
+    held = [0.0] * P
+    for step in range(25):
+        errors = (scale * torch.rand(P, generator=generator, dtype=torch.float64)).tolist()
+        pair = pair_with(errors, step=step)
+        fraction = min(1.0, step / 20)
+        before = held if sticky else [0.0] * P
+        held = by_sorting(pair.squared_errors.tolist(), before, fraction)
+        assert scheduler.parameter_weights(pair).tolist() == held
+        assert sum(held) == round(fraction * P)
+        let_in = [d for d, new, old in zip(pair.squared_errors.tolist(), held, before, strict=True) if new > old]
+        logs = {name: float(value) for name, value in scheduler.logs().items()}
+        assert logs["kappa"] == max(let_in, default=0.0), "the error of the last one let in"
+        assert logs["mask_fraction"] == pytest.approx(sum(held) / P)
+
+
+def test_a_quantile_is_a_kappa_seen_from_the_other_side():
+    """Without stickiness, kappa just above the q-quantile of the errors gives the mask of q."""
+    pair = pair_with((0.5, 0.1, 0.4, 0.2, 0.3))
+    for count in range(1, P + 1):
+        mask = SelfPaced(quantile=count / P, sticky=False).parameter_weights(pair)
+        kappa = pair.squared_errors.sort().values[count - 1].item() * (1 + 1e-9)
+        assert torch.equal(mask, SelfPaced(kappa=kappa, sticky=False).parameter_weights(pair))
+
+
+def test_a_quantile_with_equal_errors_whole_tensors_and_fractions_beyond_the_ends():
+    assert masks(SelfPaced(quantile=0.4, sticky=False), [(0.5, 0.5, 0.5, 0.1, 0.9)]) == [[1, 1, 1, 1, 0]]
+    assert masks(SelfPaced(quantile=0.2, granularity="tensor"), [(0.1, 0.3, 0.8, 0.7, 0.9)]) == [[1, 1, 1, 0, 0]]
+    assert masks(SelfPaced(quantile=7.0), ROWS[:1]) == [[1] * P]
+    assert masks(SelfPaced(quantile=-1.0), ROWS[:1]) == [[0] * P]
+
+
+def test_a_sticky_quantile_survives_a_checkpoint():
+    straight, first, second = (SelfPaced(quantile=Linear(0.2, 1.0, 3)) for _ in range(3))
+    want = [straight.parameter_weights(pair_with(row, step=step)).tolist() for step, row in enumerate(ROWS)]
+    first.parameter_weights(pair_with(ROWS[0], step=0))
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    rest = [second.parameter_weights(pair_with(row, step=step)).tolist() for step, row in enumerate(ROWS)][1:]
+    assert rest == want[1:]
+
+
+@pytest.mark.parametrize("given", [{}, {"kappa": 0.1, "quantile": 0.1}])
+def test_either_kappa_or_quantile(given):
+    with pytest.raises(ValueError, match="either kappa or quantile"):
+        SelfPaced(**given)
+
+
+@pytest.mark.parametrize("pacing", [{"kappa": 0.5}, {"quantile": 0.5}, {"quantile": 1.0}])
 @pytest.mark.parametrize("errors", ["raw", "normalised"])
 @pytest.mark.parametrize("granularity", ["scalar", "tensor"])
-def test_never_nan_even_if_the_student_diverged(errors, granularity):
+def test_never_nan_even_if_the_student_diverged(errors, granularity, pacing):
     inf, nan = float("inf"), float("nan")
-    scheduler = SelfPaced(kappa=0.5, errors=errors, granularity=granularity)
+    scheduler = SelfPaced(**pacing, errors=errors, granularity=granularity)
     for row in ((inf, nan, 0.1, nan, inf), (0.1, nan, 0.1, 0.0, 0.0), (9.0,) * P):
         weights = scheduler.parameter_weights(pair_with(row, (0.0, 0.0, 1.0, 0.0, 1.0)))
         assert set(weights.tolist()) <= {0.0, 1.0}
