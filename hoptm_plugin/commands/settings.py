@@ -24,6 +24,7 @@ from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.results.card import ReportedAccuracy
 from hoptm_plugin.results.software import Line
+from hoptm_plugin.results.tuning import Tuning
 
 
 class _Settings(BaseModel):
@@ -127,6 +128,7 @@ class RunSettings(_Settings):
         synthetic: for ``eval``: the stored set, or the run folder that holds it.
         loggers: told how the distillation goes, by name or as mappings; ``metrics.jsonl`` is written in any case.
         reported: what was published for this setting, or None.
+        tuning: how these settings were chosen, for the card; changes nothing.
     """
 
     method_id: Line
@@ -149,6 +151,7 @@ class RunSettings(_Settings):
     synthetic: Path | None = None
     loggers: list[str | dict[str, Any]] = Field(default_factory=list)
     reported: Published | None = None
+    tuning: Tuning | None = None
 
 
 def validate_settings(values: Mapping[str, Any]) -> RunSettings:

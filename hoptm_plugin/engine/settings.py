@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from hoptm_plugin.core.compute import TrainingPrecision
 
-
 TestedSplit: TypeAlias = Literal["test", "validation"]
 
 

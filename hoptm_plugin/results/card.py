@@ -29,6 +29,7 @@ from hoptm_plugin.core.text import all_printable
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.software import Line, Record, Software, software_versions
 from hoptm_plugin.results.summary import Fraction
+from hoptm_plugin.results.tuning import Tuning
 
 FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 64 * 2**20, 2**62
 SCHEMA: Final = 1
@@ -103,6 +104,7 @@ class Card(Record):
         random_subset: the same for random training images of the same IPC under the same protocol, or None.
         reported: a published figure to hold beside it, or None.
         selection: how the iteration was chosen; "test_leaky" looked at the test split.
+        tuning: how the settings were chosen, if there was a search.
         cost: time and memory.
         software: versions.
         config_sha256: of the composed configuration.
@@ -126,6 +128,7 @@ class Card(Record):
     random_subset: tuple[Evaluation, ...] | None = None
     reported: Reported | None = None
     selection: Literal["last", "validation", "test_leaky"]
+    tuning: Tuning | None = None
     cost: Cost
     software: Software
     config_sha256: Digest
@@ -185,6 +188,7 @@ def make_card(
     labels: Literal["hard", "soft"] | None = None,
     artefacts: Mapping[str, str],
     averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    tuning: Tuning | None = None,
 ) -> Card:
     """Put a card together from the fields of :class:`Card`, some of them still raw.
 
@@ -213,6 +217,7 @@ def make_card(
         random_subset=None if random_subset is None else _evaluations(random_subset),
         reported=None if reported is None else Reported(**reported),
         selection=selection,
+        tuning=tuning,
         cost=Cost(**cost),
         software=Software.model_validate(software_versions()),
         config_sha256=config_sha256,

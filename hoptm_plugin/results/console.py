@@ -194,6 +194,10 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         lines.append(f"reported: {', '.join([published(card.reported), *others])} ({card.reported.source})")
     if card.split == "validation":
         lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
+    if card.tuning is not None:
+        tried = card.tuning
+        lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split "
+                     f"(seed {tried.seed}, networks for each: {tried.networks})")  # fmt: skip
     lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
     if folder is not None:
         lines.append(f"folder: {folder}")

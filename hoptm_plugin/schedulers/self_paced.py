@@ -34,8 +34,8 @@ class SelfPaced(Scheduler):
         eps: added to n_i = (start_i - target_i)^2 when errors are normalised.
 
     Source: HoP-TM (Dong et al. 2025), Eq. 5 to 7; the stickiness is the released code's.
-    Deviates: the quantile is this library's. The mask can be empty without harm (see the endpoint matcher). ``regulariser`` in the logs is
-    -kappa * sum(v), the term of Eq. 8 that carries no gradient.
+    Deviates: the quantile is this library's. The mask can be empty without harm (see the endpoint matcher).
+    ``regulariser`` in the logs is -kappa * sum(v), the term of Eq. 8 that carries no gradient.
     """
 
     cites = ("dong2025hoptm",)
