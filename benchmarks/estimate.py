@@ -55,7 +55,18 @@ Timed: TypeAlias = Callable[[str, NetworkBuilder, DataSize], float]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a suite: where it stands in its sweeps, its overrides, and what they compose to."""
+    """One run of a suite, or one evaluation of a run's set: where it stands in its sweeps, and what it composes to.
+
+    Attributes:
+        sweep: index of its sweep.
+        number: of the job within it.
+        title: of the sweep.
+        overrides: that make it.
+        settings: what they compose to.
+        parts: what that describes.
+        folder: pattern of its folder below the suite's; the data set's part is what was typed, which no setting says.
+        evaluates: the folder of the run whose set it judges again; None: it is a run.
+    """
 
     sweep: int
     number: int
@@ -63,6 +74,8 @@ class Job:
     overrides: list[str]
     settings: RunSettings
     parts: Parts
+    folder: str
+    evaluates: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,19 +84,15 @@ class Job:
         return f"{self.settings.method_title}, {images}, seed {self.settings.seed}"
 
     @property
-    def folder(self) -> str:
-        """Pattern of its folder below the suite's; the data set's part is what was typed, which no setting says."""
-        s = self.settings
-        return f"{self.sweep}/{self.number}-{s.method_id}-*-ipc{s.ipc}-seed{s.seed}"
-
-    @property
     def expert_epochs(self) -> int:
         """Epochs of each expert that it needs; 0 if it reads none."""
-        read = self.parts.method.last_expert_epoch()
+        read = 0 if self.evaluates else self.parts.method.last_expert_epoch()
         return max(read, self.settings.experts.epochs or 0) if read else 0
 
     def distillation(self, size: DataSize) -> float:
         """Return the image passes of its distillation."""
+        if self.evaluates:
+            return 0
         return self.settings.distillation.iterations * self.parts.method.image_passes(size.classes, self.settings.ipc)
 
     def evaluation(self, size: DataSize) -> float:
@@ -97,7 +106,7 @@ class Job:
     def selection(self, size: DataSize) -> float:
         """Return the image passes through its first evaluated network that choosing a checkpoint takes."""
         loop = self.settings.distillation
-        if loop.selection == "last" or self.parts.method.whole_split:
+        if loop.selection == "last" or self.evaluates or self.parts.method.whole_split:
             return 0
         times = -(-loop.iterations // loop.evaluate_every) * (1 + (loop.average_decay is not None))
         return float(times * self.settings.protocol.epochs * self._images(size))

@@ -16,7 +16,7 @@ RECIPE_GROUPS = ("method", "dataset")
 # settings that leave a run what was published: any other one, given on the command line, drops ``reported``
 LEAVES_REPORTED = (
     "method=", "dataset=", "dataset.root", "dataset.download", "ipc", "seed", "data_seed", "networks", "resume",
-    "worker", "synthetic", "method_title", "tuning", "loggers", *FREE_RUNTIME, "experts.root", "experts.seed",
+    "worker", "synthetic", "method_title", "tuning", "note", "loggers", *FREE_RUNTIME, "experts.root", "experts.seed",
     "hydra", "hydra/launcher", "distillation.checkpoint_every", "distillation.log_every", "protocol.random_subset",
 )  # fmt: skip
 

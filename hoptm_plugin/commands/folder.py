@@ -40,7 +40,9 @@ KILLED = (
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
 # settings that do not determine the synthetic set, or only by chance
-NOT_OF_THE_SET = ("seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites", "tuning")
+NOT_OF_THE_SET = (
+    "seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites", "tuning", "note",
+)  # fmt: skip
 # how a run is computed; lower precision is more than that
 FREE_RUNTIME = tuple(
     f"runtime.{name}" for name in ("device", "unroll", "compile", "memory_budget", "parallel_networks", "threads")
@@ -50,7 +52,8 @@ FREE_TO_CHANGE = ("resume", "worker", "loggers", *FREE_RUNTIME, "experts.root", 
 # left out at their defaults, so that runs and cards from before they existed still count as made alike
 ADDED_LATER = {
     "runtime.precision": "float32", "experts.training.precision": "float32", "protocol.precision": "float32",
-    "protocol.labels": "stored", "protocol.split": "test", "tuning": None, "method.schedulers.pace.quantile": None,
+    "protocol.labels": "stored", "protocol.split": "test", "tuning": None, "note": None,
+    "method.schedulers.pace.quantile": None,
 }  # fmt: skip
 
 

@@ -188,6 +188,7 @@ def finished_card(
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
         selection=settings.distillation.selection,
         tuning=settings.tuning,
+        note=settings.note,
         reported=None if published is None else published.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,

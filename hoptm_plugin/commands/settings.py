@@ -129,6 +129,7 @@ class RunSettings(_Settings):
         loggers: told how the distillation goes, by name or as mappings; ``metrics.jsonl`` is written in any case.
         reported: what was published for this setting, or None.
         tuning: how these settings were chosen, for the card; changes nothing.
+        note: what to know when reading the result, for the card and the tables; changes nothing.
     """
 
     method_id: Line
@@ -152,6 +153,7 @@ class RunSettings(_Settings):
     loggers: list[str | dict[str, Any]] = Field(default_factory=list)
     reported: Published | None = None
     tuning: Tuning | None = None
+    note: Line | None = None
 
 
 def validate_settings(values: Mapping[str, Any]) -> RunSettings:

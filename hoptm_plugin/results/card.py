@@ -105,6 +105,7 @@ class Card(Record):
         reported: a published figure to hold beside it, or None.
         selection: how the iteration was chosen; "test_leaky" looked at the test split.
         tuning: how the settings were chosen, if there was a search.
+        note: what to know when reading the result, such as that the setting was reduced.
         cost: time and memory.
         software: versions.
         config_sha256: of the composed configuration.
@@ -129,6 +130,7 @@ class Card(Record):
     reported: Reported | None = None
     selection: Literal["last", "validation", "test_leaky"]
     tuning: Tuning | None = None
+    note: Line | None = None
     cost: Cost
     software: Software
     config_sha256: Digest
@@ -189,6 +191,7 @@ def make_card(
     artefacts: Mapping[str, str],
     averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     tuning: Tuning | None = None,
+    note: str | None = None,
 ) -> Card:
     """Put a card together from the fields of :class:`Card`, some of them still raw.
 
@@ -218,6 +221,7 @@ def make_card(
         reported=None if reported is None else Reported(**reported),
         selection=selection,
         tuning=tuning,
+        note=note,
         cost=Cost(**cost),
         software=Software.model_validate(software_versions()),
         config_sha256=config_sha256,

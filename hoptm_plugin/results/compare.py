@@ -139,6 +139,7 @@ def compare(cards: Sequence[FoundCard], *, against: str | None = None, tests: bo
     for members, flat in zip(groups, conditions, strict=True):
         card = members[0][1]
         cells, notes = pooled(members)
+        notes += sorted({f"Note: {each.note}" for _, each in members if each.note})
         comparisons.append(Comparison(
             _heading(card, flat, differing), card.dataset.name, tuple(with_best(cells)),
             tuple(bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)),

@@ -194,6 +194,8 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         lines.append(f"reported: {', '.join([published(card.reported), *others])} ({card.reported.source})")
     if card.split == "validation":
         lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
+    if card.note is not None:
+        lines.append(f"note: {card.note}")
     if card.tuning is not None:
         tried = card.tuning
         lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split "

@@ -15,11 +15,12 @@ sys.path.insert(0, str(BENCHMARKS))
 import estimate  # noqa: E402
 import suite  # noqa: E402
 from estimate import DataSize, expert_stores  # noqa: E402
-from suite import Plan, Suite, expand, grammar, load_suite  # noqa: E402
+from suite_file import SUITES, Suite, load_suite  # noqa: E402
+from suite_plan import Plan, expand, grammar  # noqa: E402
 
 from hoptm_plugin.core.errors import ConfigurationError  # noqa: E402
 
-NAMES = sorted(path.stem for path in suite.SUITES.glob("*.yaml"))
+NAMES = sorted(path.stem for path in SUITES.glob("*.yaml"))
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
 OWN = {"bloodcells": (21,), "digits": (16,)}  # small already, and nothing was published for them
@@ -34,7 +35,7 @@ SIZE = DataSize(**SMALL["data"])
 
 
 def plan(name, variant, *extra):
-    return Plan(load_suite(suite.SUITES / f"{name}.yaml").varied(variant), extra, Path("out"))
+    return Plan(load_suite(SUITES / f"{name}.yaml").varied(variant), extra, Path("out"))
 
 
 @pytest.fixture(scope="module")

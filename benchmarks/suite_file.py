@@ -1,0 +1,160 @@
+"""What a file of ``benchmarks/suites`` may say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Self
+
+import yaml
+from estimate import DataSize
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hoptm_plugin.commands.settings import Published
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
+from hoptm_plugin.core.registry import validation_problems
+
+SUITES, FULL, MAIN = Path(__file__).parent / "suites", "full", "main"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sweep(_Model):
+    """One ``hoptm-bench run -m``: a row or several of the table.
+
+    Attributes:
+        title: what it measures.
+        overrides: settings and lists of settings to sweep over.
+        reported: what was published for all its runs, where no recipe says it.
+        search: further lists of settings; beforehand, all their combinations are tried, and the one that does best on
+            the validation split is taken.
+        settings_of: the sweep whose search decides for this one as well.
+        evaluates: sweeps whose synthetic sets are judged again by ``hoptm-bench eval -m``, with these overrides;
+            nothing is then distilled.
+        seeds: of those sets, the ones with these seeds; None: all.
+        tables: where its rows stand.
+    """
+
+    title: str
+    overrides: list[str] = Field(min_length=1)
+    reported: Published | None = None
+    search: list[str] = Field(default_factory=list)
+    settings_of: str | None = None
+    evaluates: list[str] = Field(default_factory=list)
+    seeds: list[int] | None = None
+    tables: list[str] = Field(default=[MAIN], min_length=1)
+
+
+class Table(_Model):
+    """A further table of a suite.
+
+    Attributes:
+        title: what is compared.
+        note: what to know when reading it.
+        compare: further arguments of ``hoptm-bench compare``.
+    """
+
+    title: str
+    note: str | None = None
+    compare: list[str] = Field(default_factory=list)
+
+
+class Variant(_Model):
+    """The suite made smaller.
+
+    Attributes:
+        note: what is reduced.
+        settings: beat those of the suite and, where they are kept, of its sweeps.
+        sweeps: instead of the suite's, beating ``settings``; None keeps them, without what was reported.
+        data: instead of the suite's.
+    """
+
+    note: str
+    settings: list[str] = Field(default_factory=list)
+    sweeps: list[Sweep] | None = Field(None, min_length=1)
+    data: DataSize | None = None
+
+
+class Suite(_Model):
+    """One file of ``benchmarks/suites``.
+
+    Attributes:
+        title: what is compared.
+        note: what to know when reading the table.
+        data: size of the data set, for estimates where it is not at hand.
+        settings: overrides common to all sweeps.
+        search: overrides of the runs that sweeps try their settings with, beating all others.
+        sweeps: in the order in which they run.
+        compare: further arguments of ``hoptm-bench compare`` for the table "main".
+        tables: further ones, by the name that sweeps use.
+        variants: by name, beside "full".
+    """
+
+    title: str
+    note: str | None = None
+    data: DataSize
+    settings: list[str] = Field(default_factory=list)
+    search: list[str] = Field(default_factory=list)
+    sweeps: list[Sweep] = Field(min_length=1)
+    compare: list[str] = Field(default_factory=list)
+    tables: dict[str, Table] = Field(default_factory=dict)
+    variants: dict[str, Variant] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_what_exists(self) -> Self:
+        titles = Counter(sweep.title for sweep in self.sweeps)
+        referring = any(sweep.settings_of or sweep.evaluates or sweep.search for sweep in self.sweeps)
+        if referring and max(titles.values()) > 1:
+            raise ValueError(f"sweeps are called alike: {', '.join(title for title in titles if titles[title] > 1)}")
+        searched = {sweep.title for sweep in self.sweeps if sweep.search}
+        for sweep in self.sweeps:
+            if sweep.settings_of is not None and (sweep.search or sweep.settings_of not in searched):
+                raise ValueError(f"{sweep.title}: settings_of names no sweep with a search, or it has one itself")
+            unknown = [*({*sweep.evaluates} - {*titles}), *({*sweep.tables} - {MAIN, *self.tables})]
+            if unknown:
+                raise ValueError(f"{sweep.title}: names what does not exist: {', '.join(unknown)}")
+        return self
+
+    def table(self, name: str) -> Table:
+        """Return a table's description."""
+        return Table(title=self.title, note=self.note, compare=self.compare) if name == MAIN else self.tables[name]
+
+    def varied(self, name: str) -> Suite:
+        """Return the suite that the variant is.
+
+        Raises:
+            ConfigurationError: no variant has that name.
+        """
+        if name == FULL:
+            return self
+        if name not in self.variants:
+            raise ConfigurationError(f"--variant {name}: the suite has {', '.join([FULL, *self.variants])}")
+        variant = self.variants[name]
+        # in this order because Hydra's sweeper lets the last of a key win
+        if variant.sweeps:
+            sweeps = [
+                sweep.model_copy(update={"overrides": [*variant.settings, *sweep.overrides]})
+                for sweep in variant.sweeps
+            ]
+        else:
+            sweeps = [
+                sweep.model_copy(update={"overrides": [*sweep.overrides, *variant.settings], "reported": None})
+                for sweep in self.sweeps
+            ]
+        notes = "\n".join(filter(None, [self.note, variant.note]))
+        return self.model_copy(update={"sweeps": sweeps, "note": notes, "data": variant.data or self.data})
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite.
+
+    Raises:
+        FileFormatError: not readable, or no suite.
+    """
+    try:
+        return Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        what = "; ".join(validation_problems(error)) if isinstance(error, ValidationError) else str(error)
+        raise FileFormatError(f"{path}: not a suite: {what}") from None

@@ -1,0 +1,160 @@
+"""The runs of a suite: their commands, their settings, and where they go."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from estimate import Job, expert_stores
+from hydra.errors import HydraException, OverrideParseException
+from suite_file import Suite, Sweep
+
+from hoptm_plugin.cli import compose
+from hoptm_plugin.commands.assembly import build_parts
+from hoptm_plugin.commands.composition import changes_what_was_published, explicit_paths
+from hoptm_plugin.commands.settings import RunSettings, validate_settings
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError
+
+CARD = "result.json"
+EVALUATION = "-eval"  # at the end of the folders of evaluations, which have no method, IPC and seed in their names
+
+
+def grammar(value: Any) -> str:
+    """Return plain values in Hydra's override grammar, whatever characters their texts hold."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{grammar(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(grammar, value))}]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", r"\'") + "'"
+    return "null" if value is None else str(value)
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of every single run of a sweep, in the order of its jobs, as ``hoptm-bench run -m`` does.
+
+    Raises:
+        ConfigurationError: an override that Hydra cannot parse or sweep.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
+    except HydraException as error:
+        given = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+        raise ConfigurationError(f"{given}{str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A variant of a suite with what the command line set, and where its runs go."""
+
+    suite: Suite
+    extra: Sequence[str]
+    folder: Path
+
+    def overrides(self, sweep: Sweep) -> list[str]:
+        """Return all overrides of a sweep but those of its folder, and of the sets that it judges again."""
+        extra = explicit_paths(self.extra, {"method", "dataset"})
+        other = {"method=", "dataset="} & set(extra) or changes_what_was_published(extra)
+        # what was published for the suite's setting was not published for another
+        reported = [] if sweep.reported is None or other else [sweep.reported.model_dump(exclude_defaults=True)]
+        return [*self.suite.settings, *sweep.overrides, *(f"reported={grammar(each)}" for each in reported),
+                *self.extra]  # fmt: skip
+
+    def commands(self) -> list[list[str]]:
+        """Return the arguments of ``hoptm-bench``, one command per sweep."""
+        return [self._command(index, sweep) for index, sweep in enumerate(self.suite.sweeps)]
+
+    def _command(self, index: int, sweep: Sweep) -> list[str]:
+        where = [f"hydra.sweep.dir={_path(self.folder / str(index))}", "resume=auto"]
+        if not sweep.evaluates:
+            return ["run", "-m", *self.overrides(sweep), *where]
+        sets = ",".join(_path(self.folder / job.evaluates) for job in self._evaluations(sweep) if job.evaluates)
+        return ["eval", "-m", *self.overrides(sweep), f"synthetic={sets}",
+                f"hydra.sweep.subdir='${{hydra:job.num}}{EVALUATION}'", *where]  # fmt: skip
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Compose and check every single run, and what Hydra composes before each sweep: all but what is swept over.
+
+        Raises:
+            ConfigurationError: naming the run that does not compose.
+        """
+        jobs: list[Job] = []
+        for index, sweep in enumerate(self.suite.sweeps):
+            alone = [given for given in self.overrides(sweep) if len(expand([given])) == 1]
+            _composed(f"{sweep.title}, before the sweep", alone)
+            jobs += self._evaluations(sweep) if sweep.evaluates else self._runs(index, sweep)
+        return jobs
+
+    def _runs(self, index: int, sweep: Sweep) -> list[Job]:
+        jobs = []
+        for number, overrides in enumerate(expand(self.overrides(sweep))):
+            settings, parts = _checked(sweep.title, overrides)
+            folder = f"{index}/{number}-{settings.method_id}-*-ipc{settings.ipc}-seed{settings.seed}"
+            jobs.append(Job(index, number, sweep.title, overrides, settings, parts, folder))
+        return jobs
+
+    def _evaluations(self, sweep: Sweep) -> list[Job]:
+        """Return a job for each set that is judged again: settings are those of its run, these overrides on top."""
+        index = self.suite.sweeps.index(sweep)
+        named = [(at, each) for at, each in enumerate(self.suite.sweeps) if each.title in sweep.evaluates]
+        judged = [job for at, each in named for job in self._runs(at, each)
+                  if sweep.seeds is None or job.settings.seed in sweep.seeds]  # fmt: skip
+        jobs = []
+        for number, job in enumerate(judged):
+            overrides = [*job.overrides, *sweep.overrides, *self.extra]
+            settings, parts = _checked(sweep.title, overrides)
+            # the data set's part of a run's folder is what was typed, which no setting says
+            typed = [given.partition("=")[2] for given in job.overrides if given.startswith("dataset=")][-1:]
+            synthetic = job.folder.replace("*", *(typed or ["digits"]))
+            jobs.append(Job(index, number, sweep.title, overrides, settings, parts, f"{index}/{number}{EVALUATION}",
+                            synthetic))  # fmt: skip
+        return jobs
+
+    def experts(self) -> list[list[str]]:
+        """Return commands that train beforehand what several runs share but do not read equally far.
+
+        Otherwise a run that reads further than those before it would train the same experts anew.
+        """
+        return [
+            ["experts", *store.deepest.overrides, f"experts.epochs={store.epochs}", f"experts.count={store.count}"]
+            for store in expert_stores(self.jobs)
+            if len({(job.settings.experts.count, job.expert_epochs) for job in store.jobs}) > 1
+        ]
+
+    def cards(self, job: Job) -> list[Path]:
+        """Return the files of a run's cards: one, or none where it has not finished."""
+        return sorted(self.folder.glob(f"{job.folder}/{CARD}"))
+
+    def failed(self) -> list[Job]:
+        """Return the runs that have no card."""
+        return [job for job in self.jobs if not self.cards(job)]
+
+
+def _path(path: Path) -> str:
+    plain = re.fullmatch(r"[\w./-]+", str(path))  # nothing that Hydra's grammar gives a meaning
+    return str(path) if plain else grammar(str(path))
+
+
+def _checked(title: str, overrides: list[str]) -> tuple[RunSettings, Any]:
+    settings = _composed(title, overrides)
+    try:
+        # the data need not be at hand for an estimate, so another set stands in where parts are built
+        return settings, build_parts(settings.model_copy(update={"dataset": {"name": "digits"}}))
+    except HopTMError as error:
+        raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None
+
+
+def _composed(title: str, overrides: list[str]) -> RunSettings:
+    try:
+        return validate_settings(compose(overrides)[0])
+    except HopTMError as error:
+        raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None

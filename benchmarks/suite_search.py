@@ -1,0 +1,95 @@
+"""The search for settings that comes before a suite's runs: all candidates on the validation split, the best taken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from estimate import Job
+from suite_file import Sweep
+from suite_plan import Plan, expand, grammar
+
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.results.card import read_card
+
+# a search's runs never look at the test split
+JUDGED_ON = "protocol.split=validation"
+
+
+def searching(plan: Plan) -> Plan | None:
+    """Return the plan of all candidates of all searches, in a folder of its own beside the suite's; None without any.
+
+    Raises:
+        ConfigurationError: a sweep with a search that sweeps over more than the seed, of which the search has one.
+    """
+    searched = [sweep for sweep in plan.suite.sweeps if sweep.search]
+    if not searched:
+        return None
+    sweeps = []
+    for sweep in searched:
+        overrides = [*sweep.overrides, *sweep.search, *plan.suite.search, JUDGED_ON]
+        if len(expand(overrides)) != len(expand(sweep.search)):
+            raise ConfigurationError(f"{sweep.title}: has a search, so it may sweep over nothing but the seed, and the "
+                                     f"suite's `search` must give one")  # fmt: skip
+        sweeps.append(Sweep(title=sweep.title, overrides=overrides))
+    suite = plan.suite.model_copy(update={"sweeps": sweeps, "tables": {}, "title": f"Search: {plan.suite.title}"})
+    return replace(plan, suite=suite, folder=Path(f"{plan.folder}-search"))
+
+
+def settled(plan: Plan, search: Plan) -> Plan:
+    """Return the plan with the settings that the search chose, and with the record of it for the cards.
+
+    Raises:
+        ConfigurationError: no candidate of a sweep has a card.
+    """
+    sweeps = {sweep.title: sweep for sweep in plan.suite.sweeps}
+    records: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for index, one in enumerate(search.suite.sweeps):
+        jobs = [job for job in search.jobs if job.sweep == index]
+        records[one.title] = _choice(search, sweeps[one.title], jobs)
+    return _with(plan, {
+        sweep.title: _chosen(records[sweep.settings_of or sweep.title], sweep.settings_of)
+        for sweep in plan.suite.sweeps
+        if sweep.settings_of or sweep.search
+    })  # fmt: skip
+
+
+def supposed(plan: Plan) -> Plan:
+    """Return the plan with every search's first candidate, for lists and estimates before there are results."""
+    first = {sweep.title: expand(sweep.search)[0] for sweep in plan.suite.sweeps if sweep.search}
+    return _with(plan, {sweep.title: first[sweep.settings_of or sweep.title] for sweep in plan.suite.sweeps
+                        if sweep.settings_of or sweep.search})  # fmt: skip
+
+
+def _with(plan: Plan, further: dict[str, list[str]]) -> Plan:
+    sweeps = [
+        sweep.model_copy(update={"overrides": [*sweep.overrides, *further.get(sweep.title, [])]})
+        for sweep in plan.suite.sweeps
+    ]
+    return replace(plan, suite=plan.suite.model_copy(update={"sweeps": sweeps}))
+
+
+def _chosen(record: tuple[list[str], dict[str, Any]], reused: str | None) -> list[str]:
+    settings, tuning = record
+    return [*settings, f"tuning={grammar(tuning | {'reused': reused})}"]
+
+
+def _choice(search: Plan, sweep: Sweep, jobs: list[Job]) -> tuple[list[str], dict[str, Any]]:
+    """Return the settings of the best candidate, the first of equals, and the record of all."""
+    candidates: list[tuple[list[str], float | None]] = []
+    for settings, job in zip(expand(sweep.search), jobs, strict=True):
+        cards = [read_card(path) for path in search.cards(job)]
+        values = [value for card in cards for value in card.evaluations[0].accuracy.values if value is not None]
+        candidates.append((settings, fmean(values) if values else None))
+    known = [(settings, accuracy) for settings, accuracy in candidates if accuracy is not None]
+    if not known:
+        raise ConfigurationError(f"{sweep.title}: every candidate of its search failed; see {search.folder}")
+    best = max(known, key=lambda each: each[1])[0]
+    tuning = {
+        "split": "validation", "networks": jobs[0].settings.protocol.repeats, "seed": jobs[0].settings.seed,
+        "candidates": [{"settings": " ".join(settings), "accuracy": accuracy} for settings, accuracy in candidates],
+        "chosen": " ".join(best),
+    }  # fmt: skip
+    return best, tuning
