@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, Literal, NoReturn
 
 from hoptm_plugin.commands.help import PROGRAM
 from hoptm_plugin.commands.streams import fail
@@ -35,7 +36,7 @@ def _compare(arguments: list[str]) -> None:
     parser = Parser(
         f"{PROGRAM} compare",
         description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
-        "Runs that were not judged alike never share a column. Differences are tested (Welch, Holm).",
+        "Runs that were not judged alike never share a column. Differences are tested (Welch or paired, Holm).",
     )
     parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
     parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
@@ -49,7 +50,7 @@ def _compare(arguments: list[str]) -> None:
     cards = find_cards(options.paths)
     if options.output is not None:
         refuse_card(options.output, cards)
-    comparisons = compare_as_asked(cards, options.scores, against=options.against, tests=not options.no_tests)
+    comparisons = compare_as_asked(cards, options.scores, against=options.against, tests=_test(options))
     publish(comparisons, options.format, options.output)
 
 
@@ -60,6 +61,13 @@ def _how_to_compare(parser: Parser) -> None:
     tests = parser.add_mutually_exclusive_group()
     tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
     tests.add_argument("--no-tests", action="store_true", help="test nothing")
+    parser.add_argument("--paired", action="store_true",
+                        help="test over distillation seeds, each run paired with the reference's of the same seed, "
+                        "instead of over networks")  # fmt: skip
+
+
+def _test(options: Namespace) -> Literal["welch", "paired"] | None:
+    return None if options.no_tests else "paired" if options.paired else "welch"
 
 
 def _report(arguments: list[str]) -> None:
@@ -79,7 +87,7 @@ def _report(arguments: list[str]) -> None:
 
     write_report(
         options.paths, options.output, title=options.title, real_images=not options.no_real_images,
-        scores=options.scores, against=options.against, tests=not options.no_tests,
+        scores=options.scores, against=options.against, tests=_test(options),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from hoptm_plugin.results.report.curves import Curve, read_curves
 from hoptm_plugin.results.report.page import render
 from hoptm_plugin.results.report.pictures import trimmed
 from hoptm_plugin.results.scores import ScoreName
+from hoptm_plugin.results.significance import Test
 
 LARGEST_CONFIG, MEMORY = 2**20, 2**30  # of a file; of all pictures
 MOST_NAMED, REMEDY = 5, "name another file with -o FILE"
@@ -27,7 +28,7 @@ MOST_NAMED, REMEDY = 5, "name another file with -o FILE"
 
 def write_report(
     paths: Sequence[Path], output: Path, *, title: str, real_images: bool,
-    scores: ScoreName | Literal["all"] | None = None, against: str | None = None, tests: bool = True,
+    scores: ScoreName | Literal["all"] | None = None, against: str | None = None, tests: Test | None = "welch",
 ) -> None:  # fmt: skip
     """Write the page on the runs in ``paths`` to ``output``, whole or not at all; say how large it is.
 
@@ -38,7 +39,7 @@ def write_report(
         real_images: whether pictures of real training images are shown.
         scores: whose columns are added to the tables.
         against: the row that all others are tested against; None takes each column's best.
-        tests: whether to test at all.
+        tests: how rows are tested; None: not at all.
 
     Raises:
         UserError: there is no card, one cannot be read, or the page cannot be written.

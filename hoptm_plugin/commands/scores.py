@@ -20,13 +20,14 @@ from hoptm_plugin.results.card import Card
 from hoptm_plugin.results.cells import RANDOM, FoundCard, distillation_seed
 from hoptm_plugin.results.compare import HARMLESS, Comparison, compare
 from hoptm_plugin.results.scores import FULL, Missing, ScoreName, scored, tabled
+from hoptm_plugin.results.significance import Test
 
 Values: TypeAlias = Mapping[str, Any]
 NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else
 
 
 def compare_as_asked(
-    cards: Sequence[FoundCard], scores: ScoreName | Literal["all"] | None, *, against: str | None, tests: bool
+    cards: Sequence[FoundCard], scores: ScoreName | Literal["all"] | None, *, against: str | None, tests: Test | None
 ) -> list[Comparison]:
     """Compare cards, with scores if any are asked for.
 
@@ -39,7 +40,7 @@ def compare_as_asked(
 
 
 def compare_with_scores(
-    cards: Sequence[FoundCard], scores: ScoreName | Literal["all"], *, against: str | None, tests: bool
+    cards: Sequence[FoundCard], scores: ScoreName | Literal["all"], *, against: str | None, tests: Test | None
 ) -> list[Comparison]:
     """Compare cards as :func:`hoptm_plugin.results.compare.compare` does, with the scores of distilled sets.
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.results.card import FILE_NAME, Card, ReportedAccuracy
 from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.significance import LEVEL, Difference, holm, welch
+from hoptm_plugin.results.significance import LEVEL, Difference, Test, holm, paired, welch
 
 FoundCard: TypeAlias = tuple[Path, Card]
 Column: TypeAlias = tuple[int | None, str]
@@ -37,6 +37,7 @@ class Cell:
         against: the row it is tested against, or None where it is not.
         difference: from that row.
         p_holm: the difference's p-value, corrected over all tests of the table.
+        by_seed: (distillation seed, mean accuracy of its networks) of each run; None where undefined.
         found: the cards that were pooled, and their files.
         lrs: label-robust score, where asked for and defined (:mod:`hoptm_plugin.results.robust`).
         ars: augmentation-robust score, likewise.
@@ -54,6 +55,7 @@ class Cell:
     against: str | None = None
     difference: Difference | None = None
     p_holm: float | None = None
+    by_seed: tuple[tuple[int, float | None], ...] = field(default=(), repr=False)
     found: tuple[FoundCard, ...] = field(default=(), repr=False, compare=False)
     lrs: float | None = None
     ars: float | None = None
@@ -94,9 +96,12 @@ class _Pool:
     def cell(self, row: str, ipc: int | None, network: str) -> Cell:
         values = tuple(value for evaluation in self.evaluations for value in evaluation.accuracy.values)
         reported, source = next(iter(self.reported)) if len(self.reported) == 1 else (None, None)
+        seeds = (distillation_seed(card) for _, card in self.found)
+        means = (evaluation.accuracy.mean for evaluation in self.evaluations)
         return Cell(
-            row, self.method, ipc, network, values, len(self.evaluations), reported, source, found=tuple(self.found)
-        )
+            row, self.method, ipc, network, values, len(self.evaluations), reported, source,
+            by_seed=tuple(zip(seeds, means, strict=True)), found=tuple(self.found),
+        )  # fmt: skip
 
 
 def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
@@ -204,7 +209,7 @@ def with_best(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def with_tests(cells: Sequence[Cell], against: str | None) -> list[Cell]:
+def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[Cell]:
     """Test every cell against its column's first best one, or against the row called ``against`` where it has one."""
     references: dict[Column, Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.row):
@@ -216,8 +221,19 @@ def with_tests(cells: Sequence[Cell], against: str | None) -> list[Cell]:
         if reference is None or reference.row == cell.row:
             tested.append(cell)
             continue
-        values, others = ([v for v in side.values if v is not None] for side in (cell, reference))
-        complete = len(values) == len(cell.values) and len(others) == len(reference.values)
-        tested.append(replace(cell, against=reference.row, difference=welch(values, others) if complete else None))
+        difference = _paired(cell, reference) if tests == "paired" else _welch(cell, reference)
+        tested.append(replace(cell, against=reference.row, difference=difference))
     corrected = holm([cell.difference.p if cell.difference else None for cell in tested])
     return [replace(cell, p_holm=p) for cell, p in zip(tested, corrected, strict=True)]
+
+
+def _welch(cell: Cell, reference: Cell) -> Difference | None:
+    values, others = ([v for v in side.values if v is not None] for side in (cell, reference))
+    complete = len(values) == len(cell.values) and len(others) == len(reference.values)
+    return welch(values, others) if complete else None
+
+
+def _paired(cell: Cell, reference: Cell) -> Difference | None:
+    means = [{seed: mean for seed, mean in side.by_seed if mean is not None} for side in (cell, reference)]
+    complete = all(len(known) == len(side.by_seed) for known, side in zip(means, (cell, reference), strict=True))
+    return paired(*means) if complete else None

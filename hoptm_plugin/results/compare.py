@@ -12,6 +12,7 @@ from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserEr
 from hoptm_plugin.results.card import FILE_NAME, Card, read_card
 from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
 from hoptm_plugin.results.console import SELECTIONS
+from hoptm_plugin.results.significance import Test
 
 # the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
 HARMLESS = ("random_subset", "warm_start_average")
@@ -43,7 +44,7 @@ class Comparison:
         cells: every row's cells.
         bounds: results on the whole training split.
         notes: on what is not shown.
-        tested: whether cells were tested.
+        tested: how cells were tested; None where they were not.
         against: the row they were tested against; None where that is each column's best.
         scores: columns of scores beside the accuracies, of "lrs" and "ars".
     """
@@ -53,7 +54,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     bounds: tuple[Bound, ...] = ()
     notes: tuple[str, ...] = ()
-    tested: bool = True
+    tested: Test | None = "welch"
     against: str | None = None
     scores: tuple[str, ...] = ()
 
@@ -109,7 +110,9 @@ def refuse_card(output: Path, cards: Sequence[FoundCard]) -> None:
         raise UserError(f"{output}: is a file of a run; name another one")
 
 
-def compare(cards: Sequence[FoundCard], *, against: str | None = None, tests: bool = True) -> list[Comparison]:
+def compare(
+    cards: Sequence[FoundCard], *, against: str | None = None, tests: Test | None = "welch"
+) -> list[Comparison]:
     """Group cards by data set, fingerprint, protocol and selection; pool each cell's networks over seeds; test.
 
     Cards of the whole training split (``ipc`` None) stand below every table of the same data set, whatever their
@@ -118,7 +121,7 @@ def compare(cards: Sequence[FoundCard], *, against: str | None = None, tests: bo
     Args:
         cards: as :func:`find_cards` gives them.
         against: title or short name of the method to test against; None takes each column's best.
-        tests: whether to test at all.
+        tests: "welch", over networks; "paired", over distillation seeds; None: nothing is tested.
 
     Raises:
         ConfigurationError: no table, or more than one row of a table, is called ``against``.
@@ -145,7 +148,7 @@ def compare(cards: Sequence[FoundCard], *, against: str | None = None, tests: bo
             tuple(bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)),
             tuple(notes), tests,
         ))  # fmt: skip
-    return _tested(comparisons, against) if tests else comparisons
+    return _tested(comparisons, against, tests) if tests else comparisons
 
 
 def _grouped(cards: Sequence[FoundCard]) -> list[list[FoundCard]]:
@@ -213,7 +216,7 @@ def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
     return [Bound(cell, card.dataset.train, tuple(remarks)) for cell in cells]
 
 
-def _tested(comparisons: Sequence[Comparison], against: str | None) -> list[Comparison]:
+def _tested(comparisons: Sequence[Comparison], against: str | None, tests: Test) -> list[Comparison]:
     rows = [None if against is None else _row_called(against, comparison) for comparison in comparisons]
     if against is not None and not any(rows):
         known = sorted({row for comparison in comparisons for row in comparison.rows()}, key=str.casefold)
@@ -221,9 +224,9 @@ def _tested(comparisons: Sequence[Comparison], against: str | None) -> list[Comp
     tested = []
     for comparison, row in zip(comparisons, rows, strict=True):
         absent = against is not None and row is None
-        cells = comparison.cells if absent else tuple(with_tests(comparison.cells, row))
+        cells = comparison.cells if absent else tuple(with_tests(comparison.cells, row, tests))
         notes = (*comparison.notes, *([f"No row {against} in this table, so nothing is tested."] if absent else []))
-        tested.append(replace(comparison, cells=cells, tested=not absent, against=row, notes=notes))
+        tested.append(replace(comparison, cells=cells, tested=None if absent else tests, against=row, notes=notes))
     return tested
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
 from hoptm_plugin.results.compare import Bound, Comparison
 from hoptm_plugin.results.console import percent, published
-from hoptm_plugin.results.significance import LEVEL
+from hoptm_plugin.results.significance import LEVEL, Test
 
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 _SCORE_NOTES = {
@@ -20,6 +20,13 @@ _SCORE_NOTES = {
     "ars": "ARS, augmentation-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^b - 1/e) "
     "/ (e - 1/e) with b = (accuracy - that of random images) / 2, with augmentation, + the same without augmentation. "
     "A set no better than random images has 0.269.",
+}
+_SCATTER: dict[Test, str] = {
+    "welch": "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
+    "unless several seeds are pooled. The best was chosen because it came out best, so differences to it are "
+    "flattered; and that the j-th network starts alike for every set is left out of account.",
+    "paired": "The tests see the scatter of repeated distillations, each the mean of its networks, and pair what a "
+    "seed fixes for both; a difference is over the seeds that both have, so it need not be that of the means above.",
 }
 
 
@@ -154,12 +161,12 @@ def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str
     notes += [_SCORE_NOTES[name] for name in sorted({name for c in comparisons for name in c.scores}, reverse=True)]
     if any(cell.against for cell in cells):
         reference = next((c.against for c in comparisons if c.against), "the best of its column")
-        notes += [
-            f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: Welch's t-test, p-values "
-            f"corrected by Holm's method over all tests of a table; {UNTESTED} no test is possible (a single "
-            "network, or no scatter).",
-            "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
-            "unless several seeds are pooled. The best was chosen because it came out best, so differences to it are "
-            "flattered; and that the j-th network starts alike for every set is left out of account.",
-        ]
+        paired = any(c.tested == "paired" for c in comparisons)
+        test = "t-test of pairs of runs of the same distillation seed" if paired else "Welch's t-test"
+        notes.append(
+            f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: {test}, p-values corrected by "
+            f"Holm's method over all tests of a table; {UNTESTED} no test is possible (a single "
+            f"{'pair' if paired else 'network'}, or no scatter)."
+        )
+        notes.append(_SCATTER["paired" if paired else "welch"])
     return notes

@@ -1,14 +1,17 @@
-"""Significance of differences between rows: Welch's t-test, and Holm's correction for many tests at once."""
+"""Significance of differences between rows: t-tests, and Holm's correction for many tests at once."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_1samp, ttest_ind
 
+Test: TypeAlias = Literal["welch", "paired"]
+"""Over networks, by Welch's test; or over distillation seeds, paired."""
 LEVEL, CONFIDENCE = 0.05, 0.95
 
 
@@ -18,15 +21,17 @@ class Difference:
 
     Attributes:
         mean: of the values minus that of the reference.
-        low: lower end of Welch's 95 % confidence interval; None where it is undefined.
+        low: lower end of its 95 % confidence interval; None where it is undefined.
         high: its upper end.
         p: two-sided, of equal means; None where it is undefined.
+        pairs: how many pairs it was found from; None where the samples were not paired.
     """
 
     mean: float
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    pairs: int | None = None
 
 
 def welch(values: Sequence[float], reference: Sequence[float]) -> Difference:
@@ -43,7 +48,27 @@ def welch(values: Sequence[float], reference: Sequence[float]) -> Difference:
         result = ttest_ind(values, reference, equal_var=False)
     interval = result.confidence_interval(CONFIDENCE)
     numbers = [float(number) for number in (interval.low, interval.high, result.pvalue)]
-    return Difference(mean, *numbers) if all(map(math.isfinite, numbers)) else Difference(mean)
+    low, high, p = numbers
+    return Difference(mean, low, high, p) if all(map(math.isfinite, numbers)) else Difference(mean)
+
+
+def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
+    """Compare means by distillation seed in pairs of the same seed, by Student's t-test of their differences.
+
+    What a seed fixes for both sides (initial images, order of experts, initialisations of evaluated networks) cancels,
+    and the scatter is that of repeated distillations. p and interval are None for a single pair or where all
+    differences are equal; None is returned where no seed is on both sides.
+    """
+    seeds = sorted(values.keys() & reference.keys())
+    if not seeds:
+        return None
+    differences = [values[seed] - reference[seed] for seed in seeds]
+    mean = math.fsum(differences) / len(seeds)
+    if len(set(differences)) == 1:
+        return Difference(mean, pairs=len(seeds))
+    result = ttest_1samp(differences, 0.0)
+    interval = result.confidence_interval(CONFIDENCE)
+    return Difference(mean, float(interval.low), float(interval.high), float(result.pvalue), len(seeds))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

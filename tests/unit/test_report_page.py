@@ -239,7 +239,7 @@ def test_every_run_has_a_name_of_its_own():
 def test_options_of_the_comparison_are_passed_on():
     runs = [whole(card()), whole(card("mtt", "MTT"), 1)]
     assert "Differences to MTT" in page(*runs, against="mtt").html
-    assert "Differences to" not in page(*runs, tests=False).html
+    assert "Differences to" not in page(*runs, tests=None).html
 
 
 def test_a_title_that_is_no_text_is_written_all_the_same():

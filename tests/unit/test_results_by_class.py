@@ -37,6 +37,7 @@ def test_older_cards_have_a_mean_without_scatter():
 
 
 class Card:
+    split = "test"
     title = "HoP-TM"
     evaluations = (evaluation(1, 1),)
     random_subset = (evaluation(2, 2),)

@@ -122,7 +122,7 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     values = json.loads((tmp_path / "result.json").read_text())
     assert list(values) == [
         "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
-        "averaged", "random_subset", "reported", "selection", "cost", "software", "config_sha256",
+        "averaged", "random_subset", "reported", "selection", "tuning", "note", "cost", "software", "config_sha256",
         "distillation_sha256", "labels", "artefacts", "sha256",
     ]  # fmt: skip
     assert values["schema"] == 1
@@ -132,6 +132,46 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     }  # fmt: skip
     assert values["evaluations"][0]["accuracy"] == {"mean": 0.75, "std": 0.25, "values": [0.5, 1.0]}
     assert values["random_subset"][0]["accuracy"]["mean"] == pytest.approx(0.3)
+
+
+TUNING = {
+    "split": "validation", "networks": 3, "seed": 100, "chosen": "a=2",
+    "candidates": [{"settings": "a=1", "accuracy": 0.25}, {"settings": "a=2", "accuracy": 0.5},
+                   {"settings": "a=3", "accuracy": None}],
+}  # fmt: skip
+
+
+def test_how_settings_were_chosen_is_kept_and_printed(card, tmp_path):
+    tuned = Card.model_validate_json(edited(card, "tuning", to=TUNING))
+    write_card(tuned, tmp_path / "result.json")
+    assert read_card(tmp_path) == tuned
+    console = Console(file=io.StringIO(), width=200)
+    print_card(tuned.model_copy(update={"note": "reduced"}), console=console)
+    lines = console.file.getvalue().splitlines()
+    assert "settings: a=2, the best of 3 on the validation split (seed 100, networks for each: 3)" in lines
+    assert "note: reduced" in lines
+
+
+@pytest.mark.parametrize("change", [{"chosen": "a=9"}, {"chosen": "a=3"}, {"split": "test"}, {"candidates": []}])
+def test_a_search_that_cannot_have_been_is_refused(card, change):
+    with pytest.raises(ValidationError):
+        Card.model_validate_json(edited(card, "tuning", to=TUNING | change))
+
+
+def test_a_card_of_the_validation_split_counts_its_images(card):
+    """The fixture's evaluations are of 10 images: as many as its test split has, not its validation split."""
+    assert (card.split, card.tested) == ("test", 10)
+    judged = card.protocol | {"split": "validation"}
+    with pytest.raises(ValidationError, match="support does not sum to the 5 validation images"):
+        Card.model_validate_json(edited(card, "protocol", to=judged))
+    values = json.loads(edited(card, "protocol", to=judged))
+    values["dataset"] |= {"validation": 10, "test": 7}
+    found = Card.model_validate(values)
+    assert (found.split, found.tested) == ("validation", 10)
+    console = Console(file=io.StringIO(), width=200)
+    print_card(found, console=console)
+    assert "tested on the 10 validation images: for choosing settings, not a result" in console.file.getvalue()
+    assert "validation images" in console.file.getvalue()
 
 
 def test_a_card_cannot_be_changed(card):
@@ -144,7 +184,7 @@ def test_a_card_cannot_be_changed(card):
     [
         (("schema",), 2, "schema: Input should be 1"),
         (("schema",), KeyError, "schema: Field required"),
-        (("note",), "x", "note: Extra inputs are not permitted"),
+        (("remark",), "x", "remark: Extra inputs are not permitted"),
         (("selection",), "best", "selection: Input should be 'last', 'validation' or 'test_leaky'"),
         (("ipc",), 0, "ipc: Input should be greater than 0"),
         (("ipc",), KeyError, "ipc: Field required"),

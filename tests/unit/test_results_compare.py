@@ -4,7 +4,7 @@ from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.results.card import Card, software_versions, write_card
 from hoptm_plugin.results.compare import compare, find_cards
 from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.grids import accuracies, bound_line
+from hoptm_plugin.results.grids import accuracies, bound_line, footnotes
 
 
 def runs(*accuracies):
@@ -53,7 +53,7 @@ def tables(folder, **options):
 
 def table(folder, **options):
     """Return {row: {(ipc, network): (text, best)}} of the only table."""
-    (comparison,) = tables(folder, tests=False, **options)
+    (comparison,) = tables(folder, tests=None, **options)
     grid = accuracies(comparison)
     return {
         row: {column: (entry.text, entry.best) for column, entry in zip(comparison.columns(), entries, strict=True)}
@@ -253,7 +253,7 @@ def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
         (chosen,) = tables(root, against=name)
         assert {cell.row: cell.against for cell in chosen.cells} == {"MTT": "Dm", "HoP-TM": "Dm", "Dm": None}
         assert chosen.cell("MTT", DIGITS).difference.mean == pytest.approx(0.4)
-    (untested,) = tables(root, tests=False)
+    (untested,) = tables(root, tests=None)
     assert not any(cell.against or cell.difference or cell.p_holm for cell in untested.cells)
 
 
@@ -267,10 +267,52 @@ def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
 
 def test_tables_without_the_chosen_row_are_shown_untested(store):
     first, second = tables(store(a=make(), b=make("hoptm", selection="validation")), against="mtt")
-    assert (first.tested, second.tested) == (True, False)
+    assert (first.tested, second.tested) == ("welch", None)
 
 
 def test_exported_sets_of_unknown_origin_are_never_seeds_of_one_method(store):
     cards = {f"r{seed}": make("hoptm", (0.5,), distillation_seed=seed, artefacts={"export.json": str(seed) * 64})
              for seed in (1, 2)}  # fmt: skip
     assert set(table(store(**cards))) == {"HoP-TM (r1)", "HoP-TM (r2)"}
+
+
+def test_runs_are_paired_by_their_distillation_seed(store):
+    cards = {
+        f"{method}{seed}": make(method, accuracies, seed=seed)
+        for method, rows in {"mtt": ((0.5, 0.6), (0.3, 0.3), (0.7, 0.7)), "hoptm": ((0.6, 0.7), (0.4, 0.3))}.items()
+        for seed, accuracies in enumerate(rows)
+    }
+    (comparison,) = tables(store(**cards), against="mtt", tests="paired")
+    cell = comparison.cell("HoP-TM", DIGITS)
+    assert cell.difference.pairs == 2, "seed 2 has no partner"
+    assert cell.difference.mean == pytest.approx((0.1 + 0.05) / 2)
+    notes = "\n".join(footnotes([comparison]))
+    assert "t-test of pairs of runs of the same distillation seed" in notes
+    assert "Welch" not in notes
+
+
+def test_a_diverged_network_leaves_its_pairs_untested(store):
+    root = store(a=make("mtt", seed=0), b=make("mtt", seed=1), c=make("hoptm", (0.6,), seed=0))
+    (comparison,) = tables(root, against="mtt", tests="paired")
+    assert comparison.cell("HoP-TM", DIGITS).untested, "a single pair"
+
+
+def test_results_on_the_validation_split_stand_apart_and_say_so(store):
+    protocol = {"epochs": 100, "augment": {"name": "dsa"}}
+    dataset = {
+        "name": "digits",
+        "fingerprint": "f" * 64,
+        "classes": ["0", "1"],
+        "train": 9,
+        "validation": 10,
+        "test": 10,
+    }
+    root = store(a=make(dataset=dataset), b=make("hoptm", dataset=dataset, protocol=protocol | {"split": "validation"}))
+    headings = [comparison.heading for comparison in tables(root)]
+    assert sum("VALIDATION split: for choosing settings, not a result" in heading for heading in headings) == 1
+    assert len(headings) == 2
+
+
+def test_notes_of_cards_stand_below_the_table(store):
+    (comparison,) = tables(store(a=make(note="reduced"), b=make("hoptm", note="reduced"), c=make("dm")))
+    assert comparison.notes == ("Note: reduced",)

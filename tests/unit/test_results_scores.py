@@ -18,7 +18,7 @@ from hoptm_plugin.results.scores import scored, tabled
 
 def scores_of(cards, wanted=("lrs", "ars")):
     """Return {row: (lrs, ars)} of the only table, and what is missing."""
-    comparisons, missing = scored(compare(tabled(cards), tests=False), cards, wanted)
+    comparisons, missing = scored(compare(tabled(cards), tests=None), cards, wanted)
     (comparison,) = comparisons
     return {cell.row: (cell.lrs, cell.ars) for cell in comparison.cells}, missing
 
@@ -137,7 +137,7 @@ def test_sets_are_told_apart_by_digest_else_by_what_they_were_distilled_with():
     for change in ({"distillation_sha256": OTHER}, {"distillation_sha256": None}, {"distillation_seed": 1}, {"ipc": 2}):
         wrong = plain | {"mtt_plain": plain["mtt_plain"].model_copy(update=change)}
         cards = found(**two, **rest, **wrong)
-        _, missing = scored(compare(tabled(cards), tests=False), cards, ["ars"])
+        _, missing = scored(compare(tabled(cards), tests=None), cards, ["ars"])
         assert "mtt" in {path.parent.name for need in missing for path, _ in need.like if need.kind == "again"}, change
 
 
@@ -168,7 +168,7 @@ def test_what_was_judged_otherwise_is_never_used(name, change):
         }),
     }[change]  # fmt: skip
     listed = found(**cards)
-    comparisons, missing = scored(compare(tabled(listed), tests=False), listed, ["lrs", "ars"])
+    comparisons, missing = scored(compare(tabled(listed), tests=None), listed, ["lrs", "ars"])
     wanted = {"plain": "again", "random": "random", "full": "full"}[name]
     assert any(need.kind == wanted and need.networks == {"convnet"} for need in missing)
     cell = next(cell for each in comparisons for cell in each.cells if cell.row == "MTT" and cell.mean == 0.8)
@@ -192,7 +192,7 @@ def test_all_images_may_be_judged_by_fewer_networks_but_a_set_may_not():
     assert scores["MTT"] == scores_of(found(**whole()))[0]["MTT"]
     cards["plain"] = cards["plain"].model_copy(update={"protocol": cards["plain"].protocol | {"repeats": 1}})
     listed = found(**cards)
-    missing = scored(compare(tabled(listed), tests=False), listed, ["ars"])[1]
+    missing = scored(compare(tabled(listed), tests=None), listed, ["ars"])[1]
     assert "again" in [need.kind for need in missing]
 
 
@@ -217,12 +217,12 @@ def test_an_evaluation_of_the_same_seed_is_preferred():
 def test_cards_for_scores_alone_are_no_tables_but_what_has_no_main_card_is():
     cards = found(**whole(), dm=make("dm", 0.4, digest=OTHER, augment=NONE))
     assert [path.parent.name for path, _ in tabled(cards)] == ["mtt", "random", "full", "dm"]
-    plain, main_table = scored(compare(tabled(cards), tests=False), cards, ["lrs"])[0]
+    plain, main_table = scored(compare(tabled(cards), tests=None), cards, ["lrs"])[0]
     if plain.rows() != ["DM"]:
         plain, main_table = main_table, plain
     assert (plain.rows(), main_table.rows()) == (["DM"], ["MTT", "RANDOM"])
     assert main_table.notes == ("Scores read 1 more card, without augmentation or under hard labels.",)
-    _, (need,) = scored(compare(tabled(cards), tests=False), cards, ["ars"])
+    _, (need,) = scored(compare(tabled(cards), tests=None), cards, ["ars"])
     assert (need.kind, need.augment, need.random) == ("again", "dsa", True)
 
 
@@ -240,7 +240,7 @@ def test_a_set_judged_under_hard_labels_only_must_be_judged_under_its_own():
         mtt=make("mtt", 0.8, digest=ONE, told="hard", labels="soft"), random=make("random", 0.5, told="hard"),
         full=make("full", 0.9, ipc=None),
     )  # fmt: skip
-    _, (need,) = scored(compare(tabled(cards), tests=False), cards, ["lrs"])
+    _, (need,) = scored(compare(tabled(cards), tests=None), cards, ["lrs"])
     assert (need.kind, need.labels) == ("again", "stored")
     hard = [(path, card.model_copy(update={"labels": "hard"})) for path, card in cards]
-    assert not scored(compare(tabled(hard), tests=False), hard, ["lrs"])[1], "hard labels are the same either way"
+    assert not scored(compare(tabled(hard), tests=None), hard, ["lrs"])[1], "hard labels are the same either way"

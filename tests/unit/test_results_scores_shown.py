@@ -21,7 +21,7 @@ from hoptm_plugin.results.tables import render
 
 def shown():
     cards = found(**whole())
-    return scored(compare(tabled(cards), tests=False), cards, ["lrs", "ars"])[0]
+    return scored(compare(tabled(cards), tests=None), cards, ["lrs", "ars"])[0]
 
 
 def test_columns_of_scores_in_every_format():
@@ -52,7 +52,7 @@ def test_footnotes_explain_the_scores_that_are_shown_and_state_the_level_of_chan
 
 def test_without_scores_nothing_changes():
     cards = found(**whole())
-    comparisons = compare(cards, tests=False)
+    comparisons = compare(cards, tests=None)
     assert len(comparisons) == 2, "what was judged without augmentation is a table of its own"
     assert all(len(accuracies(each).columns) == len(each.columns()) for each in comparisons)
     assert "lrs" not in json.loads(render(comparisons, "json"))[0]
@@ -61,8 +61,8 @@ def test_without_scores_nothing_changes():
 
 def test_scores_leave_the_best_and_the_tests_as_they_are():
     cards = found(**whole())
-    with_scores = compare_with_scores(cards, "all", against=None, tests=True)[0]
-    without = compare(tabled(cards), tests=True)[0]
+    with_scores = compare_with_scores(cards, "all", against=None, tests="welch")[0]
+    without = compare(tabled(cards), tests="welch")[0]
     assert [(c.row, c.best, c.difference) for c in with_scores.cells] == [
         (c.row, c.best, c.difference) for c in without.cells
     ]
@@ -72,7 +72,7 @@ def test_scores_leave_the_best_and_the_tests_as_they_are():
 def test_nothing_to_score_is_said():
     cards = found(random=make("random", 0.5), full=make("full", 0.9, ipc=None))
     with pytest.raises(ConfigurationError, match="only distilled sets have scores"):
-        compare_with_scores(cards, "all", against=None, tests=True)
+        compare_with_scores(cards, "all", against=None, tests="welch")
 
 
 def test_a_refusal_lists_every_run_and_writes_nothing(tmp_path, capsys):
@@ -99,5 +99,5 @@ def test_a_refusal_lists_every_run_and_writes_nothing(tmp_path, capsys):
 def test_cards_are_found_as_ever(tmp_path):
     for name, card in whole().items():
         write_card(card, tmp_path / name / "result.json")
-    (comparison,) = compare_with_scores(find_cards([tmp_path]), "all", against=None, tests=False)
+    (comparison,) = compare_with_scores(find_cards([tmp_path]), "all", against=None, tests=None)
     assert comparison.scores == ("lrs", "ars")

@@ -56,7 +56,7 @@ def test_off_a_terminal_plain_and_on_it_the_best_in_bold():
         def isatty(self):
             return True
 
-    lines = plain(tables(make("mtt", (0.5,), random=(0.2,)), make("hoptm", (0.75,), reported=REPORTED), tests=False))
+    lines = plain(tables(make("mtt", (0.5,), random=(0.2,)), make("hoptm", (0.75,), reported=REPORTED), tests=None))
     assert lines[:3] == ["dataset digits", "IPC 1", "method convnet"]
     assert lines[4:8] == ["random subset* 20.00 (1)", "HOPTM 75.00 (1) ^", "[80.00 ± 1.00]", "MTT 50.00 (1)"]
     assert any(line.endswith("the best are marked ^.") for line in lines)
@@ -91,7 +91,7 @@ def test_against_a_chosen_row():
 
 def test_markdown():
     text = render(tables(make("mtt", (0.5,), title="M|T", random=(0.2,), reported=REPORTED), make("hoptm", (0.75,)),
-                         make("full", (0.9,), ipc=None), tests=False), "markdown")  # fmt: skip
+                         make("full", (0.9,), ipc=None), tests=None), "markdown")  # fmt: skip
     assert text.splitlines()[:10] == [
         "dataset digits",
         "",
@@ -152,7 +152,7 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
 
 def test_a_row_with_a_diverged_network_is_neither_best_nor_tested():
     cells = [Cell("A", "a", 1, "convnet", (0.9, None), 1), Cell("B", "b", 1, "convnet", (0.5, 0.6), 1)]
-    diverged, sound = with_tests(with_best(cells), None)
+    diverged, sound = with_tests(with_best(cells), None, "welch")
     assert (diverged.mean, diverged.best, diverged.against, diverged.difference) == (None, False, "B", None)
     assert sound.best
 

@@ -19,7 +19,7 @@ def listed(folder, scores="all"):
     """Return {(command, what): its settings} of the runs that are missing for the card in ``folder``."""
     card = make("mtt", 0.5, digest=ONE, seed=2)
     with pytest.raises(ConfigurationError) as caught:
-        compare_with_scores([(folder / "result.json", card)], scores, against=None, tests=False)
+        compare_with_scores([(folder / "result.json", card)], scores, against=None, tests=None)
     commands = [shlex.split(line, comments=True) for line in caught.value.problems[1:]]
     return {(command[1], command[2].removeprefix("method=")): command[2:] for command in commands}
 
@@ -75,7 +75,7 @@ def test_a_config_that_is_none_counts_as_missing(config, tmp_path):
     (tmp_path / "config.yaml").write_text(config)
     card = make("mtt", 0.5, digest=ONE)
     with pytest.raises(ConfigurationError, match=r"which has no config\.yaml"):
-        compare_with_scores([(tmp_path / "result.json", card)], "all", against=None, tests=False)
+        compare_with_scores([(tmp_path / "result.json", card)], "all", against=None, tests=None)
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "it's ${oc.decode:1}", "a, b", "${oc.env:HOME"])

@@ -1,0 +1,66 @@
+"""Packs a data set into one npz file in MedMNIST layout, so that runs need not decode thousands of pictures each.
+
+    python benchmarks/pack.py FILE.npz dataset=cifar10 dataset.root=FOLDER
+
+The settings are those of ``hoptm-bench run``; the pixels are those that its reader gives, before any preprocessing.
+Runs then take ``dataset=npz dataset.root=FILE.npz``, and carve their validation split from the training images as
+before where the source has none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import hoptm_plugin.builtin  # noqa: F401  registers the readers
+from hoptm_plugin import Seeds
+from hoptm_plugin.cli import compose
+from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.core.errors import HopTMError
+from hoptm_plugin.core.files import write_atomically
+from hoptm_plugin.core.interfaces import RawImages, datasets
+
+
+def arrays(raw: RawImages) -> dict[str, np.ndarray]:
+    """Return the arrays of MedMNIST's layout: uint8 images (N, H, W) or (N, H, W, 3), labels (N, 1)."""
+    packed = {}
+    for name, split in (("train", raw.train), ("val", raw.validation), ("test", raw.test)):
+        if split is not None:
+            images, labels = split
+            shown = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
+            packed |= {f"{name}_images": shown.numpy(), f"{name}_labels": labels.numpy()[:, None]}
+    return packed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read what the settings describe and write the file; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, metavar="FILE.npz", help="its stem names the data set in tables")
+    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="dataset=..., dataset.root=... and so on")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        settings = validate_settings(compose(options.settings)[0])
+        reader = {key: value for key, value in settings.dataset.items() if key != "preprocess"}
+        # as a run's: the split that a source does not fix comes from data_seed
+        raw = datasets.build(reader, "dataset").read(Seeds(settings.data_seed).child("reader"))
+        write_atomically(options.file, partial(_write, arrays(raw)))
+    except HopTMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    names = ", ".join(raw.class_names)
+    print(f"{options.file}: {len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; classes: {names}")
+    return 0
+
+
+def _write(packed: dict[str, np.ndarray], path: Path) -> None:
+    with path.open("wb") as file:  # np.savez would add .npz to a name
+        np.savez_compressed(file, **packed)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
