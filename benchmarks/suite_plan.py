@@ -53,11 +53,19 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """A variant of a suite with what the command line set, and where its runs go."""
+    """A variant of a suite with what the command line set, and where its runs go.
+
+    Attributes:
+        suite: the variant.
+        extra: settings of the command line, which beat the suite's.
+        folder: of all runs.
+        last: settings that beat even those.
+    """
 
     suite: Suite
     extra: Sequence[str]
     folder: Path
+    last: Sequence[str] = ()
 
     def overrides(self, sweep: Sweep) -> list[str]:
         """Return all overrides of a sweep but those of its folder, and of the sets that it judges again."""
@@ -66,7 +74,7 @@ class Plan:
         # what was published for the suite's setting was not published for another
         reported = [] if sweep.reported is None or other else [sweep.reported.model_dump(exclude_defaults=True)]
         return [*self.suite.settings, *sweep.overrides, *(f"reported={grammar(each)}" for each in reported),
-                *self.extra]  # fmt: skip
+                *self.extra, *self.last]  # fmt: skip
 
     def commands(self) -> list[list[str]]:
         """Return the arguments of ``hoptm-bench``, one command per sweep."""

@@ -27,15 +27,15 @@ def searching(plan: Plan) -> Plan | None:
     searched = [sweep for sweep in plan.suite.sweeps if sweep.search]
     if not searched:
         return None
-    sweeps = []
+    sweeps, last = [], [*plan.suite.search, JUDGED_ON]
     for sweep in searched:
-        overrides = [*sweep.overrides, *sweep.search, *plan.suite.search, JUDGED_ON]
-        if len(expand(overrides)) != len(expand(sweep.search)):
+        overrides = [*sweep.overrides, *sweep.search]
+        if len(expand([*overrides, *last])) != len(expand(sweep.search)):
             raise ConfigurationError(f"{sweep.title}: has a search, so it may sweep over nothing but the seed, and the "
                                      f"suite's `search` must give one")  # fmt: skip
         sweeps.append(Sweep(title=sweep.title, overrides=overrides))
     suite = plan.suite.model_copy(update={"sweeps": sweeps, "tables": {}, "title": f"Search: {plan.suite.title}"})
-    return replace(plan, suite=suite, folder=Path(f"{plan.folder}-search"))
+    return replace(plan, suite=suite, folder=Path(f"{plan.folder}-search"), last=last)
 
 
 def settled(plan: Plan, search: Plan) -> Plan:

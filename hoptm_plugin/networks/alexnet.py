@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from hoptm_plugin.core.interfaces import NetworkBuilder, networks
-from hoptm_plugin.networks.layers import Classifier, pool_to_head, too_small
+from hoptm_plugin.networks.layers import Classifier, pool_to_head, scaled, too_small
 
 
 @networks.register("alexnet")
@@ -16,6 +16,9 @@ class AlexNet(NetworkBuilder):
     and a ReLU; the head is linear 192x4x4 -> K. Images of one channel get padding 4 in the first convolution (28x28
     becomes 32x32).
 
+    Args:
+        width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
+
     Source: the AlexNet in the released code of Zhao et al. 2021 (arXiv 2006.05929); methods.md 1.4. At 32x32 it equals
     that network.
     Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
@@ -23,6 +26,9 @@ class AlexNet(NetworkBuilder):
     """
 
     cites = ("krizhevsky2012alexnet",)
+
+    def __init__(self, width_factor: float = 1.0) -> None:
+        self.widths = [scaled(planes, width_factor) for planes in (128, 192, 256, 192, 192)]
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the network.
@@ -38,12 +44,13 @@ class AlexNet(NetworkBuilder):
                 "alexnet", image_shape, "its three poolings divide them by 8", "use larger images or convnet"
             )
         head, pixels = pool_to_head(height, width, largest=4)
+        one, two, three, four, five = self.widths
         layers = [
-            *(nn.Conv2d(channels, 128, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(192, 256, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(256, 192, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(192, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, one, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(one, two, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(two, three, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(three, four, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(four, five, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *head,
         ]
-        return Classifier(layers, 192 * pixels, num_classes)
+        return Classifier(layers, five * pixels, num_classes)

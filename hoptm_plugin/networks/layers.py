@@ -97,3 +97,14 @@ def too_small(network: str, image_shape: tuple[int, int, int], reason: str, reme
     """Say that images are too small for a network."""
     size = "x".join(map(str, image_shape))
     return ConfigurationError(f"network {network!r}: {size} images are too small, {reason}; {remedy}")
+
+
+def scaled(channels: int, width_factor: float) -> int:
+    """Return a number of channels times ``width_factor``, rounded, at least 1.
+
+    Raises:
+        ValueError: the factor is not above 0.
+    """
+    if width_factor <= 0:
+        raise ValueError(f"width_factor must be above 0, and is {width_factor:g}")
+    return max(1, round(channels * width_factor))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from hoptm_plugin.core.interfaces import NetworkBuilder, networks
-from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, too_small
+from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, scaled, too_small
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 
@@ -43,13 +45,15 @@ class BasicBlock(nn.Module):
 
 
 def _build(
-    name: str, image_shape: tuple[int, int, int], num_classes: int, norm: DeepNorm, pooled: bool, largest: int
-) -> nn.Module:
+    name: str, image_shape: tuple[int, int, int], num_classes: int, norm: DeepNorm, widths: Sequence[int], *,
+    pooled: bool, largest: int,
+) -> nn.Module:  # fmt: skip
     """Return convolution, norm, ReLU, four stages of two blocks, and the head on at most largest x largest pixels."""
     channels, height, width = image_shape
-    layers = [nn.Conv2d(channels, 64, 3, padding=1, bias=False), *norm_layers(norm, 64, height, width), nn.ReLU()]
-    channels = 64
-    for planes, stride in STAGES:
+    first = widths[0]
+    layers = [nn.Conv2d(channels, first, 3, padding=1, bias=False), *norm_layers(norm, first, height, width), nn.ReLU()]
+    channels = first
+    for planes, (_, stride) in zip(widths, STAGES, strict=True):
         # a strided convolution of padding 1 rounds the halved size up, pooling rounds it down
         height, width = ((length + (0 if pooled else stride - 1)) // stride for length in (height, width))
         for step in (stride, 1):
@@ -72,6 +76,7 @@ class ResNet18(NetworkBuilder):
 
     Args:
         norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
+        width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
     Source: He et al. 2016; methods.md 1.4; at 32x32 it equals the published network.
     Deviates: the final 4x4 average pool is adaptive, so that any size gives 1x1 (an extension beyond 32x32: the
@@ -80,8 +85,9 @@ class ResNet18(NetworkBuilder):
 
     cites = ("he2016resnet",)
 
-    def __init__(self, norm: DeepNorm = "instance") -> None:
+    def __init__(self, norm: DeepNorm = "instance", width_factor: float = 1.0) -> None:
         self.norm = norm
+        self.widths = [scaled(planes, width_factor) for planes, _ in STAGES]
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the network.
@@ -89,7 +95,7 @@ class ResNet18(NetworkBuilder):
         Raises:
             ConfigurationError: the images are too small.
         """
-        return _build("resnet18", image_shape, num_classes, self.norm, pooled=False, largest=1)
+        return _build("resnet18", image_shape, num_classes, self.norm, self.widths, pooled=False, largest=1)
 
 
 @networks.register("resnet18_ap")
@@ -100,6 +106,7 @@ class ResNet18AP(NetworkBuilder):
 
     Args:
         norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
+        width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
     Source: Zhao & Bilen 2021 (arXiv 2102.08259); methods.md 1.4; at 32x32 it equals the published network.
     Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
@@ -108,8 +115,9 @@ class ResNet18AP(NetworkBuilder):
 
     cites = ("he2016resnet",)
 
-    def __init__(self, norm: DeepNorm = "instance") -> None:
+    def __init__(self, norm: DeepNorm = "instance", width_factor: float = 1.0) -> None:
         self.norm = norm
+        self.widths = [scaled(planes, width_factor) for planes, _ in STAGES]
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the network.
@@ -117,4 +125,4 @@ class ResNet18AP(NetworkBuilder):
         Raises:
             ConfigurationError: the images are too small.
         """
-        return _build("resnet18_ap", image_shape, num_classes, self.norm, pooled=True, largest=4)
+        return _build("resnet18_ap", image_shape, num_classes, self.norm, self.widths, pooled=True, largest=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from hoptm_plugin.core.interfaces import NetworkBuilder, networks
-from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, too_small
+from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, scaled, too_small
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
@@ -19,6 +19,7 @@ class VGG11(NetworkBuilder):
 
     Args:
         norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
+        width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
     Source: Simonyan & Zisserman 2015; methods.md 1.4; at 32x32 it equals the published network.
     Deviates: where the last map is larger than 1x1, adaptive average pooling brings it to 1x1 (an extension: the
@@ -27,8 +28,9 @@ class VGG11(NetworkBuilder):
 
     cites = ("simonyan2014vgg",)
 
-    def __init__(self, norm: DeepNorm = "instance") -> None:
+    def __init__(self, norm: DeepNorm = "instance", width_factor: float = 1.0) -> None:
         self.norm = norm
+        self.stages = [[scaled(planes, width_factor) for planes in stage] for stage in STAGES]
 
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         """Return the network.
@@ -40,7 +42,7 @@ class VGG11(NetworkBuilder):
         layers: list[nn.Module] = []
         padding = 3 if channels == 1 else 1
         height, width = height + 2 * padding - 2, width + 2 * padding - 2
-        for stage in STAGES:
+        for stage in self.stages:
             for planes in stage:
                 layers.append(nn.Conv2d(channels, planes, kernel_size=3, padding=padding))
                 layers += [*norm_layers(self.norm, planes, height, width), nn.ReLU()]

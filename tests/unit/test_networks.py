@@ -43,6 +43,11 @@ def count(module):
         (ResNet18AP(), (3, 32, 32), 9, 11_242_569),
         (VGG11(norm="batch"), (3, 32, 32), 9, 9_230_601),
         (ResNet18(norm="batch"), (3, 32, 32), 9, 11_173_449),
+        # a quarter of the channels, worked out by hand
+        (AlexNet(width_factor=0.25), (3, 32, 32), 9, 123_993),
+        (VGG11(width_factor=0.25), (3, 32, 32), 9, 579_657),
+        (ResNet18(width_factor=0.25), (3, 32, 32), 9, 701_337),
+        (ResNet18AP(width_factor=0.25), (3, 32, 32), 9, 701_337 + 15 * 128 * 9),
     ],
 )
 def test_parameter_counts_are_the_published_ones(builder, image_shape, classes, expected):
@@ -153,6 +158,7 @@ def test_too_small_images_are_refused_with_the_remedy(builder, image_shape, word
         ({"name": "convnet", "norm": "instancenorm"}, "network.norm: Input should be"),
         ({"name": "resnet18", "norm": "layer"}, "network.norm: Input should be"),
         ({"name": "alexnet", "norm": "batch"}, "network.norm: unknown setting"),
+        ({"name": "vgg11", "width_factor": 0}, "network: width_factor must be above 0, and is 0"),
     ],
 )
 def test_wrong_settings_are_named(spec, message):
