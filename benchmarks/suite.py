@@ -20,13 +20,15 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as hoptm-bench does
 
 from estimate import estimate, print_estimate
-from suite_file import FULL, MAIN, SUITES, load_suite
+from suite_file import FULL, SUITES, load_suite
 from suite_plan import Plan
 from suite_search import searching, settled, supposed
+from suite_tables import compared, markdown, named_tables
 
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.stopping import Stopped, stop_on_signals
 from hoptm_plugin.data import check_spec
+from hoptm_plugin.results.tables import render
 
 BENCH = [sys.executable, "-m", "hoptm_plugin.cli"]
 
@@ -64,12 +66,12 @@ def run_suite(plan: Plan) -> int:
         run_plan(searches)
         plan = settled(plan, searches)
     run_plan(plan)
-    failed, code = plan.failed(), 0
+    failed = plan.failed()
     if len(failed) < len(plan.jobs):
-        code = compare(plan)
+        compare(plan)
     for job in [*(searches.failed() if searches else ()), *failed]:
         print(f"error: failed: {job.title}: {job.folder}: {job.name}", file=sys.stderr)
-    return 1 if failed else code
+    return 1 if failed else 0
 
 
 def run_plan(plan: Plan) -> None:
@@ -86,27 +88,21 @@ def run_plan(plan: Plan) -> None:
                 raise Stopped(number)
 
 
-def compare(plan: Plan) -> int:
-    """Print the tables, and write them as Markdown beside the runs; return the exit code."""
-    texts, code = [], 0
-    for name in dict.fromkeys([MAIN, *plan.suite.tables]):
+def compare(plan: Plan) -> None:
+    """Print the tables, and write them as Markdown beside the runs."""
+    texts = []
+    for name in named_tables(plan.suite):
         # the runs of this plan alone: others in the folder, of other settings, would stand beside them
         wanted = [job for job in plan.jobs if name in plan.suite.sweeps[job.sweep].tables]
-        cards = [str(path.parent) for job in wanted for path in plan.cards(job)]
-        if not cards:
-            continue
-        table = plan.suite.table(name)
-        arguments = [*BENCH, "compare", *cards, *table.compare]
-        code = subprocess.run(arguments, check=False).returncode or code
-        done = subprocess.run([*arguments, "--format", "markdown"], check=False, stdout=subprocess.PIPE, text=True)
-        note = f"{table.note.strip()}\n\n" if table.note else ""
-        texts.append(f"# {table.title}\n\n{note}{done.stdout}")
-        code = done.returncode or code
-    if not code:
-        path = plan.folder / "compare.md"
-        path.write_text("\n".join(texts), encoding="utf-8")
-        print(f"table: {path}")
-    return code
+        cards = [path for job in wanted for path in plan.cards(job)]
+        if cards:
+            table = plan.suite.table(name)
+            comparisons = compared(table, cards)
+            print(render(comparisons, "terminal"))
+            texts.append(markdown(table, comparisons))
+    path = plan.folder / "compare.md"
+    path.write_text("\n".join(texts), encoding="utf-8")
+    print(f"table: {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ class Sweep(_Model):
         evaluates: sweeps whose synthetic sets are judged again by ``hoptm-bench eval -m``, with these overrides;
             nothing is then distilled.
         seeds: of those sets, the ones with these seeds; None: all.
+        ipc: of those sets, the ones with as many images per class; None: all.
         tables: where its rows stand.
     """
 
@@ -44,6 +45,7 @@ class Sweep(_Model):
     settings_of: str | None = None
     evaluates: list[str] = Field(default_factory=list)
     seeds: list[int] | None = None
+    ipc: int | None = None
     tables: list[str] = Field(default=[MAIN], min_length=1)
 
 
@@ -53,12 +55,14 @@ class Table(_Model):
     Attributes:
         title: what is compared.
         note: what to know when reading it.
-        compare: further arguments of ``hoptm-bench compare``.
+        against: the row that all others are tested against; None takes each column's best.
+        paired: test over distillation seeds, in pairs of the same seed.
     """
 
     title: str
     note: str | None = None
-    compare: list[str] = Field(default_factory=list)
+    against: str | None = None
+    paired: bool = False
 
 
 class Variant(_Model):
@@ -87,7 +91,8 @@ class Suite(_Model):
         settings: overrides common to all sweeps.
         search: overrides of the runs that sweeps try their settings with, beating all others.
         sweeps: in the order in which they run.
-        compare: further arguments of ``hoptm-bench compare`` for the table "main".
+        against: as of a table, for the one called "main".
+        paired: likewise.
         tables: further ones, by the name that sweeps use.
         variants: by name, beside "full".
     """
@@ -98,7 +103,8 @@ class Suite(_Model):
     settings: list[str] = Field(default_factory=list)
     search: list[str] = Field(default_factory=list)
     sweeps: list[Sweep] = Field(min_length=1)
-    compare: list[str] = Field(default_factory=list)
+    against: str | None = None
+    paired: bool = False
     tables: dict[str, Table] = Field(default_factory=dict)
     variants: dict[str, Variant] = Field(default_factory=dict)
 
@@ -119,7 +125,9 @@ class Suite(_Model):
 
     def table(self, name: str) -> Table:
         """Return a table's description."""
-        return Table(title=self.title, note=self.note, compare=self.compare) if name == MAIN else self.tables[name]
+        if name != MAIN:
+            return self.tables[name]
+        return Table(title=self.title, note=self.note, against=self.against, paired=self.paired)
 
     def varied(self, name: str) -> Suite:
         """Return the suite that the variant is.

@@ -115,7 +115,8 @@ class Plan:
         index = self.suite.sweeps.index(sweep)
         named = [(at, each) for at, each in enumerate(self.suite.sweeps) if each.title in sweep.evaluates]
         judged = [job for at, each in named for job in self._runs(at, each)
-                  if sweep.seeds is None or job.settings.seed in sweep.seeds]  # fmt: skip
+                  if (sweep.seeds is None or job.settings.seed in sweep.seeds)
+                  and sweep.ipc in (None, job.settings.ipc)]  # fmt: skip
         jobs = []
         for number, job in enumerate(judged):
             overrides = [*job.overrides, *sweep.overrides, *self.extra]

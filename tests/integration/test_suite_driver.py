@@ -11,6 +11,8 @@ import command_line
 import pytest
 from command_line import TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY_PROTOCOL
 
+from hoptm_plugin.results.card import read_card
+
 DRIVER = (sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "suite.py"))
 TINY = (*TINY_NETWORK, *TINY_PROTOCOL, *TINY_EXPERTS, *TINY_LOOP)
 ROWS = ("1. neither", "2. HO", "3. E2C", "4. HO and E2C (HoP-TM)")
@@ -99,3 +101,55 @@ def test_a_dry_run_names_every_run_and_estimates(drive, tmp_path):
     assert "Total: " in result.out
     assert "An estimate" in result.out
     assert list(tmp_path.iterdir()) == []
+
+
+SEARCHED = f"""
+title: small
+data: {{train: 1293, classes: 10, image: [1, 32, 32]}}
+against: MTT
+paired: true
+settings: [protocol.random_subset=false]
+search: [seed=100, protocol.repeats=1]
+sweeps:
+  - title: MTT
+    overrides: [method=mtt, ipc=1, "seed=0,1", {", ".join((*TINY_EXPERTS, *TINY_LOOP))}]
+    search: ["distillation.images.learning_rate=1,1000"]
+  - title: random
+    overrides: [method=random, ipc=1, "seed=0,1"]
+  - title: others
+    overrides: ["networks=[convnet,{{name: vgg11, width_factor: 0.05}}]"]
+    evaluates: [MTT, random]
+    seeds: [1]
+    tables: [others]
+tables: {{others: {{title: Other networks}}}}
+"""
+
+
+@pytest.mark.slow
+def test_a_search_chooses_and_sets_are_judged_again(tmp_path, experts_root, monkeypatch, capfd):
+    monkeypatch.syspath_prepend(str(Path(DRIVER[1]).parent))
+    import suite
+
+    (tmp_path / "searched.yaml").write_text(SEARCHED)
+    monkeypatch.setattr(suite, "SUITES", tmp_path)
+    monkeypatch.setenv("HOPTM_EXPERTS", str(experts_root))
+    monkeypatch.chdir(tmp_path)
+    assert suite.main(["searched", "--out", "out", *TINY_NETWORK, *TINY_PROTOCOL]) == 0, capfd.readouterr().err
+    searched = [read_card(path) for path in sorted(tmp_path.glob("out/searched-full-search/0/*/result.json"))]
+    assert [(card.split, card.seed) for card in searched] == [("validation", 100)] * 2
+    best = max(searched, key=lambda card: card.evaluations[0].accuracy.mean)
+    runs = [read_card(path) for path in sorted(tmp_path.glob("out/searched-full/0/*/result.json"))]
+    assert [(card.split, card.seed) for card in runs] == [("test", 0), ("test", 1)]
+    for card in runs:
+        accuracies = {each.settings: each.accuracy for each in card.tuning.candidates}
+        assert list(accuracies.values()) == [each.evaluations[0].accuracy.mean for each in searched]
+        assert accuracies[card.tuning.chosen] == best.evaluations[0].accuracy.mean
+    judged = [read_card(path) for path in sorted(tmp_path.glob("out/searched-full/2/*-eval/result.json"))]
+    assert [(card.title, card.distillation_seed, len(card.evaluations)) for card in judged] == [
+        ("MTT", 1, 2), ("Random subset", 1, 2)
+    ]  # fmt: skip
+    assert judged[0].distillation_sha256 == runs[1].distillation_sha256
+    text = (tmp_path / "out/searched-full/compare.md").read_text()
+    assert text.startswith("# small\n")
+    assert "# Other networks\n" in text
+    assert "pairs of runs of the same distillation seed" in text

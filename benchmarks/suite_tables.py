@@ -1,0 +1,32 @@
+"""The tables of a suite, from the cards of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from suite_file import MAIN, Suite, Table
+
+from hoptm_plugin.results.compare import Comparison, compare, find_cards
+from hoptm_plugin.results.tables import render
+
+
+def named_tables(suite: Suite) -> list[str]:
+    """Return the names of a suite's tables in order, those without a sweep left out."""
+    used = {name for sweep in suite.sweeps for name in sweep.tables}
+    return [name for name in (MAIN, *suite.tables) if name in used]
+
+
+def compared(table: Table, cards: Iterable[Path]) -> list[Comparison]:
+    """Return the comparisons that a table consists of; where the row to test against is missing, nothing is tested."""
+    found = find_cards(cards)
+    rows = {row for one in compare(found, tests=None) for row in one.rows()}
+    if table.against is not None and table.against not in rows:
+        return compare(found, tests=None)
+    return compare(found, against=table.against, tests="paired" if table.paired else "welch")
+
+
+def markdown(table: Table, comparisons: list[Comparison], level: int = 1) -> str:
+    """Return a table with its title as a heading, and its note."""
+    note = f"{' '.join(table.note.split())}\n\n" if table.note else ""
+    return f"{'#' * level} {table.title}\n\n{note}{render(comparisons, 'markdown')}"
