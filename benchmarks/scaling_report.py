@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
 from estimate import FLOAT_BYTES
+from page import table
 from scaling_model import (
     FRESH,
     OVERHEAD,
@@ -51,12 +52,6 @@ def number(value: float) -> str:
 def percent(value: float) -> str:
     """Return a fraction as a percentage."""
     return f"{100 * value:.0f} %"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """Return a Markdown table, all but the first columns aligned right."""
-    ruler = ["---"] * words + ["---:"] * (len(headings) - words)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ruler, *rows))
 
 
 def described(point: Point) -> str:

@@ -1,0 +1,61 @@
+"""The cards of the study that are here, by suite and table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from suite_file import FULL, SUITES, Suite, load_suite
+from suite_tables import compared, named_tables
+
+from hoptm_plugin.results.card import FILE_NAME, Card, read_card
+from hoptm_plugin.results.compare import Comparison
+
+RESULTS = Path(__file__).parent / "results"
+STUDY = ("study_bloodcells", "study_covid19cxr", "study_cifar10")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A suite of the study and the cards of its runs that are here."""
+
+    name: str
+    suite: Suite
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs' cards are."""
+        return RESULTS / f"{self.name}-{FULL}"
+
+    def files(self, table: str) -> list[Path]:
+        """Return the cards that stand in a table, by the order of their sweeps."""
+        sweeps = [index for index, sweep in enumerate(self.suite.sweeps) if table in sweep.tables]
+        return [path for index in sweeps for path in sorted(self.folder.glob(f"{index}/*/{FILE_NAME}"))]
+
+    @cached_property
+    def cards(self) -> list[Card]:
+        """All cards of runs."""
+        return [read_card(path) for path in sorted(self.folder.glob(f"*/*/{FILE_NAME}"))]
+
+    @cached_property
+    def searched(self) -> list[Card]:
+        """All cards of the search."""
+        return [read_card(path) for path in sorted(Path(f"{self.folder}-search").glob(f"*/*/{FILE_NAME}"))]
+
+    @cached_property
+    def tables(self) -> dict[str, list[Comparison]]:
+        """The comparisons of every table that has cards."""
+        return {name: compared(self.suite.table(name), files) for name in named_tables(self.suite)
+                if (files := self.files(name))}  # fmt: skip
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return self.cards[0].dataset.name
+
+
+def studies() -> list[Study]:
+    """Return those of which there are cards."""
+    found = [Study(name, load_suite(SUITES / f"{name}.yaml")) for name in STUDY]
+    return [study for study in found if study.cards]

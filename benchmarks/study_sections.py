@@ -1,0 +1,142 @@
+"""Sections of TABLES.md beside the tables that ``compare`` makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from page import table
+from study_cards import Study
+from suite_file import MAIN
+
+from hoptm_plugin.engine.metrics import summarise
+from hoptm_plugin.results.card import read_card
+from hoptm_plugin.results.console import percent
+
+METRICS = "metrics.jsonl"
+UNEVEN = 2  # largest class by smallest, from which on accuracy alone misleads
+RATE = "distillation.images.learning_rate="
+PARTS = (0, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
+BALANCED = """
+### Balanced accuracy on {data}
+
+Mean recall over the classes in percent, mean ± population std over networks. The test split has {counts}.
+
+"""
+CHOSEN = """
+## Settings chosen
+
+Rates of the images that were tried, with the accuracy in percent on the validation split, and the one that was taken.
+Every method had as many candidates; random images and all images have none to choose.
+
+"""
+MASKS = """
+## How the masks opened
+
+Percent of the parameters that were matched, by the part of the run that was over, in the runs with seed 0.
+
+"""
+COMPUTE = """
+## Compute
+
+Minutes of one core, since each process had one thread; {hours:.1f} hours in all, on: {devices}.
+
+"""
+COMMANDS = """
+## Again
+
+One command for all tables of a data set, which goes on where it was interrupted; then this page.
+
+```bash
+{commands}
+python benchmarks/tables.py
+```
+"""
+
+
+def uneven(study: Study) -> bool:
+    """Tell whether the classes of the test split are of very different sizes."""
+    support = study.cards[0].evaluations[0].support
+    return max(support) >= UNEVEN * min(support)
+
+
+def balanced(study: Study) -> str:
+    """Return mean recall over classes."""
+    cells: dict[tuple[str, int], list[float | None]] = {}
+    for card in map(read_card, study.files(MAIN)):
+        if card.ipc is not None:
+            cells.setdefault((card.title, card.ipc), []).extend(card.evaluations[0].balanced_accuracy.values)
+    columns = sorted({ipc for _, ipc in cells})
+    rows = []
+    for title in sorted({title for title, _ in cells}, key=str.casefold):
+        summaries = [summarise(cells[title, ipc]) if (title, ipc) in cells else None for ipc in columns]
+        rows.append([title, *("" if each is None else percent(each["mean"], each["std"]) for each in summaries)])
+    counted = zip(study.cards[0].dataset.classes, study.cards[0].evaluations[0].support, strict=True)
+    counts = ", ".join(f"{name} {count}" for name, count in counted)
+    headings = ["method", *(f"IPC {ipc}" for ipc in columns)]
+    return BALANCED.format(data=study.data, counts=counts) + table(headings, rows) + "\n"
+
+
+def chosen(found: Sequence[Study]) -> str:
+    """Return what every search tried and took."""
+    rows = {}
+    for study in found:
+        for card in study.cards:
+            if card.tuning is not None and card.tuning.reused is None:
+                tried = sorted((float(each.settings.removeprefix(RATE)), each.accuracy)
+                               for each in card.tuning.candidates)  # fmt: skip
+                texts = [f"{rate:g}: {'failed' if accuracy is None else f'{100 * accuracy:.2f}'}"
+                         for rate, accuracy in tried]  # fmt: skip
+                taken = f"{float(card.tuning.chosen.removeprefix(RATE)):g}"
+                known = [study.data, card.title, str(card.ipc)]
+                rows[tuple(known)] = [*known, "; ".join(texts), taken]
+                    study.data,
+                    card.title,
+                    str(card.ipc),
+                    "; ".join(texts),
+                    taken,
+                ]
+    return CHOSEN + table(["data", "method", "IPC", "tried", "taken"], rows.values(), words=4) + "\n"
+
+
+def masks(found: Sequence[Study]) -> str:
+    """Return how the masks of paced runs opened, of those whose metrics are kept."""
+    rows = []
+    for study in found:
+        for path in study.files("pacing"):
+            paced = _mask_fractions(path.parent / METRICS)
+            if paced:
+                card, last = read_card(path), paced[-1][0]
+                at = [min(paced, key=lambda point: abs(point[0] - part * last))[1] for part in PARTS]
+                rows.append([study.data, card.title, str(card.ipc), *(f"{100 * fraction:.0f}" for fraction in at)])
+    headings = ["data", "method", "IPC", *(f"{100 * part:g} %" for part in PARTS)]
+    return MASKS + table(headings, rows, words=2) + "\n" if rows else ""
+
+
+def _mask_fractions(metrics: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    return [(line["step"], line["mask_fraction"]) for line in lines if "mask_fraction" in line]
+
+
+def compute(found: Sequence[Study]) -> str:
+    """Return the time spent by suite and stage; runs that read the same experts have their time, so it counts once."""
+    rows, total = [], 0.0
+    for study in found:
+        experts = sum({card.cost.experts_s for card in (*study.cards, *study.searched) if card.cost.experts_s})
+        stages = [experts]
+        for cards in (study.searched, study.cards):
+            stages += [sum(card.cost.distill_s or 0 for card in cards), sum(card.cost.evaluate_s for card in cards)]
+        total += sum(stages)
+        runs = f"{len(study.searched)} + {len(study.cards)}"
+        rows.append([study.data, runs, *(f"{seconds / 60:.0f}" for seconds in (*stages, sum(stages)))])
+    devices = sorted({card.cost.device for study in found for card in (*study.cards, *study.searched)})
+    headings = ["data", "runs: search + study", "experts", "search: distilling", "evaluating", "study: distilling",
+                "evaluating", "all"]  # fmt: skip
+    return COMPUTE.format(hours=total / 3600, devices="; ".join(devices)) + table(headings, rows) + "\n"
+
+
+def commands(found: Sequence[Study]) -> str:
+    """Return the commands that make all of it again."""
+    place = "--out benchmarks/results runtime.threads=1 dataset.root=PATH"
+    return COMMANDS.format(commands="\n".join(f"python benchmarks/suite.py {study.name} {place}" for study in found))
