@@ -32,7 +32,7 @@ class Claim(BaseModel):
 
 
 @dataclass(frozen=True)
-class Tested:
+class Outcome:
     """A claim in one column of its table, and the paired difference there; p is corrected over all claims."""
 
     claim: Claim
@@ -42,7 +42,7 @@ class Tested:
     p_holm: float | None = None
 
     @property
-    def outcome(self) -> str:
+    def verdict(self) -> str:
         """In words; a difference that no test can tell from none neither confirms nor refutes."""
         if self.p_holm is None:
             return "cannot be tested"
@@ -56,7 +56,7 @@ def read_claims() -> list[Claim]:
     return TypeAdapter(list[Claim]).validate_python(yaml.safe_load(CLAIMS.read_text(encoding="utf-8")))
 
 
-def tested(claims: Sequence[Claim], tables: Mapping[tuple[str, str], Sequence[Comparison]]) -> list[Tested]:
+def outcomes(claims: Sequence[Claim], tables: Mapping[tuple[str, str], Sequence[Comparison]]) -> list[Outcome]:
     """Test every claim whose rows are there, in every column that both have, by suite and name of the table."""
     found = []
     for claim in claims:
@@ -65,9 +65,9 @@ def tested(claims: Sequence[Claim], tables: Mapping[tuple[str, str], Sequence[Co
                 row, than = comparison.cell(claim.row, column), comparison.cell(claim.than, column)
                 difference = None if row is None or than is None else paired(_means(row), _means(than))
                 if difference is not None:
-                    found.append(Tested(claim, *column, difference))
+                    found.append(Outcome(claim, *column, difference))
     corrected = holm([each.difference.p for each in found])
-    return [Tested(each.claim, each.ipc, each.network, each.difference, p)
+    return [Outcome(each.claim, each.ipc, each.network, each.difference, p)
             for each, p in zip(found, corrected, strict=True)]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def _means(cell: Cell) -> dict[int, float]:
     return {seed: mean for seed, mean in cell.by_seed if mean is not None}
 
 
-def markdown(results: Sequence[Tested], datasets: Mapping[str, str]) -> str:
+def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
     """Return the table of outcomes; ``datasets`` names each suite's data."""
     headings = ["claim", "data", "IPC", "network", "difference [95 % interval], points", "pairs", "p", "p, Holm",
                 "outcome"]  # fmt: skip
@@ -84,7 +84,7 @@ def markdown(results: Sequence[Tested], datasets: Mapping[str, str]) -> str:
         d = each.difference
         interval = "" if d.low is None or d.high is None else f" [{_points(d.low)}, {_points(d.high)}]"
         where = [each.claim.says, datasets[each.claim.suite], str(each.ipc), each.network]
-        numbers = [f"{_points(d.mean)}{interval}", str(d.pairs), _p(d.p), _p(each.p_holm), each.outcome]
+        numbers = [f"{_points(d.mean)}{interval}", str(d.pairs), _p(d.p), _p(each.p_holm), each.verdict]
         rows.append([*where, *numbers])
     return table(headings, rows, words=2) + "\n"
 

@@ -91,12 +91,6 @@ def chosen(found: Sequence[Study]) -> str:
                 taken = f"{float(card.tuning.chosen.removeprefix(RATE)):g}"
                 known = [study.data, card.title, str(card.ipc)]
                 rows[tuple(known)] = [*known, "; ".join(texts), taken]
-                    study.data,
-                    card.title,
-                    str(card.ipc),
-                    "; ".join(texts),
-                    taken,
-                ]
     return CHOSEN + table(["data", "method", "IPC", "tried", "taken"], rows.values(), words=4) + "\n"
 
 

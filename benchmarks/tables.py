@@ -40,7 +40,7 @@ proof of the contrary.
 def page(found: Sequence[Study]) -> str:
     """Return the text of TABLES.md."""
     tables = {(study.name, name): each for study in found for name, each in study.tables.items()}
-    results = study_claims.tested(study_claims.read_claims(), tables)
+    results = study_claims.outcomes(study_claims.read_claims(), tables)
     parts = [HEAD, study_claims.markdown(results, {study.name: study.data for study in found})]
     for study in found:
         parts += [f"\n{markdown(study.suite.table(name), each, level=2)}" for name, each in study.tables.items()]

@@ -1,0 +1,120 @@
+"""The study's generated page: what claims come to, and which cards stand where."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import scored_cards
+from scipy.special import stdtr
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import study_sections as sections  # noqa: E402
+from study_cards import Study  # noqa: E402
+from study_claims import Claim, markdown, outcomes, read_claims  # noqa: E402
+from study_figure import described, draw, numbers  # noqa: E402
+from suite_file import MAIN, SUITES, Suite, load_suite  # noqa: E402
+
+from hoptm_plugin.results.card import write_card  # noqa: E402
+from hoptm_plugin.results.compare import compare  # noqa: E402
+
+TUNING = {"split": "validation", "networks": 3, "seed": 100, "chosen": f"{sections.RATE}100",
+          "candidates": [{"settings": f"{sections.RATE}{rate}", "accuracy": accuracy}
+                         for rate, accuracy in ((100, 0.5), (1000, 0.25), (10, None))]}  # fmt: skip
+SUITE = {
+    "title": "small", "data": {"train": 100, "classes": 2, "image": [1, 32, 32]},
+    "sweeps": [{"title": "one", "overrides": ["method=mtt"], "tables": ["main", "pacing"]},
+               {"title": "two", "overrides": ["method=dm"], "tables": ["pacing"]}],
+    "tables": {"pacing": {"title": "Paced"}},
+}  # fmt: skip
+
+
+def rows(**accuracies):
+    """Return the comparison of methods with one network for each seed."""
+    cards = {f"{method}{seed}": scored_cards.make(method, value, seed=seed)
+             for method, values in accuracies.items() for seed, value in enumerate(values)}  # fmt: skip
+    return compare(scored_cards.found(**cards), tests=None)
+
+
+def claim(row="A", than="B", **changes):
+    return Claim(says="A is better", suite="s", row=row, than=than, **changes)
+
+
+def test_a_claim_s_outcome_follows_from_the_corrected_p():
+    """A beats B by 0.2 +- 0.01 over three seeds, and B and C are alike."""
+    tables = {("s", MAIN): rows(a=(0.71, 0.62, 0.50), b=(0.5, 0.42, 0.31), c=(0.51, 0.4, 0.33))}
+    better, worse, alike, absent = (
+        outcomes([claim(*pair)], tables) for pair in (("A", "B"), ("B", "A"), ("B", "C"), ("A", "none"))
+    )
+    assert [each.verdict for (each,) in (better, worse, alike)] == ["**holds**", "**the reverse**", "not shown"]
+    assert absent == []
+    assert better[0].difference.mean == pytest.approx(0.2)
+    standard_error = 0.01 / 3**0.5  # differences 0.21, 0.20, 0.19
+    assert better[0].p_holm == better[0].difference.p == pytest.approx(2 * stdtr(2, -0.2 / standard_error))
+
+
+def test_many_claims_make_each_harder():
+    tables = {("s", MAIN): rows(a=(0.71, 0.62, 0.50), b=(0.5, 0.42, 0.31))}
+    few, many = outcomes([claim()], tables), outcomes([claim(), *[claim("B", "A")] * 99], tables)
+    assert many[0].p_holm == pytest.approx(100 * few[0].difference.p)
+    assert (few[0].verdict, many[0].verdict) == ("**holds**", "not shown")
+    text = markdown(few, {"s": "blood"})
+    assert "| A is better | blood | 1 | convnet | +20.00 [" in text
+    assert text.count("\n") == 3
+
+
+def test_a_single_pair_cannot_be_tested():
+    (one,) = outcomes([claim()], {("s", MAIN): rows(a=(0.7,), b=(0.5,))})
+    assert one.verdict == "cannot be tested"
+
+
+def test_every_claim_names_rows_that_its_suite_makes():
+    for each in read_claims():
+        described_suite = load_suite(SUITES / f"{each.suite}.yaml")
+        assert any(each.table in sweep.tables for sweep in described_suite.sweeps)
+        titles = {part for sweep in described_suite.sweeps for part in (sweep.title, *sweep.overrides)}
+        known = {"HoP-TM": "HoP-TM, IPC 10", "MTT": "MTT, IPC 10", "Random subset": "Random images"}
+        for row in (each.row, each.than):
+            assert known.get(row, f'method_title="{row}"') in titles, row
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of two runs of sweep 0, one of sweep 1, and a search."""
+    monkeypatch.setattr("study_cards.RESULTS", tmp_path)
+    cost = scored_cards.make("mtt", 0.5).cost.model_dump() | {"experts_s": 60.0, "distill_s": 120.0, "evaluate_s": 30}
+    for seed in (0, 1):
+        card = scored_cards.make("mtt", 0.5, 0.7, seed=seed, tuning=TUNING, cost=cost, title="MTT")
+        write_card(card, tmp_path / f"small-full/0/{seed}-mtt/result.json")
+    write_card(scored_cards.make("dm", 0.6), tmp_path / "small-full/1/0-dm/result.json")
+    write_card(scored_cards.make("mtt", 0.4, cost=cost), tmp_path / "small-full-search/0/0-mtt/result.json")
+    lines = ['{"step": 0, "mask_fraction": 0.1}', '{"step": 10, "mask_fraction": 0.55, "loss": 1}',
+             '{"step": 20, "mask_fraction": 1.0}']  # fmt: skip
+    (tmp_path / "small-full/0/0-mtt/metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return Study("small", Suite.model_validate(SUITE))
+
+
+def test_sections_say_what_the_cards_say(study):
+    assert [len(study.files(name)) for name in (MAIN, "pacing")] == [2, 3]
+    assert set(study.tables) == {MAIN, "pacing"}
+    assert "| blood | MTT | 1 | 10: failed; 100: 50.00; 1000: 25.00 | 100 |" in sections.chosen([study])
+    assert "| blood | MTT | 1 | 10 | 10 | 10 | 10 | 55 | 55 | 100 |" in sections.masks([study])
+    text = sections.compute([study])
+    # the search's and the study's runs read the same experts: their minute counts once; DM distilled for a second
+    assert "| blood | 1 + 3 | 1 | 2 | 0 | 4 | 1 | 9 |" in text
+    assert "0.1 hours in all, on: cpu." in text
+    assert not sections.uneven(study)
+    assert "| MTT | 50.00 ± 0.00 |" in sections.balanced(study)
+    assert "python benchmarks/suite.py small --out benchmarks/results" in sections.commands([study])
+
+
+def test_the_picture_describes_its_numbers(study):
+    panels = [("blood & <cells>", study.tables[MAIN])]
+    found = numbers(panels)
+    assert found == [{"data": "blood & <cells>", "methods": {"MTT": {"1": [60.0, 10.0]}}, "all images": []}]
+    svg = draw(panels)
+    assert described(svg) == found
+    assert draw(panels) == svg
