@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -26,7 +27,9 @@ from hoptm_plugin.results.evaluation import Evaluation  # noqa: E402
 NAMES = sorted(path.stem for path in SUITES.glob("*.yaml"))
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
-OWN = {"bloodcells": (21,), "digits": (16,)}  # small already, and nothing was published for them
+# small already, and nothing was published for them
+OWN = {"digits": (16,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "study_cifar10": (61,)}
+STUDY = [name for name in OWN if name.startswith("study_")]
 TABLES = sorted(RUNS)
 SMALL = {
     "title": "small",
@@ -45,8 +48,7 @@ def plan(name, variant, *extra):
 def plans():
     """All variants of all suites; their runs are composed once."""
     found = {(name, variant): plan(name, variant) for name in TABLES for variant in ("full", "cpu")}
-    return found | {("bloodcells", "full"): plan("bloodcells", "full", "dataset.root=FILE.npz"),
-                    ("digits", "full"): plan("digits", "full")}  # fmt: skip
+    return found | {(name, "full"): supposed(plan(name, "full")) for name in OWN}
 
 
 def small(*extra, **changed):
@@ -68,16 +70,20 @@ def test_every_run_composes_and_validates(name, plans):
     for variant in variants:
         jobs = plans[name, variant].jobs
         assert len({job.folder for job in jobs}) == len(jobs)
-        rows = Counter((job.settings.method_title, job.settings.ipc) for job in jobs)
+        rows = Counter((s.method_title, s.ipc, s.seed, bool(job.evaluates)) for job in jobs for s in [job.settings])
         assert max(rows.values()) == 1, "two runs would be one row's cell"
 
 
 @pytest.mark.parametrize(("name", "variant"), [(name, "full") for name in NAMES] + [(name, "cpu") for name in TABLES])
 def test_a_suite_s_runs_are_judged_alike(name, variant, plans):
-    jobs = [job for job in plans[name, variant].jobs if not job.parts.method.whole_split]
-    for what in ("dataset", "augment", "network", "networks", "protocol"):
-        assert len({str(getattr(job.settings, what)) for job in jobs}) == 1, what
-    assert {job.settings.distillation.selection for job in jobs} == {"last"}
+    suite = plans[name, variant].suite
+    for table in ("main", *suite.tables):
+        jobs = [job for job in plans[name, variant].jobs
+                if table in suite.sweeps[job.sweep].tables and not job.parts.method.whole_split]  # fmt: skip
+        for what in ("dataset", "augment", "network", "networks", "protocol"):
+            assert len({str(getattr(job.settings, what)) for job in jobs}) == 1, (table, what)
+        assert {job.settings.distillation.selection for job in jobs} == {"last"}
+        assert {job.settings.protocol.split for job in jobs} == {"test"}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -313,15 +319,45 @@ def test_what_was_published_is_not_shown_beside_another_setting(extra, kept):
     assert all(any(word.startswith("reported=") for word in command) == kept for command in commands)
 
 
-def test_budgets_of_the_blood_cell_suite_are_equal(plans):
-    """About 120,000 image passes for every distillation, as its note says."""
+@pytest.mark.parametrize("name", STUDY)
+def test_budgets_of_the_study_are_equal(name, plans):
+    """As many image passes for every distillation as its note says, and as many candidates for every method."""
+    suite = plans[name, "full"].suite
+    budget = int(re.search(r"about ([\d,]+)\s+image passes", suite.note)[1].replace(",", ""))
+    distilled = [job for job in plans[name, "full"].jobs
+                 if job.settings.method_id not in ("random", "full") and not job.evaluates]  # fmt: skip
     passes = {
-        job.name: job.settings.distillation.iterations * job.parts.method.image_passes(4, job.settings.ipc)
-        for job in plans["bloodcells", "full"].jobs
-        if job.settings.method_id not in ("random", "herding", "kcenter", "full")
+        job.name: job.settings.distillation.iterations
+        * job.parts.method.image_passes(suite.data.classes, job.settings.ipc)
+        for job in distilled
     }
-    assert len(passes) == 2 * 7
-    assert all(119_000 < count < 122_000 for count in passes.values()), passes
+    assert len({job.settings.method_id for job in distilled}) == 7
+    assert all(0.99 * budget < count < 1.015 * budget for count in passes.values()), passes
+    assert {len(expand(sweep.search)) for sweep in suite.sweeps if sweep.search} == {4}
+    searched = [sweep.title for sweep in suite.sweeps if sweep.search]
+    assert len(searched) == 2 * 7, "every method at every IPC"
+    seeds = Counter((job.settings.method_title, job.settings.ipc) for job in distilled)
+    assert min(seeds.values()) >= 3
+
+
+def test_the_study_s_ablation_differs_in_nothing_else(plans):
+    """Its four rows are one setting but for what they switch off, rates included."""
+    plan = plans["study_bloodcells", "full"]
+    for ipc in (1, 10):
+        rows = {}
+        for job in plan.jobs:
+            if "ablation" in plan.suite.sweeps[job.sweep].tables and job.settings.ipc == ipc and not job.settings.seed:
+                method = job.parts.method
+                rows[bool("shape" in method.matchers), bool(method.schedulers)] = job.settings
+        assert len(rows) == 4
+        for settings in rows.values():
+            both = rows[True, True]
+            assert settings.distillation == both.distillation
+            assert settings.experts == both.experts
+            rest = [{key: value for key, value in one.method.items() if key not in ("matchers", "schedulers")}
+                    for one in (settings, both)]  # fmt: skip
+            assert rest[0] == rest[1]
+            assert settings.method["matchers"]["endpoint"] == both.method["matchers"]["endpoint"]
 
 
 # --- the search for settings -----------------------------------------------------------------------------------------
