@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from page import table
-from study_cards import Study
+from study_cards import RESULTS, Study
 from suite_file import MAIN
 
+from hoptm_plugin.core.files import read_json
 from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.results.card import read_card
 from hoptm_plugin.results.console import percent
 
-METRICS = "metrics.jsonl"
+CHECKS = RESULTS / "study_checks.json"
 UNEVEN = 2  # largest class by smallest, from which on accuracy alone misleads
 RATE = "distillation.images.learning_rate="
 PARTS = (0, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
@@ -31,12 +30,21 @@ Rates of the images that were tried, with the accuracy in percent on the validat
 Every method had as many candidates; random images and all images have none to choose.
 
 """
-MASKS = """
-## How the masks opened
+HEAD = """
+## What was checked
 
-Percent of the parameters that were matched, by the part of the run that was over, in the runs with seed 0.
-
+Measured by `python benchmarks/study_checks.py` on the whole run folders.
 """
+EXPERTS = "On the validation split, mean over the experts.\n\n"
+SHAPE = (
+    "HoP-TM without pacing, seed 0: the norm of the gradient of lambda times the shape term with respect to the "
+    "images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations, on the images "
+    "at first and at last.\n\n"
+)
+MASKS = "Percent of the parameters that were matched, by the part of the run that was over, mean over the runs.\n\n"
+LOSSES = (
+    "Means over the first and the last tenth of the run, and over the runs. Losses of methods are not comparable.\n\n"
+)
 COMPUTE = """
 ## Compute
 
@@ -94,23 +102,33 @@ def chosen(found: Sequence[Study]) -> str:
     return CHOSEN + table(["data", "method", "IPC", "tried", "taken"], rows.values(), words=4) + "\n"
 
 
-def masks(found: Sequence[Study]) -> str:
-    """Return how the masks of paced runs opened, of those whose metrics are kept."""
-    rows = []
-    for study in found:
-        for path in study.files("pacing"):
-            paced = _mask_fractions(path.parent / METRICS)
-            if paced:
-                card, last = read_card(path), paced[-1][0]
-                at = [min(paced, key=lambda point: abs(point[0] - part * last))[1] for part in PARTS]
-                rows.append([study.data, card.title, str(card.ipc), *(f"{100 * fraction:.0f}" for fraction in at)])
-    headings = ["data", "method", "IPC", *(f"{100 * part:g} %" for part in PARTS)]
-    return MASKS + table(headings, rows, words=2) + "\n" if rows else ""
-
-
-def _mask_fractions(metrics: Path) -> list[tuple[int, float]]:
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    return [(line["step"], line["mask_fraction"]) for line in lines if "mask_fraction" in line]
+def checks(found: Sequence[Study]) -> str:
+    """Return what ``study_checks.py`` measured: losses, step sizes, masks, experts, and the shape term's gradient."""
+    data = {study.name: study.data for study in found}
+    known = read_json(CHECKS, "study's checks") if CHECKS.exists() else {}
+    curves, experts, shape = ([row for row in known.get(name, ()) if row["suite"] in data]
+                              for name in ("curves", "experts", "shape"))  # fmt: skip
+    if not curves:
+        return ""
+    rows = [[data[row["suite"]], row["title"], str(row["ipc"]), *(
+        " to ".join(f"{value:.3g}" for value in row[name]) if name in row else "" for name in ("loss", "step_size")
+    )] for row in curves]  # fmt: skip
+    opened = [[data[row["suite"]], row["title"], str(row["ipc"]), *(f"{100 * part:.0f}" for part in row["mask"])]
+              for row in curves if "mask" in row]  # fmt: skip
+    taught = [[data[row["suite"]], row["experts"].upper(), ", ".join(f"{100 * each:.0f}" for each in row["accuracy"])]
+              for row in experts]  # fmt: skip
+    shares = [[data[row["suite"]], str(row["ipc"]), *(f"{row[when][name]:.2g}" for when in ("start", "end")
+                                                     for name in ("ratio", "cosine"))] for row in shape]  # fmt: skip
+    parts = [f"{100 * part:g} %" for part in PARTS]
+    return "".join([
+        HEAD, "\n### Experts\n\n", EXPERTS,
+        table(["data", "experts", "accuracy in percent after 0, 1, 2, ... epochs"], taught, words=3),
+        "\n\n### The shape term's gradient\n\n", SHAPE,
+        table(["data", "IPC", "ratio, at first", "cosine", "ratio, at last", "cosine"], shares),
+        "\n\n### How the masks opened\n\n", MASKS, table(["data", "method", "IPC", *parts], opened, words=2),
+        "\n\n### Losses and step sizes\n\n", LOSSES,
+        table(["data", "method", "IPC", "loss", "step size"], rows, words=2), "\n",
+    ])  # fmt: skip
 
 
 def compute(found: Sequence[Study]) -> str:

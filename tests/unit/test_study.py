@@ -18,6 +18,7 @@ from study_claims import Claim, markdown, outcomes, read_claims  # noqa: E402
 from study_figure import described, draw, numbers  # noqa: E402
 from suite_file import MAIN, SUITES, Suite, load_suite  # noqa: E402
 
+from hoptm_plugin.core.files import write_json  # noqa: E402
 from hoptm_plugin.results.card import write_card  # noqa: E402
 from hoptm_plugin.results.compare import compare  # noqa: E402
 
@@ -91,9 +92,7 @@ def study(tmp_path, monkeypatch):
         write_card(card, tmp_path / f"small-full/0/{seed}-mtt/result.json")
     write_card(scored_cards.make("dm", 0.6), tmp_path / "small-full/1/0-dm/result.json")
     write_card(scored_cards.make("mtt", 0.4, cost=cost), tmp_path / "small-full-search/0/0-mtt/result.json")
-    lines = ['{"step": 0, "mask_fraction": 0.1}', '{"step": 10, "mask_fraction": 0.55, "loss": 1}',
-             '{"step": 20, "mask_fraction": 1.0}']  # fmt: skip
-    (tmp_path / "small-full/0/0-mtt/metrics.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(sections, "CHECKS", tmp_path / "checks.json")
     return Study("small", Suite.model_validate(SUITE))
 
 
@@ -101,7 +100,7 @@ def test_sections_say_what_the_cards_say(study):
     assert [len(study.files(name)) for name in (MAIN, "pacing")] == [2, 3]
     assert set(study.tables) == {MAIN, "pacing"}
     assert "| blood | MTT | 1 | 10: failed; 100: 50.00; 1000: 25.00 | 100 |" in sections.chosen([study])
-    assert "| blood | MTT | 1 | 10 | 10 | 10 | 10 | 55 | 55 | 100 |" in sections.masks([study])
+    assert sections.checks([study]) == "", "nothing was measured"
     text = sections.compute([study])
     # the search's and the study's runs read the same experts: their minute counts once; DM distilled for a second
     assert "| blood | 1 + 3 | 1 | 2 | 0 | 4 | 1 | 9 |" in text
@@ -118,3 +117,21 @@ def test_the_picture_describes_its_numbers(study):
     svg = draw(panels)
     assert described(svg) == found
     assert draw(panels) == svg
+
+
+def test_checks_are_shown_of_the_studies_that_are_there(study):
+    mine = {"suite": "small", "ipc": 1}
+    curves = [mine | {"title": "HoP-TM", "runs": 2, "loss": [0.9, 0.456789], "step_size": [0.01, 0.02],
+                      "mask": [0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0]},
+              mine | {"title": "DM", "runs": 1, "loss": [20.0, 4.0]},
+              mine | {"suite": "other", "title": "MTT", "runs": 1, "loss": [1.0, 1.0]}]  # fmt: skip
+    shape = {"start": {"ratio": 0.0116, "cosine": 0.022}, "end": {"ratio": 0.0142, "cosine": -0.1}}
+    write_json(sections.CHECKS, {"curves": curves, "experts": [{"suite": "small", "experts": "gsam",
+               "accuracy": [0.25, 0.5]}], "shape": [mine | shape]})  # fmt: skip
+    text = sections.checks([study])
+    assert "| blood | HoP-TM | 1 | 10 | 15 | 20 | 30 | 50 | 80 | 100 |" in text
+    assert "| blood | HoP-TM | 1 | 0.9 to 0.457 | 0.01 to 0.02 |" in text
+    assert "| blood | DM | 1 | 20 to 4 |  |" in text
+    assert "| blood | GSAM | 25, 50 |" in text
+    assert "| blood | 1 | 0.012 | 0.022 | 0.014 | -0.1 |" in text
+    assert "MTT" not in text

@@ -1,0 +1,163 @@
+"""Measures what the study's diagnoses rest on, from whole run folders, which are not committed; writes a JSON file.
+
+    python benchmarks/study_checks.py FOLDER
+
+FOLDER is what ``suite.py --out`` was given, with runs, data and experts still where they were. Of every run: the loss
+and the step size over the run, and how the mask opened. Of every store of experts: their accuracy on the validation
+split after each epoch. Of HoP-TM without pacing: how large the shape term's gradient is beside the endpoint's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from study_cards import STUDY
+from study_sections import CHECKS, PARTS
+from suite_file import FULL
+from torch import Tensor
+
+from hoptm_plugin.commands.assembly import Workbench
+from hoptm_plugin.commands.folder import CONFIG, SYNTHETIC, read_config
+from hoptm_plugin.commands.settings import RunSettings, validate_settings
+from hoptm_plugin.core.errors import HopTMError
+from hoptm_plugin.core.files import write_json
+from hoptm_plugin.core.interfaces import value_at
+from hoptm_plugin.core.progress import silent
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.training import predict
+from hoptm_plugin.loggers import METRICS
+from hoptm_plugin.trajectory import TrajectoryMatching
+
+TENTHS, DRAWS = 10, 10
+UNPACED = "2. shape term"
+
+
+def runs(folder: Path) -> Iterator[tuple[Path, RunSettings]]:
+    """Yield the folders of a suite's finished distillations, with their settings."""
+    for path in sorted(folder.glob(f"*/*/{METRICS}")):
+        yield path.parent, validate_settings(read_config(path.parent / CONFIG))
+
+
+def curve(folder: Path) -> dict[str, Any] | None:
+    """Return mean losses and step sizes of the first and the last tenth of a run, and its mask's parts."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    if not lines:
+        return None
+    tenth = max(1, len(lines) // TENTHS)
+    found: dict[str, Any] = {
+        name: [fmean(line[name] for line in part) for part in (lines[:tenth], lines[-tenth:])]
+        for name in ("loss", "step_size")
+        if name in lines[0]
+    }
+    if "mask_fraction" in lines[0]:
+        last = lines[-1]["step"]
+        nearest = [min(lines, key=lambda line: abs(line["step"] - part * last)) for part in PARTS]
+        found["mask"] = [line["mask_fraction"] for line in nearest]
+    return found
+
+
+def averaged(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means of several runs' curves."""
+    return {"runs": len(curves)} | {
+        name: [round(fmean(values), 6) for values in zip(*(each[name] for each in curves), strict=True)]
+        for name in curves[0]
+    }
+
+
+def expert_accuracies(bench: Workbench) -> list[float]:
+    """Return the experts' mean accuracy on the validation split after each epoch, from none."""
+    trajectories, network = bench.experts(bench.parts.method.last_expert_epoch()), bench.task.network
+    module, split = network(torch.Generator()), bench.data.validation
+    epochs = trajectories.store.epochs(0)
+    accuracies: list[list[float]] = [[] for _ in range(epochs + 1)]
+    for expert in range(len(trajectories)):
+        for epoch, theta in enumerate(trajectories.segment(expert, 0, epochs)):
+            torch.nn.utils.vector_to_parameters(theta, module.parameters())
+            right = predict(module, split).argmax(dim=1) == split.labels.cpu()
+            accuracies[epoch].append(float(right.float().mean()))
+    return [round(fmean(values), 4) for values in accuracies]
+
+
+def shares(bench: Workbench, stored: SyntheticSet) -> dict[str, Any]:
+    """Return how the gradients of shape term and endpoint compare, on the images at the start and at the end.
+
+    Of the images' gradients g, weights included: |g_shape| / |g_endpoint| and their cosine, means over iterations.
+    """
+    method = bench.parts.method
+    assert isinstance(method, TrajectoryMatching)
+    synthetic = method.setup(bench.task)
+    found = {}
+    for when in ("start", "end"):
+        if when == "end":
+            with torch.no_grad():
+                synthetic.images.copy_(stored.images)
+                if synthetic.step_size is not None and stored.step_size is not None:
+                    synthetic.step_size.copy_(stored.step_size)
+        synthetic.images.requires_grad_(True)
+        pairs = [_gradients(method, synthetic, step) for step in range(DRAWS)]
+        ratios = [float(shape.norm() / endpoint.norm()) for endpoint, shape in pairs]
+        cosines = [float(torch.cosine_similarity(*each, dim=0)) for each in pairs]
+        found[when] = {"ratio": round(fmean(ratios), 6), "cosine": round(fmean(cosines), 4)}
+    return found
+
+
+def _gradients(method: TrajectoryMatching, synthetic: SyntheticSet, step: int) -> tuple[Tensor, Tensor]:
+    pair = method.observe(synthetic, step)
+    gradients = []
+    for name in ("endpoint", "shape"):
+        term = method.matchers[name]
+        loss = value_at(term.weight, step) * term.matcher.loss(pair)
+        gradients.append(torch.autograd.grad(loss, synthetic.images, retain_graph=True)[0].flatten())
+    return gradients[0], gradients[1]
+
+
+def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return all checks of all suites whose runs lie below ``place``."""
+    curves, experts, shape = [], [], []
+    for name in STUDY:
+        by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        stores: dict[str, dict[str, Any]] = {}
+        for folder, settings in runs(place / f"{name}-{FULL}"):
+            title, ipc = settings.method_title, settings.ipc
+            if (found := curve(folder)) is not None:
+                by_row.setdefault((title, ipc), []).append(found)
+            reads = settings.method["name"] == "trajectory_matching" and settings.seed == 0
+            algorithm = settings.experts.training.algorithm
+            if reads and (algorithm not in stores or title == UNPACED):
+                bench = Workbench(settings, silent)
+                accuracies = stores.setdefault(algorithm, {"suite": name, "experts": algorithm})
+                accuracies.setdefault("accuracy", expert_accuracies(bench))
+                if title == UNPACED:
+                    share = shares(bench, SyntheticSet.load(folder / SYNTHETIC))
+                    shape.append({"suite": name, "ipc": ipc, **share})
+        experts += stores.values()
+        curves += [{"suite": name, "title": title, "ipc": ipc, **averaged(found)}
+                   for (title, ipc), found in sorted(by_row.items())]  # fmt: skip
+    return {"curves": curves, "experts": experts, "shape": shape}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write the file; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        write_json(CHECKS, measure(options.folder))
+    except HopTMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(CHECKS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
