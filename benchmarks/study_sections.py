@@ -42,9 +42,7 @@ SHAPE = (
     "at first and at last.\n\n"
 )
 MASKS = "Percent of the parameters that were matched, by the part of the run that was over, mean over the runs.\n\n"
-LOSSES = (
-    "Means over the first and the last tenth of the run, and over the runs. Losses of methods are not comparable.\n\n"
-)
+LOSSES = "Means over the first and the last tenth of the run, and over the runs; not comparable between methods.\n\n"
 COMPUTE = """
 ## Compute
 
