@@ -36,13 +36,15 @@ HEAD = """
 Measured by `python benchmarks/study_checks.py` on the whole run folders.
 """
 EXPERTS = "On the validation split, mean over the experts.\n\n"
-SHAPE = (
-    "HoP-TM without pacing, seed 0: the norm of the gradient of lambda times the shape term with respect to the "
-    "images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations, on the images "
-    "at first and at last.\n\n"
-)
+SHAPE = """HoP-TM without pacing, seed 0: the norm of the gradient of lambda times the shape term with respect to the
+images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations, on the images
+at first and at last.
+
+"""
 MASKS = "Percent of the parameters that were matched, by the part of the run that was over, mean over the runs.\n\n"
-LOSSES = "Means over the first and the last tenth of the run, and over the runs; not comparable between methods.\n\n"
+LOSSES = """Means over the first and the last tenth of the run, and over the runs; not comparable between methods.
+
+"""
 COMPUTE = """
 ## Compute
 
