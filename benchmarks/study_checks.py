@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from study_cards import STUDY
-from study_sections import CHECKS, PARTS
+from study_sections import CHECKS, FRACTIONS, PARTS
 from suite_file import FULL
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from hoptm_plugin.commands.settings import RunSettings, validate_settings
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.interfaces import value_at
+from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.training import predict
@@ -89,7 +90,8 @@ def expert_accuracies(bench: Workbench) -> list[float]:
 def shares(bench: Workbench, stored: SyntheticSet) -> dict[str, Any]:
     """Return how the gradients of shape term and endpoint compare, on the images at the start and at the end.
 
-    Of the images' gradients g, weights included: |g_shape| / |g_endpoint| and their cosine, means over iterations.
+    Of the images' gradients g, weights included: |g_shape| / |g_endpoint| and their cosine; and which part of the
+    squared way of the expert, sum_i n_i, lies in the easiest parameters, by their fraction. Means over iterations.
     """
     method = bench.parts.method
     assert isinstance(method, TrajectoryMatching)
@@ -102,19 +104,27 @@ def shares(bench: Workbench, stored: SyntheticSet) -> dict[str, Any]:
                 if synthetic.step_size is not None and stored.step_size is not None:
                     synthetic.step_size.copy_(stored.step_size)
         synthetic.images.requires_grad_(True)
-        pairs = [_gradients(method, synthetic, step) for step in range(DRAWS)]
-        ratios = [float(shape.norm() / endpoint.norm()) for endpoint, shape in pairs]
-        cosines = [float(torch.cosine_similarity(*each, dim=0)) for each in pairs]
-        found[when] = {"ratio": round(fmean(ratios), 6), "cosine": round(fmean(cosines), 4)}
+        pairs = [method.observe(synthetic, step) for step in range(DRAWS)]
+        gradients = [_gradients(method, synthetic, pair) for pair in pairs]
+        ratios = [float(shape.norm() / endpoint.norm()) for endpoint, shape in gradients]
+        cosines = [float(torch.cosine_similarity(*each, dim=0)) for each in gradients]
+        ways = zip(*(_ways(pair.detached()) for pair in pairs), strict=True)
+        found[when] = {"ratio": round(fmean(ratios), 6), "cosine": round(fmean(cosines), 4),
+                       "way": [round(fmean(way), 6) for way in ways]}  # fmt: skip
     return found
 
 
-def _gradients(method: TrajectoryMatching, synthetic: SyntheticSet, step: int) -> tuple[Tensor, Tensor]:
-    pair = method.observe(synthetic, step)
+def _ways(pair: TrajectoryPair) -> list[float]:
+    """Return the part of sum_i n_i in those parameters whose errors d_i are smallest, by FRACTIONS of them."""
+    ordered = pair.squared_distances[pair.squared_errors.argsort()]
+    return [float(ordered[: round(part * len(ordered))].sum() / ordered.sum()) for part in FRACTIONS]
+
+
+def _gradients(method: TrajectoryMatching, synthetic: SyntheticSet, pair: TrajectoryPair) -> tuple[Tensor, Tensor]:
     gradients = []
     for name in ("endpoint", "shape"):
         term = method.matchers[name]
-        loss = value_at(term.weight, step) * term.matcher.loss(pair)
+        loss = value_at(term.weight, 0) * term.matcher.loss(pair)
         gradients.append(torch.autograd.grad(loss, synthetic.images, retain_graph=True)[0].flatten())
     return gradients[0], gradients[1]
 

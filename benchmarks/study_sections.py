@@ -16,6 +16,7 @@ from hoptm_plugin.results.console import percent
 CHECKS = RESULTS / "study_checks.json"
 UNEVEN = 2  # largest class by smallest, from which on accuracy alone misleads
 RATE = "distillation.images.learning_rate="
+FRACTIONS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the parameters, the easiest first
 PARTS = (0, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
 BALANCED = """
 ### Balanced accuracy on {data}
@@ -37,8 +38,11 @@ Measured by `python benchmarks/study_checks.py` on the whole run folders.
 """
 EXPERTS = "On the validation split, mean over the experts.\n\n"
 SHAPE = """HoP-TM without pacing, seed 0: the norm of the gradient of lambda times the shape term with respect to the
-images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations, on the images
-at first and at last.
+images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations.
+
+"""
+WAYS = """In the same runs: which part of the squared way of the expert, in percent, lies in the easiest parameters, those
+with the smallest squared errors, by their fraction. If all parameters moved alike it would be that fraction.
 
 """
 MASKS = "Percent of the parameters that were matched, by the part of the run that was over, mean over the runs.\n\n"
@@ -117,14 +121,18 @@ def checks(found: Sequence[Study]) -> str:
               for row in curves if "mask" in row]  # fmt: skip
     taught = [[data[row["suite"]], row["experts"].upper(), ", ".join(f"{100 * each:.0f}" for each in row["accuracy"])]
               for row in experts]  # fmt: skip
-    shares = [[data[row["suite"]], str(row["ipc"]), *(f"{row[when][name]:.2g}" for when in ("start", "end")
-                                                     for name in ("ratio", "cosine"))] for row in shape]  # fmt: skip
+    shares = [[data[row["suite"]], str(row["ipc"]), when, f"{row[when]['ratio']:.2g}", f"{row[when]['cosine']:.2g}"]
+              for row in shape for when in ("start", "end")]  # fmt: skip
+    ways = [[data[row["suite"]], str(row["ipc"]), when, *(f"{100 * way:.2g}" for way in row[when]["way"])]
+            for row in shape for when in ("start", "end")]  # fmt: skip
     parts = [f"{100 * part:g} %" for part in PARTS]
     return "".join([
         HEAD, "\n### Experts\n\n", EXPERTS,
         table(["data", "experts", "accuracy in percent after 0, 1, 2, ... epochs"], taught, words=3),
         "\n\n### The shape term's gradient\n\n", SHAPE,
-        table(["data", "IPC", "ratio, at first", "cosine", "ratio, at last", "cosine"], shares),
+        table(["data", "IPC", "images", "ratio", "cosine"], shares),
+        "\n\n### What easy parameters are\n\n", WAYS,
+        table(["data", "IPC", "images", *(f"{100 * part:g} %" for part in FRACTIONS)], ways),
         "\n\n### How the masks opened\n\n", MASKS, table(["data", "method", "IPC", *parts], opened, words=2),
         "\n\n### Losses and step sizes\n\n", LOSSES,
         table(["data", "method", "IPC", "loss", "step size"], rows, words=2), "\n",

@@ -38,3 +38,4 @@ def test_a_run_s_checks(bench, tmp_path, monkeypatch):
     for when in ("start", "end"):
         assert shape[when]["ratio"] > 0
         assert -1 <= shape[when]["cosine"] <= 1
+        assert 0 <= shape[when]["way"][0] <= shape[when]["way"][-1] <= 1
