@@ -41,8 +41,8 @@ SHAPE = """HoP-TM without pacing, seed 0: the norm of the gradient of lambda tim
 images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations.
 
 """
-WAYS = """In the same runs: which part of the squared way of the expert, in percent, lies in the easiest parameters, those
-with the smallest squared errors, by their fraction. If all parameters moved alike it would be that fraction.
+WAYS = """In the same runs: which part of the squared way of the expert, in percent, lies in the easiest parameters,
+those with the smallest squared errors, by their fraction. If all parameters moved alike it would be that fraction.
 
 """
 MASKS = "Percent of the parameters that were matched, by the part of the run that was over, mean over the runs.\n\n"

@@ -1,42 +1,56 @@
-"""Tables under benchmarks/results are those that their cards give, and say what the suite says."""
+"""The study's page and picture are those that the committed cards give."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from hoptm_plugin.results.card import read_card
-from hoptm_plugin.results.compare import compare, find_cards
-from hoptm_plugin.results.tables import render
-
 ROOT = Path(__file__).parents[2] / "benchmarks"
-FOLDERS = sorted(path.parent for path in (ROOT / "results").glob("*/compare.md"))
+sys.path.insert(0, str(ROOT))
+
+import tables  # noqa: E402
+from study_cards import STUDY, studies  # noqa: E402
+from study_figure import described, numbers  # noqa: E402
+from suite_file import MAIN  # noqa: E402
+
+from hoptm_plugin.results.card import read_card  # noqa: E402
+
+AGAIN = "rebuild with: python benchmarks/tables.py"
 
 
-def test_there_are_results():
-    assert {folder.name for folder in FOLDERS} >= {"bloodcells-full"}
+@pytest.fixture(scope="module")
+def found():
+    return studies()
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_committed_table_is_generated_from_its_cards(folder, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    import suite
-
-    name, _, variant = folder.name.rpartition("-")
-    described = suite.load_suite(ROOT / "suites" / f"{name}.yaml").varied(variant)
-    assert not described.compare, f"add {shlex.join(described.compare)} here"
-    table = (folder / "compare.md").read_text(encoding="utf-8")
-    assert table.endswith(render(compare(find_cards([folder])), "markdown")), f"rebuild with {sys.executable}"
-    assert table.startswith(f"# {described.title}\n\n{described.note.strip()}\n")
+def test_there_are_cards_of_every_study(found):
+    assert [study.name for study in found] == list(STUDY)
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_committed_cards_name_no_place_on_a_machine(folder):
-    for path in folder.rglob("result.json"):
+def test_the_committed_page_is_generated_from_the_committed_cards(found):
+    assert tables.PAGE.read_text(encoding="utf-8") == tables.page(found), AGAIN
+
+
+def test_the_committed_picture_shows_the_committed_cards(found):
+    shown = described(tables.FIGURE.read_text(encoding="utf-8"))
+    assert shown == numbers([(study.data, study.tables[MAIN]) for study in found]), AGAIN
+
+
+def test_every_card_says_that_its_setting_was_reduced_and_how_it_was_chosen(found):
+    for study in found:
+        for card in study.cards:
+            assert card.note.startswith("reduced for a CPU: ")
+            assert card.split == "test"
+            assert (card.tuning is None) == (card.method in ("random", "full")), (card.title, card.ipc)
+        for card in study.searched:
+            assert card.split == "validation"
+
+
+def test_committed_cards_name_no_place_on_a_machine():
+    for path in tables.RESULTS.rglob("result.json"):
         read_card(path)
         text = json.dumps(json.loads(path.read_text(encoding="utf-8"))["protocol"]) + path.read_text(encoding="utf-8")
-        assert not any(place in text for place in ('"/', "/home/", "/root/", "file://"))
+        assert not any(place in text for place in ('"/', "/home/", "/root/", "/work/", "file://")), path
