@@ -41,18 +41,20 @@ KILLED = (
 )
 # settings that do not determine the synthetic set, or only by chance
 NOT_OF_THE_SET = (
-    "seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites", "tuning", "note",
+    "seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites",
 )  # fmt: skip
 # how a run is computed; lower precision is more than that
 FREE_RUNTIME = tuple(
     f"runtime.{name}" for name in ("device", "unroll", "compile", "memory_budget", "parallel_networks", "threads")
 )
 # what may differ between a run and its continuation: it changes nothing that is computed, but for rounding
-FREE_TO_CHANGE = ("resume", "worker", "loggers", *FREE_RUNTIME, "experts.root", "dataset.root", "dataset.download")
+FREE_TO_CHANGE = (
+    "resume", "worker", "loggers", "tuning", "note", *FREE_RUNTIME, "experts.root", "dataset.root", "dataset.download",
+)  # fmt: skip
 # left out at their defaults, so that runs and cards from before they existed still count as made alike
 ADDED_LATER = {
     "runtime.precision": "float32", "experts.training.precision": "float32", "protocol.precision": "float32",
-    "protocol.labels": "stored", "protocol.split": "test", "tuning": None, "note": None,
+    "protocol.labels": "stored", "protocol.split": "test", "network.width_factor": 1.0,
     "method.schedulers.pace.quantile": None,
 }  # fmt: skip
 

@@ -139,7 +139,7 @@ def _run(need: Missing, found: FoundCard) -> str:
 
 def _unset() -> dict[str, Any]:
     """Return what holds where nothing is given; method=full has epochs of its own, and data sets choose protocols."""
-    protocol = Protocol.model_validate({}).model_dump() | {"labels": "stored", "precision": "float32"}
+    protocol = Protocol.model_validate({}).model_dump() | {"labels": "stored", "precision": "float32", "split": "test"}
     return {"protocol": protocol | {"epochs": None}, "networks": None, "seed": 0, "data_seed": 0}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from hoptm_plugin.core.compute import Precision, UnrollStrategy
@@ -154,6 +155,13 @@ class RunSettings(_Settings):
     reported: Published | None = None
     tuning: Tuning | None = None
     note: Line | None = None
+
+    @model_validator(mode="after")
+    def _test_split_is_not_looked_at(self) -> Self:
+        if self.protocol.split == "validation" and self.distillation.selection == "test_leaky":
+            raise ValueError("protocol.split=validation leaves the test split alone, but distillation.selection="
+                             "test_leaky looks at it; use distillation.selection=validation or last")  # fmt: skip
+        return self
 
 
 def validate_settings(values: Mapping[str, Any]) -> RunSettings:

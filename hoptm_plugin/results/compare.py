@@ -159,8 +159,8 @@ def _grouped(cards: Sequence[FoundCard]) -> list[list[FoundCard]]:
     return list(groups.values())
 
 
-def _data(card: Card) -> tuple[str, str]:
-    return card.dataset.name, card.dataset.fingerprint
+def _data(card: Card) -> tuple[str, str, str]:
+    return card.dataset.name, card.dataset.fingerprint, card.split
 
 
 def _conditions(card: Card) -> dict[str, Any]:

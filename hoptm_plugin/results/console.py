@@ -198,7 +198,8 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         lines.append(f"note: {card.note}")
     if card.tuning is not None:
         tried = card.tuning
-        lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split "
+        of = "" if tried.reused is None else f" in the search of {tried.reused}"
+        lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split{of} "
                      f"(seed {tried.seed}, networks for each: {tried.networks})")  # fmt: skip
     lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
     if folder is not None:

@@ -23,8 +23,7 @@ _SCORE_NOTES = {
 }
 _SCATTER: dict[Test, str] = {
     "welch": "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
-    "unless several seeds are pooled. The best was chosen because it came out best, so differences to it are "
-    "flattered; and that the j-th network starts alike for every set is left out of account.",
+    "unless several seeds are pooled; that the j-th network starts alike for every set is left out of account.",
     "paired": "The tests see the scatter of repeated distillations, each the mean of its networks, and pair what a "
     "seed fixes for both; a difference is over the seeds that both have, so it need not be that of the means above.",
 }
@@ -169,4 +168,6 @@ def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str
             f"{'pair' if paired else 'network'}, or no scatter)."
         )
         notes.append(_SCATTER["paired" if paired else "welch"])
+        if any(cell.against and not c.against for c in comparisons for cell in c.cells):
+            notes.append("The best was chosen because it came out best, so differences to it are flattered.")
     return notes

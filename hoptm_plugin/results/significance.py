@@ -13,6 +13,7 @@ from scipy.stats import ttest_1samp, ttest_ind
 Test: TypeAlias = Literal["welch", "paired"]
 """Over networks, by Welch's test; or over distillation seeds, paired."""
 LEVEL, CONFIDENCE = 0.05, 0.95
+ROUNDING = 1e-9  # differences of accuracies that agree to this are equal
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Diffe
         return None
     differences = [values[seed] - reference[seed] for seed in seeds]
     mean = math.fsum(differences) / len(seeds)
-    if len(set(differences)) == 1:
+    if max(differences) - min(differences) <= ROUNDING:
         return Difference(mean, pairs=len(seeds))
     result = ttest_1samp(differences, 0.0)
     interval = result.confidence_interval(CONFIDENCE)

@@ -150,6 +150,10 @@ def test_how_settings_were_chosen_is_kept_and_printed(card, tmp_path):
     lines = console.file.getvalue().splitlines()
     assert "settings: a=2, the best of 3 on the validation split (seed 100, networks for each: 3)" in lines
     assert "note: reduced" in lines
+    reused = tuned.model_copy(update={"tuning": tuned.tuning.model_copy(update={"reused": "HoP-TM"})})
+    console = Console(file=io.StringIO(), width=200)
+    print_card(reused, console=console)
+    assert "on the validation split in the search of HoP-TM (seed 100" in console.file.getvalue()
 
 
 @pytest.mark.parametrize("change", [{"chosen": "a=9"}, {"chosen": "a=3"}, {"split": "test"}, {"candidates": []}])

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.results.card import Card, software_versions, write_card
+from hoptm_plugin.results.cells import Cell, with_tests
 from hoptm_plugin.results.compare import compare, find_cards
 from hoptm_plugin.results.evaluation import Evaluation
 from hoptm_plugin.results.grids import accuracies, bound_line, footnotes
@@ -291,10 +294,19 @@ def test_runs_are_paired_by_their_distillation_seed(store):
     assert "Welch" not in notes
 
 
-def test_a_diverged_network_leaves_its_pairs_untested(store):
+def test_a_single_pair_cannot_be_tested(store):
     root = store(a=make("mtt", seed=0), b=make("mtt", seed=1), c=make("hoptm", (0.6,), seed=0))
     (comparison,) = tables(root, against="mtt", tests="paired")
-    assert comparison.cell("HoP-TM", DIGITS).untested, "a single pair"
+    assert comparison.cell("HoP-TM", DIGITS).untested
+
+
+def test_a_row_with_an_undefined_seed_has_no_pairs():
+    cells = [Cell("A", "a", 1, "convnet", (0.9, 0.8, 0.7), 3, by_seed=((0, 0.9), (1, 0.8), (2, None))),
+             Cell("B", "b", 1, "convnet", (0.5, 0.3, 0.4), 3, by_seed=((0, 0.5), (1, 0.3), (2, 0.4)))]  # fmt: skip
+    first, _ = with_tests(cells, "B", "paired")
+    assert first.untested
+    whole = replace(cells[0], by_seed=((0, 0.9), (1, 0.8), (2, 0.7)))
+    assert with_tests([whole, cells[1]], "B", "paired")[0].difference.pairs == 3
 
 
 def test_results_on_the_validation_split_stand_apart_and_say_so(store):
@@ -316,3 +328,10 @@ def test_results_on_the_validation_split_stand_apart_and_say_so(store):
 def test_notes_of_cards_stand_below_the_table(store):
     (comparison,) = tables(store(a=make(note="reduced"), b=make("hoptm", note="reduced"), c=make("dm")))
     assert comparison.notes == ("Note: reduced",)
+
+
+def test_the_upper_bound_of_one_split_stands_below_no_table_of_the_other(store):
+    dataset = make().dataset.model_dump() | {"validation": 10}
+    judged = {"epochs": 100, "augment": {"name": "dsa"}, "split": "validation"}
+    root = store(a=make(), b=make("full", (0.9,), ipc=None, dataset=dataset, protocol=judged))
+    assert [comparison.bounds for comparison in tables(root)] == [(), ()]

@@ -39,8 +39,8 @@ def class_section(runs: Sequence[NamedRun], drawer: Drawer) -> Section:
         parts.append(Part(named.name, f"classes-{named.key}", tuple(tables), tuple(notes), tuple(drawings),
                           folded=tuple(folded)))  # fmt: skip
     introduction = (
-        "Test images of a class that are classified rightly (recall), rarest class first; then which classes are taken "
-        "for which (confusion), and how far the networks' confidence can be believed: the expected calibration error "
+        "Tested images of a class that are classified rightly (recall), rarest class first; then which classes are "
+        "taken for which (confusion), and how far the networks' confidence can be believed: the expected calibration error "
         "(ECE) is the mean distance between confidence and accuracy.",
     )
     return Section("Single classes", "classes", introduction, (_overview(runs),), parts=tuple(parts))
@@ -82,7 +82,7 @@ def _recalls(named: NamedRun, evaluation: Evaluation) -> Table:
         errors = [Cell("-" if each.ece is None else percent(each.ece.mean, each.ece.std)) for each in sets.values()]
         rows.append(Row("Calibration error (ECE)", (Cell("-"), *errors)))
     caption = f"Recall in percent on {evaluation.network}"
-    return Table(caption, "Class", ("Test images", *sets), tuple(rows), "numbers", named.name)
+    return Table(caption, "Class", (f"{card.split.capitalize()} images", *sets), tuple(rows), "numbers", named.name)
 
 
 def _confusion(named: NamedRun, evaluation: Evaluation, notes: list[str]) -> list[Table]:
@@ -106,7 +106,7 @@ def _confusion(named: NamedRun, evaluation: Evaluation, notes: list[str]) -> lis
         worst = sorted(wrong, key=lambda each: (-each[0], each[1]))[:MOST_CONFUSIONS]
         notes.append(f"{evaluation.network}: {len(classes)} classes, so the most frequent confusions stand for all.")
         rows = [Row(classes[t], (Cell(classes[p]), Cell(f"{100 * share:.1f}"))) for share, (t, p) in worst]
-        caption = f"Most frequent confusions {mean}: percent of the class's test images"
+        caption = f"Most frequent confusions {mean}: percent of the class's images"
         return [Table(caption, "True class", ("Predicted as", "Percent"), tuple(rows), "", named.name)] if rows else []
     lost = {truth: 1 - sum(shares[truth, predicted] for predicted in range(len(classes))) for truth in present}
     some_lost = any(share > 1e-9 for share in lost.values())
@@ -166,7 +166,7 @@ def _single(named: NamedRun, evaluation: Evaluation) -> list[Folded]:
     ))]  # fmt: skip
     if len(classes) <= MOST_CLASSES:
         tables = tuple(
-            _counts(matrix, classes, evaluation.support, f"Network {number}: confusion in test images", where)
+            _counts(matrix, classes, evaluation.support, f"Network {number}: confusion in images", where)
             for number, matrix in enumerate(evaluation.confusion or (), start=1)
         )
         found.append(Folded(f"Every network on {evaluation.network}: confusion matrices", tables, bulky=True))
