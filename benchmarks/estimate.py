@@ -65,6 +65,7 @@ class Job:
         settings: what they compose to.
         parts: what that describes.
         folder: pattern of its folder below the suite's; the data set's part is what was typed, which no setting says.
+        config_sha256: that the card of such a run has; of an evaluation, which is composed of stored settings, None.
         evaluates: the folder of the run whose set it judges again; None: it is a run.
     """
 
@@ -75,6 +76,7 @@ class Job:
     settings: RunSettings
     parts: Parts
     folder: str
+    config_sha256: str | None = None
     evaluates: str | None = None
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -11,7 +11,7 @@ from page import table
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from suite_file import MAIN
 
-from hoptm_plugin.results.cells import Cell
+from hoptm_plugin.results.cells import Column
 from hoptm_plugin.results.compare import Comparison
 from hoptm_plugin.results.grids import MINUS
 from hoptm_plugin.results.significance import LEVEL, Difference, holm, paired
@@ -20,31 +20,46 @@ CLAIMS = Path(__file__).parent / "claims.yaml"
 
 
 class Claim(BaseModel):
-    """That one row of a table is better than another."""
+    """That one row of a table is better than another.
+
+    Attributes:
+        says: in words.
+        family: p-values are corrected over the claims of one family.
+        suite: whose table it is.
+        table: its name.
+        row: said to be better.
+        than: the other row.
+        without: a network that it is not about.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     says: str
+    family: str
     suite: str
     table: str = MAIN
     row: str
     than: str
+    without: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim in one column of its table, and the paired difference there; p is corrected over all claims."""
+    """A claim in one column of its table, and the paired difference there; p is corrected over the claim's family.
+
+    The difference is None where a row is missing or has an undefined seed, or no seed is on both sides.
+    """
 
     claim: Claim
     ipc: int | None
     network: str
-    difference: Difference
+    difference: Difference | None
     p_holm: float | None = None
 
     @property
     def verdict(self) -> str:
         """In words; a difference that no test can tell from none neither confirms nor refutes."""
-        if self.p_holm is None:
+        if self.difference is None or self.p_holm is None:
             return "cannot be tested"
         if self.p_holm >= LEVEL:
             return "not shown"
@@ -57,22 +72,27 @@ def read_claims() -> list[Claim]:
 
 
 def outcomes(claims: Sequence[Claim], tables: Mapping[tuple[str, str], Sequence[Comparison]]) -> list[Outcome]:
-    """Test every claim whose rows are there, in every column that both have, by suite and name of the table."""
-    found = []
-    for claim in claims:
-        for comparison in tables.get((claim.suite, claim.table), ()):
-            for column in comparison.columns():
-                row, than = comparison.cell(claim.row, column), comparison.cell(claim.than, column)
-                difference = None if row is None or than is None else paired(_means(row), _means(than))
-                if difference is not None:
-                    found.append(Outcome(claim, *column, difference))
-    corrected = holm([each.difference.p for each in found])
-    return [Outcome(each.claim, each.ipc, each.network, each.difference, p)
-            for each, p in zip(found, corrected, strict=True)]  # fmt: skip
+    """Test every claim in every column of its table, tables being by suite and name."""
+    found = [
+        Outcome(claim, *column, _difference(comparison, claim, column))
+        for claim in claims
+        for comparison in tables.get((claim.suite, claim.table), ())
+        for column in comparison.columns()
+        if column[1] != claim.without
+    ]
+    corrected: dict[int, float | None] = {}
+    for family in {claim.family for claim in claims}:
+        members = [index for index, each in enumerate(found) if each.claim.family == family]
+        p_values = [each.difference.p if each.difference else None for each in (found[index] for index in members)]
+        corrected |= dict(zip(members, holm(p_values), strict=True))
+    return [replace(each, p_holm=corrected[index]) for index, each in enumerate(found)]
 
 
-def _means(cell: Cell) -> dict[int, float]:
-    return {seed: mean for seed, mean in cell.by_seed if mean is not None}
+def _difference(comparison: Comparison, claim: Claim, column: Column) -> Difference | None:
+    cells = [comparison.cell(name, column) for name in (claim.row, claim.than)]
+    means = [{} if cell is None else dict(cell.by_seed) for cell in cells]
+    known = [{seed: mean for seed, mean in each.items() if mean is not None} for each in means]
+    return paired(*known) if known == means else None
 
 
 def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
@@ -82,10 +102,11 @@ def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
     rows = []
     for each in results:
         d = each.difference
-        interval = "" if d.low is None or d.high is None else f" [{_points(d.low)}, {_points(d.high)}]"
-        where = [each.claim.says, datasets[each.claim.suite], str(each.ipc), each.network]
-        numbers = [f"{_points(d.mean)}{interval}", str(d.pairs), _p(d.p), _p(each.p_holm), each.verdict]
-        rows.append([*where, *numbers])
+        numbers = ["-", "0", "-", "-"]
+        if d is not None:
+            interval = "" if d.low is None or d.high is None else f" [{_points(d.low)}, {_points(d.high)}]"
+            numbers = [f"{_points(d.mean)}{interval}", str(d.pairs), _p(d.p), _p(each.p_holm)]
+        rows.append([each.claim.says, datasets[each.claim.suite], str(each.ipc), each.network, *numbers, each.verdict])
     return table(headings, rows, words=2) + "\n"
 
 

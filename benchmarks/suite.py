@@ -25,6 +25,7 @@ from suite_plan import Plan
 from suite_search import searching, settled, supposed
 from suite_tables import compared, markdown, named_tables
 
+from hoptm_plugin.commands.folder import CARD
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.stopping import Stopped, stop_on_signals
 from hoptm_plugin.data import check_spec
@@ -71,6 +72,9 @@ def run_suite(plan: Plan) -> int:
         compare(plan)
     for job in [*(searches.failed() if searches else ()), *failed]:
         print(f"error: failed: {job.title}: {job.folder}: {job.name}", file=sys.stderr)
+    if any(any(plan.folder.glob(f"{job.folder}/{CARD}")) for job in failed):
+        print(f"error: folders in {plan.folder} hold runs of other settings; choose another one with --out DIR, or "
+              f"remove what is to be made again", file=sys.stderr)  # fmt: skip
     return 1 if failed else 0
 
 

@@ -118,6 +118,12 @@ class Suite(_Model):
         for sweep in self.sweeps:
             if sweep.settings_of is not None and (sweep.search or sweep.settings_of not in searched):
                 raise ValueError(f"{sweep.title}: settings_of names no sweep with a search, or it has one itself")
+            if (sweep.seeds, sweep.ipc) != (None, None) and not sweep.evaluates:
+                raise ValueError(
+                    f"{sweep.title}: seeds and ipc choose among sets that it evaluates, but it evaluates none"
+                )
+            if {each.title for each in self.sweeps if each.evaluates} & {*sweep.evaluates}:
+                raise ValueError(f"{sweep.title}: evaluates sweeps that distil nothing themselves")
             unknown = [*({*sweep.evaluates} - {*titles}), *({*sweep.tables} - {MAIN, *self.tables})]
             if unknown:
                 raise ValueError(f"{sweep.title}: names what does not exist: {', '.join(unknown)}")
@@ -133,7 +139,7 @@ class Suite(_Model):
         """Return the suite that the variant is.
 
         Raises:
-            ConfigurationError: no variant has that name.
+            ConfigurationError: no variant has that name, or its sweeps refer to what only others have.
         """
         if name == FULL:
             return self
@@ -152,7 +158,13 @@ class Suite(_Model):
                 for sweep in self.sweeps
             ]
         notes = "\n".join(filter(None, [self.note, variant.note]))
-        return self.model_copy(update={"sweeps": sweeps, "note": notes, "data": variant.data or self.data})
+        changed = {"sweeps": sweeps, "note": notes, "data": variant.data or self.data}
+        try:
+            return Suite.model_validate({**dict(self), **changed})
+        except ValidationError as error:
+            raise ConfigurationError(
+                [f"--variant {name}: {problem}" for problem in validation_problems(error)]
+            ) from None
 
 
 def load_suite(path: Path) -> Suite:

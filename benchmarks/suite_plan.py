@@ -15,12 +15,13 @@ from hydra.errors import HydraException, OverrideParseException
 from suite_file import Suite, Sweep
 
 from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.assembly import build_parts
+from hoptm_plugin.commands.assembly import Parts, build_parts
 from hoptm_plugin.commands.composition import changes_what_was_published, explicit_paths
+from hoptm_plugin.commands.folder import CARD, SYNTHETIC, config_sha256
 from hoptm_plugin.commands.settings import RunSettings, validate_settings
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
+from hoptm_plugin.results.card import read_card
 
-CARD = "result.json"
 EVALUATION = "-eval"  # at the end of the folders of evaluations, which have no method, IPC and seed in their names
 
 
@@ -105,9 +106,9 @@ class Plan:
     def _runs(self, index: int, sweep: Sweep) -> list[Job]:
         jobs = []
         for number, overrides in enumerate(expand(self.overrides(sweep))):
-            settings, parts = _checked(sweep.title, overrides)
+            settings, parts, digest = _checked(sweep.title, overrides)
             folder = f"{index}/{number}-{settings.method_id}-*-ipc{settings.ipc}-seed{settings.seed}"
-            jobs.append(Job(index, number, sweep.title, overrides, settings, parts, folder))
+            jobs.append(Job(index, number, sweep.title, overrides, settings, parts, folder, digest))
         return jobs
 
     def _evaluations(self, sweep: Sweep) -> list[Job]:
@@ -120,12 +121,12 @@ class Plan:
         jobs = []
         for number, job in enumerate(judged):
             overrides = [*job.overrides, *sweep.overrides, *self.extra]
-            settings, parts = _checked(sweep.title, overrides)
+            settings, parts, _ = _checked(sweep.title, overrides)
             # the data set's part of a run's folder is what was typed, which no setting says
             typed = [given.partition("=")[2] for given in job.overrides if given.startswith("dataset=")][-1:]
             synthetic = job.folder.replace("*", *(typed or ["digits"]))
             jobs.append(Job(index, number, sweep.title, overrides, settings, parts, f"{index}/{number}{EVALUATION}",
-                            synthetic))  # fmt: skip
+                            evaluates=synthetic))  # fmt: skip
         return jobs
 
     def experts(self) -> list[list[str]]:
@@ -140,11 +141,19 @@ class Plan:
         ]
 
     def cards(self, job: Job) -> list[Path]:
-        """Return the files of a run's cards: one, or none where it has not finished."""
-        return sorted(self.folder.glob(f"{job.folder}/{CARD}"))
+        """Return the files of a run's cards: one, or none where it has not finished, or was made with other settings.
+
+        An evaluation's card must be of a set that is still the one that lies in its run's folder.
+        """
+        found = sorted(self.folder.glob(f"{job.folder}/{CARD}"))
+        if job.evaluates is not None:
+            sets = [self.folder / job.evaluates / CARD]
+            made = {read_card(path).artefacts.get(SYNTHETIC) for path in sets if path.exists()}
+            return [path for path in found if read_card(path).artefacts.get(SYNTHETIC) in made]
+        return [path for path in found if read_card(path).config_sha256 == job.config_sha256]
 
     def failed(self) -> list[Job]:
-        """Return the runs that have no card."""
+        """Return the runs that have no card of their settings."""
         return [job for job in self.jobs if not self.cards(job)]
 
 
@@ -153,17 +162,18 @@ def _path(path: Path) -> str:
     return str(path) if plain else grammar(str(path))
 
 
-def _checked(title: str, overrides: list[str]) -> tuple[RunSettings, Any]:
-    settings = _composed(title, overrides)
+def _checked(title: str, overrides: list[str]) -> tuple[RunSettings, Parts, str]:
+    settings, digest = _composed(title, overrides)
     try:
         # the data need not be at hand for an estimate, so another set stands in where parts are built
-        return settings, build_parts(settings.model_copy(update={"dataset": {"name": "digits"}}))
+        return settings, build_parts(settings.model_copy(update={"dataset": {"name": "digits"}})), digest
     except HopTMError as error:
         raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None
 
 
-def _composed(title: str, overrides: list[str]) -> RunSettings:
+def _composed(title: str, overrides: list[str]) -> tuple[RunSettings, str]:
     try:
-        return validate_settings(compose(overrides)[0])
+        values = compose(overrides)[0]
+        return validate_settings(values), config_sha256(values)
     except HopTMError as error:
         raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None

@@ -22,17 +22,26 @@ def searching(plan: Plan) -> Plan | None:
     """Return the plan of all candidates of all searches, in a folder of its own beside the suite's; None without any.
 
     Raises:
-        ConfigurationError: a sweep with a search that sweeps over more than the seed, of which the search has one.
+        ConfigurationError: a sweep with a search that sweeps over more than the seed, of which the search has one; or a
+            setting of the command line that the search is to choose.
     """
     searched = [sweep for sweep in plan.suite.sweeps if sweep.search]
     if not searched:
         return None
+    given = {override.partition("=")[0].lstrip("+~") for override in plan.extra}
+    chosen = {override.partition("=")[0] for sweep in searched for override in sweep.search}
+    if given & chosen:
+        raise ConfigurationError(
+            f"{', '.join(sorted(given & chosen))}: is what the suite's search chooses; leave it out"
+        )
     sweeps, last = [], [*plan.suite.search, JUDGED_ON]
     for sweep in searched:
         overrides = [*sweep.overrides, *sweep.search]
-        if len(expand([*overrides, *last])) != len(expand(sweep.search)):
-            raise ConfigurationError(f"{sweep.title}: has a search, so it may sweep over nothing but the seed, and the "
-                                     f"suite's `search` must give one")  # fmt: skip
+        if len(expand([*overrides, *plan.extra, *last])) != len(expand(sweep.search)):
+            raise ConfigurationError(
+                f"{sweep.title}: has a search, so it may sweep over nothing but the seed, of which the suite's `search` "
+                f"must give one; give one value of every other setting"
+            )
         sweeps.append(Sweep(title=sweep.title, overrides=overrides))
     suite = plan.suite.model_copy(update={"sweeps": sweeps, "tables": {}, "title": f"Search: {plan.suite.title}"})
     return replace(plan, suite=suite, folder=Path(f"{plan.folder}-search"), last=last)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from suite_file import MAIN, Suite, Table
 
+from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.results.compare import Comparison, compare, find_cards
 from hoptm_plugin.results.tables import render
 
@@ -20,10 +21,10 @@ def named_tables(suite: Suite) -> list[str]:
 def compared(table: Table, cards: Iterable[Path]) -> list[Comparison]:
     """Return the comparisons that a table consists of; where the row to test against is missing, nothing is tested."""
     found = find_cards(cards)
-    rows = {row for one in compare(found, tests=None) for row in one.rows()}
-    if table.against is not None and table.against not in rows:
+    try:
+        return compare(found, against=table.against, tests="paired" if table.paired else "welch")
+    except ConfigurationError:  # no row is called that
         return compare(found, tests=None)
-    return compare(found, against=table.against, tests="paired" if table.paired else "welch")
 
 
 def markdown(table: Table, comparisons: list[Comparison], level: int = 1) -> str:

@@ -41,7 +41,7 @@ def rows(**accuracies):
 
 
 def claim(row="A", than="B", **changes):
-    return Claim(says="A is better", suite="s", row=row, than=than, **changes)
+    return Claim(**{"says": "A is better", "family": "f", "suite": "s", "row": row, "than": than} | changes)
 
 
 def test_a_claim_s_outcome_follows_from_the_corrected_p():
@@ -50,8 +50,10 @@ def test_a_claim_s_outcome_follows_from_the_corrected_p():
     better, worse, alike, absent = (
         outcomes([claim(*pair)], tables) for pair in (("A", "B"), ("B", "A"), ("B", "C"), ("A", "none"))
     )
-    assert [each.verdict for (each,) in (better, worse, alike)] == ["**holds**", "**the reverse**", "not shown"]
-    assert absent == []
+    assert [each.verdict for (each,) in (better, worse, alike, absent)] == [
+        "**holds**", "**the reverse**", "not shown", "cannot be tested"
+    ]  # fmt: skip
+    assert "| - | 0 | - | - | cannot be tested |" in markdown(absent, {"s": "blood"})
     assert better[0].difference.mean == pytest.approx(0.2)
     standard_error = 0.01 / 3**0.5  # differences 0.21, 0.20, 0.19
     assert better[0].p_holm == better[0].difference.p == pytest.approx(2 * stdtr(2, -0.2 / standard_error))
@@ -65,6 +67,17 @@ def test_many_claims_make_each_harder():
     text = markdown(few, {"s": "blood"})
     assert "| A is better | blood | 1 | convnet | +20.00 [" in text
     assert text.count("\n") == 3
+
+
+def test_claims_are_corrected_within_their_family():
+    tables = {("s", MAIN): rows(a=(0.71, 0.62, 0.50), b=(0.5, 0.42, 0.31))}
+    alone, *others = outcomes([claim(family="own"), *[claim("B", "A")] * 99], tables)
+    assert alone.p_holm == alone.difference.p
+    assert others[0].p_holm == pytest.approx(99 * alone.p_holm)
+
+
+def test_a_claim_leaves_a_network_out():
+    assert outcomes([claim(without="convnet")], {("s", MAIN): rows(a=(0.7, 0.6), b=(0.5, 0.3))}) == []
 
 
 def test_a_single_pair_cannot_be_tested():

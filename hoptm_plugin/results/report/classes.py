@@ -40,8 +40,8 @@ def class_section(runs: Sequence[NamedRun], drawer: Drawer) -> Section:
                           folded=tuple(folded)))  # fmt: skip
     introduction = (
         "Tested images of a class that are classified rightly (recall), rarest class first; then which classes are "
-        "taken for which (confusion), and how far the networks' confidence can be believed: the expected calibration error "
-        "(ECE) is the mean distance between confidence and accuracy.",
+        "taken for which (confusion), and how far the networks' confidence can be believed: the expected calibration "
+        "error (ECE) is the mean distance between confidence and accuracy.",
     )
     return Section("Single classes", "classes", introduction, (_overview(runs),), parts=tuple(parts))
 
