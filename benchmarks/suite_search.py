@@ -39,8 +39,8 @@ def searching(plan: Plan) -> Plan | None:
         overrides = [*sweep.overrides, *sweep.search]
         if len(expand([*overrides, *plan.extra, *last])) != len(expand(sweep.search)):
             raise ConfigurationError(
-                f"{sweep.title}: has a search, so it may sweep over nothing but the seed, of which the suite's `search` "
-                f"must give one; give one value of every other setting"
+                f"{sweep.title}: has a search, so it may sweep over nothing but the seed, of which the suite's "
+                f"`search` must give one; give one value of every other setting"
             )
         sweeps.append(Sweep(title=sweep.title, overrides=overrides))
     suite = plan.suite.model_copy(update={"sweeps": sweeps, "tables": {}, "title": f"Search: {plan.suite.title}"})

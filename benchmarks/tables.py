@@ -32,8 +32,8 @@ Made by `python benchmarks/tables.py` from the cards in `benchmarks/results`; a 
 
 A claim holds where the mean of the paired differences is above 0 and p, corrected by Holm's method within its family
 (HoP-TM against MTT; against random images; the parts; lambda; the quantile; other architectures), is below 0.05. Each
-pair is two distillations of one seed, each the mean of its networks. "Not shown" is no proof of the contrary: with so few
-pairs only large differences can be shown, as the intervals say.
+pair is two distillations of one seed, each the mean of its networks. "Not shown" is no proof of the contrary: with so
+few pairs only large differences can be shown, as the intervals say.
 
 """
 
