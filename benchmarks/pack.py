@@ -3,19 +3,21 @@
     python benchmarks/pack.py FILE.npz dataset=cifar10 dataset.root=FOLDER
 
 The settings are those of ``hoptm-bench run``; the pixels are those that its reader gives, before any preprocessing.
-Runs then take ``dataset=npz dataset.root=FILE.npz``, and carve their validation split from the training images as
-before where the source has none.
+Runs then take ``dataset=npz dataset.root=FILE.npz`` and the class names that are printed: where the source has no
+validation split, the one that is carved from the training images depends on them.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from suite_plan import grammar
 
 import hoptm_plugin.builtin  # noqa: F401  registers the readers
 from hoptm_plugin import Seeds
@@ -52,8 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HopTMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    names = ", ".join(raw.class_names)
-    print(f"{options.file}: {len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; classes: {names}")
+    settings = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={grammar(raw.class_names)}"]
+    print(
+        f"{len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; read them with\n{shlex.join(settings)}"
+    )
     return 0
 
 

@@ -24,9 +24,9 @@ from suite_file import FULL
 from torch import Tensor
 
 from hoptm_plugin.commands.assembly import Workbench
-from hoptm_plugin.commands.folder import CONFIG, SYNTHETIC, read_config
+from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.commands.settings import RunSettings, validate_settings
-from hoptm_plugin.core.errors import HopTMError
+from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.interfaces import value_at
 from hoptm_plugin.core.observations import TrajectoryPair
@@ -43,7 +43,8 @@ UNPACED = "2. shape term"
 def runs(folder: Path) -> Iterator[tuple[Path, RunSettings]]:
     """Yield the folders of a suite's finished distillations, with their settings."""
     for path in sorted(folder.glob(f"*/*/{METRICS}")):
-        yield path.parent, validate_settings(read_config(path.parent / CONFIG))
+        if (path.parent / CARD).exists():
+            yield path.parent, validate_settings(read_config(path.parent / CONFIG))
 
 
 def curve(folder: Path) -> dict[str, Any] | None:
@@ -130,7 +131,11 @@ def _gradients(method: TrajectoryMatching, synthetic: SyntheticSet, pair: Trajec
 
 
 def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return all checks of all suites whose runs lie below ``place``."""
+    """Return all checks of all suites' runs below ``place``.
+
+    Raises:
+        FileFormatError: a suite has none.
+    """
     curves, experts, shape = [], [], []
     for name in STUDY:
         by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -143,14 +148,19 @@ def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
             algorithm = settings.experts.training.algorithm
             if reads and (algorithm not in stores or title == UNPACED):
                 bench = Workbench(settings, silent)
-                accuracies = stores.setdefault(algorithm, {"suite": name, "experts": algorithm})
-                accuracies.setdefault("accuracy", expert_accuracies(bench))
+                if algorithm not in stores:
+                    stores[algorithm] = {"suite": name, "experts": algorithm, "accuracy": expert_accuracies(bench)}
                 if title == UNPACED:
                     share = shares(bench, SyntheticSet.load(folder / SYNTHETIC))
                     shape.append({"suite": name, "ipc": ipc, **share})
         experts += stores.values()
         curves += [{"suite": name, "title": title, "ipc": ipc, **averaged(found)}
                    for (title, ipc), found in sorted(by_row.items())]  # fmt: skip
+    if missing := {*STUDY} - {each["suite"] for each in curves}:
+        raise FileFormatError(
+            f"{place}: holds no finished runs of {', '.join(sorted(missing))}; name what suite.py --out was given, and run "
+            f"the suites before"
+        )
     return {"curves": curves, "experts": experts, "shape": shape}
 
 

@@ -28,7 +28,9 @@ CHOSEN = """
 ## Settings chosen
 
 Rates of the images that were tried, with the accuracy in percent on the validation split, and the one that was taken.
-Every method had as many candidates; random images and all images have none to choose.
+Every method had as many candidates; random images and all images have none to choose. Where an end of the range was
+taken, a rate beyond it may have been better; most differences between neighbours are within the scatter of one
+distillation.
 
 """
 HEAD = """
@@ -100,7 +102,8 @@ def chosen(found: Sequence[Study]) -> str:
                                for each in card.tuning.candidates)  # fmt: skip
                 texts = [f"{rate:g}: {'failed' if accuracy is None else f'{100 * accuracy:.2f}'}"
                          for rate, accuracy in tried]  # fmt: skip
-                taken = f"{float(card.tuning.chosen.removeprefix(RATE)):g}"
+                rate = float(card.tuning.chosen.removeprefix(RATE))
+                taken = f"{rate:g}{' (end)' if rate in (tried[0][0], tried[-1][0]) else ''}"
                 known = [study.data, card.title, str(card.ipc)]
                 rows[tuple(known)] = [*known, "; ".join(texts), taken]
     return CHOSEN + table(["data", "method", "IPC", "tried", "taken"], rows.values(), words=4) + "\n"

@@ -39,3 +39,10 @@ def test_a_run_s_checks(bench, tmp_path, monkeypatch):
         assert shape[when]["ratio"] > 0
         assert -1 <= shape[when]["cosine"] <= 1
         assert 0 <= shape[when]["way"][0] <= shape[when]["way"][-1] <= 1
+
+
+def test_a_folder_without_runs_leaves_what_was_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_checks, "CHECKS", tmp_path / "checks.json")
+    assert study_checks.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: holds no finished runs of study_bloodcells")
+    assert list(tmp_path.iterdir()) == []
