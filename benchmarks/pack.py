@@ -55,9 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     settings = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={grammar(raw.class_names)}"]
-    print(
-        f"{len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; read them with\n{shlex.join(settings)}"
-    )
+    print(f"{len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; read them with")
+    print(shlex.join(settings))
     return 0
 
 

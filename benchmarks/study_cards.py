@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from suite_file import FULL, SUITES, Suite, load_suite
 from suite_tables import compared, named_tables
 
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.files import write_bytes
 from hoptm_plugin.results.card import FILE_NAME, Card, read_card
 from hoptm_plugin.results.compare import Comparison
 
@@ -59,3 +62,23 @@ def studies() -> list[Study]:
     """Return those of which there are cards."""
     found = [Study(name, load_suite(SUITES / f"{name}.yaml")) for name in STUDY]
     return [study for study in found if study.cards]
+
+
+def pilots() -> list[tuple[str, Card]]:
+    """Return the runs that settled what all methods have in common, by name."""
+    return [(path.parent.name, read_card(path)) for path in sorted((RESULTS / "study_pilots").glob(f"*/{FILE_NAME}"))]
+
+
+def take(place: Path) -> None:
+    """Copy the cards of the study's runs below ``place`` into the results, instead of those that are there.
+
+    Raises:
+        FileFormatError: a suite has no runs there.
+    """
+    for folder in (f"{name}-{FULL}{kind}" for name in STUDY for kind in ("", "-search")):
+        found = sorted((place / folder).glob(f"*/*/{FILE_NAME}"))
+        if not found:
+            raise FileFormatError(f"{place / folder}: holds no finished runs; name what suite.py --out was given")
+        shutil.rmtree(RESULTS / folder, ignore_errors=True)
+        for path in found:
+            write_bytes(RESULTS / path.relative_to(place), path.read_bytes())

@@ -158,8 +158,8 @@ def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
                    for (title, ipc), found in sorted(by_row.items())]  # fmt: skip
     if missing := {*STUDY} - {each["suite"] for each in curves}:
         raise FileFormatError(
-            f"{place}: holds no finished runs of {', '.join(sorted(missing))}; name what suite.py --out was given, and run "
-            f"the suites before"
+            f"{place}: holds no finished runs of {', '.join(sorted(missing))}; name what suite.py --out was given, and "
+            f"run the suites before"
         )
     return {"curves": curves, "experts": experts, "shape": shape}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from page import table
-from study_cards import RESULTS, Study
+from study_cards import RESULTS, Study, pilots
 from suite_file import MAIN
 
 from hoptm_plugin.core.files import read_json
@@ -51,20 +51,29 @@ MASKS = "Percent of the parameters that were matched, by the part of the run tha
 LOSSES = """Means over the first and the last tenth of the run, and over the runs; not comparable between methods.
 
 """
+PILOTS = """
+### Pilots
+
+What all methods have in common was settled by these runs on the validation split of the blood cells, with seed 0 and
+three networks each ({minutes:.0f} minutes, experts not counted). All are at IPC 10.
+
+"""
 COMPUTE = """
 ## Compute
 
-Minutes of one core, since each process had one thread; {hours:.1f} hours in all, on: {devices}.
+Minutes of one core, since each process had one thread; {hours:.1f} hours in all, of the runs whose cards are here,
+pilots included, on: {devices}. Runs that were stopped and begun again, timings and the checks come on top.
 
 """
 COMMANDS = """
 ## Again
 
-One command for all tables of a data set, which goes on where it was interrupted; then this page.
+One command for all tables of a data set, which goes on where it was interrupted; then the checks, and this page.
 
 ```bash
 {commands}
-python benchmarks/tables.py
+python benchmarks/study_checks.py runs/suites
+python benchmarks/tables.py --take runs/suites
 ```
 """
 
@@ -156,10 +165,17 @@ def compute(found: Sequence[Study]) -> str:
     devices = sorted({card.cost.device for study in found for card in (*study.cards, *study.searched)})
     headings = ["data", "runs: search + study", "experts", "search: distilling", "evaluating", "study: distilling",
                 "evaluating", "all"]  # fmt: skip
-    return COMPUTE.format(hours=total / 3600, devices="; ".join(devices)) + table(headings, rows) + "\n"
+    tried = [(name, card, (card.cost.distill_s or 0) + card.cost.evaluate_s) for name, card in pilots()]
+    spent = sum(seconds for *_, seconds in tried)
+    text = COMPUTE.format(hours=(total + spent) / 3600, devices="; ".join(devices)) + table(headings, rows) + "\n"
+    if not tried:
+        return text
+    lines = [[name, card.title, percent(card.evaluations[0].accuracy.mean, card.evaluations[0].accuracy.std)]
+             for name, card, _ in tried]  # fmt: skip
+    return text + PILOTS.format(minutes=spent / 60) + table(["run", "method", "accuracy"], lines, words=2) + "\n"
 
 
 def commands(found: Sequence[Study]) -> str:
     """Return the commands that make all of it again."""
-    place = "--out benchmarks/results runtime.threads=1 dataset.root=PATH"
-    return COMMANDS.format(commands="\n".join(f"python benchmarks/suite.py {study.name} {place}" for study in found))
+    lines = (f"python benchmarks/suite.py {study.name} runtime.threads=1 dataset.root=PATH" for study in found)
+    return COMMANDS.format(commands="\n".join(lines))

@@ -1,8 +1,9 @@
 """Writes TABLES.md and the study's figure from the committed cards; nobody types a number into them.
 
-    python benchmarks/tables.py
+    python benchmarks/tables.py [--take FOLDER]
 
-A test makes both anew and fails where they differ from what is committed.
+FOLDER is what ``suite.py --out`` was given: the cards of its runs are taken first, instead of the committed ones. A test
+makes page and picture anew and fails where they differ from what is committed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path
 
 import study_claims
 import study_sections as sections
-from study_cards import RESULTS, Study, studies
+from study_cards import RESULTS, Study, studies, take
 from study_figure import draw
 from suite_file import MAIN
 from suite_tables import markdown
 
-from hoptm_plugin.core.errors import HopTMError
+from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.files import write_text
 
 PAGE, FIGURE = Path(__file__).parent / "TABLES.md", RESULTS / "study.svg"
@@ -53,9 +54,14 @@ def page(found: Sequence[Study]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write page and figure; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args(arguments)
+    parser.add_argument("--take", type=Path, metavar="FOLDER", help="take the cards of the runs there first")
+    options = parser.parse_args(arguments)
     try:
+        if options.take is not None:
+            take(options.take)
         found = studies()
+        if not found:
+            raise FileFormatError(f"{RESULTS}: holds no cards of the study; take some with --take FOLDER")
         write_text(PAGE, page(found))
         write_text(FIGURE, draw([(study.data, study.tables[MAIN]) for study in found]))
     except HopTMError as error:

@@ -13,11 +13,12 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import study_sections as sections  # noqa: E402
-from study_cards import Study  # noqa: E402
+from study_cards import Study, take  # noqa: E402
 from study_claims import Claim, markdown, outcomes, read_claims  # noqa: E402
 from study_figure import described, draw, numbers  # noqa: E402
 from suite_file import MAIN, SUITES, Suite, load_suite  # noqa: E402
 
+from hoptm_plugin.core.errors import FileFormatError  # noqa: E402
 from hoptm_plugin.core.files import write_json  # noqa: E402
 from hoptm_plugin.results.card import write_card  # noqa: E402
 from hoptm_plugin.results.compare import compare  # noqa: E402
@@ -117,10 +118,13 @@ def test_sections_say_what_the_cards_say(study):
     text = sections.compute([study])
     # the search's and the study's runs read the same experts: their minute counts once; DM distilled for a second
     assert "| blood | 1 + 3 | 1 | 2 | 0 | 4 | 1 | 9 |" in text
-    assert "0.1 hours in all, on: cpu." in text
+    assert "0.1 hours in all, of the runs whose cards are here" in text
     assert not sections.uneven(study)
     assert "| MTT | 50.00 ± 0.00 |" in sections.balanced(study)
-    assert "python benchmarks/suite.py small --out benchmarks/results" in sections.commands([study])
+    assert "python benchmarks/suite.py small runtime.threads=1 dataset.root=PATH" in sections.commands([study])
+    assert "Pilots" not in text
+    write_card(scored_cards.make("mtt", 0.25, 0.75), study.folder.parent / "study_pilots/rate-10/result.json")
+    assert "| rate-10 | MTT | 50.00 ± 25.00 |" in sections.compute([study])
 
 
 def test_the_picture_describes_its_numbers(study):
@@ -150,3 +154,25 @@ def test_checks_are_shown_of_the_studies_that_are_there(study):
     assert "| blood | 1 | start | 0.012 | 0.022 |" in text
     assert "| blood | 1 | end | 0.2 | 2 | 20 | 40 | 70 |" in text
     assert "MTT" not in text
+
+
+def test_cards_are_taken_from_the_runs_and_nothing_else(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("study_cards.STUDY", ("small",))
+    place = tmp_path / "runs"
+    for folder in ("small-full/0/0-new", "small-full-search/0/0-new"):
+        write_card(scored_cards.make("mtt", 0.25), place / folder / "result.json")
+        (place / folder / "metrics.jsonl").write_text("{}")
+    take(place)
+    taken = {path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("small-full*/*/*/*")}
+    assert taken == {"small-full/0/0-new/result.json", "small-full-search/0/0-new/result.json"}
+    with pytest.raises(FileFormatError, match="small-full: holds no finished runs"):
+        take(tmp_path / "nowhere")
+    assert len(list(tmp_path.glob("small-full/*/*/result.json"))) == 1, "nothing was lost"
+
+
+def test_no_cards_are_one_error(tmp_path, monkeypatch, capsys):
+    import tables
+
+    monkeypatch.setattr("study_cards.RESULTS", tmp_path)
+    assert tables.main([]) == 2
+    assert "holds no cards of the study; take some with --take FOLDER" in capsys.readouterr().err
