@@ -119,9 +119,7 @@ class Suite(_Model):
             if sweep.settings_of is not None and (sweep.search or sweep.settings_of not in searched):
                 raise ValueError(f"{sweep.title}: settings_of names no sweep with a search, or it has one itself")
             if (sweep.seeds, sweep.ipc) != (None, None) and not sweep.evaluates:
-                raise ValueError(
-                    f"{sweep.title}: seeds and ipc choose among sets that it evaluates, but it evaluates none"
-                )
+                raise ValueError(f"{sweep.title}: seeds and ipc choose among sets to evaluate, and it evaluates none")
             if {each.title for each in self.sweeps if each.evaluates} & {*sweep.evaluates}:
                 raise ValueError(f"{sweep.title}: evaluates sweeps that distil nothing themselves")
             unknown = [*({*sweep.evaluates} - {*titles}), *({*sweep.tables} - {MAIN, *self.tables})]

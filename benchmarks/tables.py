@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py [--take FOLDER]
 
-FOLDER is what ``suite.py --out`` was given: the cards of its runs are taken first, instead of the committed ones. A test
-makes page and picture anew and fails where they differ from what is committed.
+FOLDER is what ``suite.py --out`` was given: the cards of its runs are taken first, instead of the committed ones. A
+test makes page and picture anew and fails where they differ from what is committed.
 """
 
 from __future__ import annotations

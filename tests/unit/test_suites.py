@@ -408,13 +408,14 @@ def finished(search, accuracies, folder):
     for job, accuracy in zip(search.jobs, accuracies, strict=True):
         if accuracy is not None:
             path = search.folder / job.folder.replace("*", "digits") / "result.json"
-            write_card(scored_card(job.settings, accuracy), path)
+            write_card(scored_card(job, accuracy), path)
     return settled(Plan(Suite.model_validate(SMALL | SEARCHED), [], folder), search)
 
 
-def scored_card(settings, accuracy):
+def scored_card(job, accuracy):
     from hoptm_plugin.results.card import Card, software_versions
 
+    settings = job.settings
     matrix = [[round(accuracy * 10), 10 - round(accuracy * 10)], [0, 0]]
     row = {"accuracy": accuracy, "balanced_accuracy": accuracy, "macro_auroc": None, "macro_f1": 0,
            "recall_per_class": [accuracy, None], "support": [10, 0], "confusion": matrix,
@@ -422,10 +423,10 @@ def scored_card(settings, accuracy):
     return Card.model_validate({
         "schema": 1, "method": settings.method_id, "title": settings.method_title, "ipc": settings.ipc,
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 10,
-                    "test": 7},
+                    "test": 10},
         "seed": settings.seed, "protocol": settings.protocol.model_dump(mode="json"), "selection": "last",
         "evaluations": [Evaluation.from_metrics("convnet", [row, row])], "software": software_versions(),
-        "config_sha256": "0" * 64, "artefacts": {},
+        "config_sha256": job.config_sha256, "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},
     })  # fmt: skip
@@ -460,6 +461,36 @@ def test_a_search_that_failed_altogether_is_one_error(searched):
         searched(None, None, None, None)
 
 
+def test_cards_of_other_settings_are_no_results(tmp_path):
+    """A folder's name says sweep, method, IPC and seed: a card in it may be of an earlier version of the suite."""
+    sweeps = [{"title": "one", "overrides": ["method=mtt", "ipc=1"]}]
+    older, newer = (
+        Plan(Suite.model_validate(SMALL | {"sweeps": sweeps}), [f"distillation.iterations={count}"], tmp_path)
+        for count in (5, 6)
+    )
+    (job,) = older.jobs
+    write_card(scored_card(job, 0.5), tmp_path / job.folder.replace("*", "digits") / "result.json")
+    assert (older.failed(), [each.name for each in newer.failed()]) == ([], [job.name])
+    noted = Plan(older.suite, [*older.extra, "note=other words"], tmp_path)
+    assert noted.failed() == [], "a note changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [("method.step_size=0.5", r"method\.step_size: is what the suite's search chooses"),
+     ("+method.step_size=0.5", r"method\.step_size: is what"), ("ipc=1,2", "give one value of every other setting")],
+)  # fmt: skip
+def test_settings_that_a_search_cannot_have_are_refused_before_it(extra, named):
+    with pytest.raises(ConfigurationError, match=named):
+        searching(small(extra, **SEARCHED))
+
+
+def test_a_variant_s_own_sweeps_must_refer_to_each_other():
+    variants = {"cpu": {"note": "less", "sweeps": SEARCHED["sweeps"][1:]}}
+    with pytest.raises(ConfigurationError, match=r"--variant cpu: .*alike: settings_of names no sweep with a search"):
+        Suite.model_validate(SMALL | SEARCHED | {"variants": variants}).varied("cpu")
+
+
 def test_before_the_search_the_first_candidate_stands_in():
     plan = supposed(small(**SEARCHED))
     mtt = [job.settings for job in plan.jobs if job.settings.method_id == "mtt"]
@@ -487,6 +518,8 @@ def test_sets_are_judged_again_without_distilling():
         ({"evaluates": ["nobody"]}, "names what does not exist: nobody"),
         ({"tables": ["none"]}, "names what does not exist: none"),
         ({"title": "random"}, "sweeps are called alike: random"),
+        ({"seeds": [1]}, "seeds and ipc choose among sets to evaluate"),
+        ({"ipc": 1}, "seeds and ipc choose among sets to evaluate"),
     ],
 )
 def test_suites_that_refer_to_nothing_are_refused(change, named):
