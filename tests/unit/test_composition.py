@@ -269,3 +269,28 @@ def test_only_empty_folders_below_the_working_folder_are_removed(tmp_path, monke
         remove_if_empty(path)
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"here", "here/kept", "here/kept/file",
                                                                                  "there"}  # fmt: skip
+
+
+def test_a_run_on_the_validation_split_may_not_choose_its_checkpoint_on_the_test_split():
+    settings = ("protocol.split=validation", "distillation.selection=test_leaky")
+    with pytest.raises(ConfigurationError, match=r"protocol\.split=validation leaves the test split alone"):
+        validate_settings(compose(*settings))
+    assert validate_settings(compose(settings[0], "distillation.selection=validation")).protocol.split == "validation"
+
+
+def test_notes_and_records_of_a_search_change_nothing(tmp_path):
+    """A run may be resumed under another note; and what did not exist yet counts as its default."""
+    values, folder = compose("method=mtt", "network=alexnet"), RunFolder(tmp_path / "run")
+    tuning = {"split": "validation", "networks": 1, "seed": 0, "chosen": "a", "candidates": []}
+    changed = values | {"note": "other words", "tuning": tuning}
+    folder.begin(values)
+    folder.check(changed, resume=True)
+    assert config_sha256(changed) == config_sha256(values)
+    assert distillation_sha256(changed) == distillation_sha256(values)
+    protocol = {key: value for key, value in values["protocol"].items() if key != "split"}
+    network = {key: value for key, value in values["network"].items() if key != "width_factor"}
+    older = {key: value for key, value in values.items() if key not in ("note", "tuning")}
+    assert config_sha256(older | {"protocol": protocol, "network": network}) == config_sha256(values)
+    judged = values | {"protocol": values["protocol"] | {"split": "validation"}}
+    assert config_sha256(judged) != config_sha256(values)
+    assert distillation_sha256(judged) == distillation_sha256(values)
