@@ -274,13 +274,13 @@ def test_only_empty_folders_below_the_working_folder_are_removed(tmp_path, monke
 def test_a_run_on_the_validation_split_may_not_choose_its_checkpoint_on_the_test_split():
     settings = ("protocol.split=validation", "distillation.selection=test_leaky")
     with pytest.raises(ConfigurationError, match=r"protocol\.split=validation leaves the test split alone"):
-        validate_settings(compose(*settings))
-    assert validate_settings(compose(settings[0], "distillation.selection=validation")).protocol.split == "validation"
+        validate_settings(compose(*settings)[0])
+    assert validate_settings(compose(settings[0], "distillation.selection=validation")[0]).protocol.split == "validation"
 
 
 def test_notes_and_records_of_a_search_change_nothing(tmp_path):
     """A run may be resumed under another note; and what did not exist yet counts as its default."""
-    values, folder = compose("method=mtt", "network=alexnet"), RunFolder(tmp_path / "run")
+    values, folder = compose("method=mtt", "network=alexnet")[0], RunFolder(tmp_path / "run")
     tuning = {"split": "validation", "networks": 1, "seed": 0, "chosen": "a", "candidates": []}
     changed = values | {"note": "other words", "tuning": tuning}
     folder.begin(values)
