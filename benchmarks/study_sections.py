@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import yaml
 from page import table
 from study_cards import RESULTS, Study, pilots
 from suite_file import MAIN
@@ -13,6 +15,8 @@ from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.results.card import read_card
 from hoptm_plugin.results.console import percent
 
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = [ROOT / "hoptm_plugin" / "conf" / "recipe", ROOT / "baselines" / "hoptm_baselines" / "conf" / "recipe"]
 CHECKS = RESULTS / "study_checks.json"
 UNEVEN = 2  # largest class by smallest, from which on accuracy alone misleads
 RATE = "distillation.images.learning_rate="
@@ -22,6 +26,13 @@ BALANCED = """
 ### Balanced accuracy on {data}
 
 Mean recall over the classes in percent, mean ± population std over networks. The test split has {counts}.
+
+"""
+PUBLISHED = """
+### Published for {data}, of another setting
+
+To hold beside the table, not against it: {sources}; four classes at 112x112, a ConvNet of width 128 and five blocks, a
+hundred experts, and for HoP-TM the checkpoint that was best on the test split.
 
 """
 CHOSEN = """
@@ -99,6 +110,24 @@ def balanced(study: Study) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in counted)
     headings = ["method", *(f"IPC {ipc}" for ipc in columns)]
     return BALANCED.format(data=study.data, counts=counts) + table(headings, rows) + "\n"
+
+
+def published(study: Study) -> str:
+    """Return what the recipes of a study's methods report for its data set; "" where they report nothing."""
+    ipcs = sorted({card.ipc for card in study.cards if card.ipc is not None})
+    rows, sources = [], set()
+    for title, method in sorted({(card.title, card.method) for card in study.cards}):
+        found = [path for place in RECIPES if (path := place / method / f"{study.data}.yaml").is_file()]
+        recipe = yaml.safe_load(found[0].read_text(encoding="utf-8")) if found else {}
+        reported = (recipe.get("all") or {}).get("reported")
+        if reported and "ipc" in reported:
+            sources.add(reported["source"])
+            values = [reported["ipc"].get(ipc) for ipc in ipcs]
+            rows.append([title, *("" if each is None else percent(each["accuracy"], each["std"]) for each in values)])
+    if not rows:
+        return ""
+    headings = ["method", *(f"IPC {ipc}" for ipc in ipcs)]
+    return PUBLISHED.format(data=study.data, sources="; ".join(sorted(sources))) + table(headings, rows) + "\n"
 
 
 def chosen(found: Sequence[Study]) -> str:

@@ -47,6 +47,7 @@ def page(found: Sequence[Study]) -> str:
     for study in found:
         parts += [f"\n{markdown(study.suite.table(name), each, level=2)}" for name, each in study.tables.items()]
         parts += [sections.balanced(study)] if sections.uneven(study) else []
+        parts.append(sections.published(study))
     parts += [each(found) for each in (sections.chosen, sections.checks, sections.compute, sections.commands)]
     return "".join(parts)
 

@@ -275,7 +275,9 @@ def test_a_run_on_the_validation_split_may_not_choose_its_checkpoint_on_the_test
     settings = ("protocol.split=validation", "distillation.selection=test_leaky")
     with pytest.raises(ConfigurationError, match=r"protocol\.split=validation leaves the test split alone"):
         validate_settings(compose(*settings)[0])
-    assert validate_settings(compose(settings[0], "distillation.selection=validation")[0]).protocol.split == "validation"
+    assert (
+        validate_settings(compose(settings[0], "distillation.selection=validation")[0]).protocol.split == "validation"
+    )
 
 
 def test_notes_and_records_of_a_search_change_nothing(tmp_path):

@@ -176,3 +176,13 @@ def test_no_cards_are_one_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("study_cards.RESULTS", tmp_path)
     assert tables.main([]) == 2
     assert "holds no cards of the study; take some with --take FOLDER" in capsys.readouterr().err
+
+
+def test_what_recipes_report_stands_beside_their_data_set(study):
+    assert sections.published(study) == "", "no recipe is of these data"
+    card = study.cards[0].model_copy(update={"method": "hoptm", "title": "HoP-TM"})
+    named = card.model_copy(update={"dataset": card.dataset.model_copy(update={"name": "covid19cxr"})})
+    object.__setattr__(study, "cards", [named])
+    text = sections.published(study)
+    assert "| HoP-TM | 69.71 ± 0.87 |" in text
+    assert "Dong et al. 2025 (HoP-TM), Table 2" in text
