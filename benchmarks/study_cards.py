@@ -54,8 +54,8 @@ class Study:
 
     @property
     def data(self) -> str:
-        """The data set's name."""
-        return self.cards[0].dataset.name
+        """The data set's name, without its classes."""
+        return self.cards[0].dataset.name.partition(" (")[0]
 
 
 def studies() -> list[Study]:

@@ -97,8 +97,8 @@ def _difference(comparison: Comparison, claim: Claim, column: Column) -> Differe
 
 def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
     """Return the table of outcomes; ``datasets`` names each suite's data."""
-    headings = ["claim", "data", "IPC", "network", "difference [95 % interval], points", "pairs", "p", "p, Holm",
-                "outcome"]  # fmt: skip
+    headings = ["claim", "data", "network", "outcome", "IPC", "difference [95 % interval], points", "pairs", "p",
+                "p, Holm"]  # fmt: skip
     rows = []
     for each in results:
         d = each.difference
@@ -106,8 +106,9 @@ def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
         if d is not None:
             interval = "" if d.low is None or d.high is None else f" [{_points(d.low)}, {_points(d.high)}]"
             numbers = [f"{_points(d.mean)}{interval}", str(d.pairs), _p(d.p), _p(each.p_holm)]
-        rows.append([each.claim.says, datasets[each.claim.suite], str(each.ipc), each.network, *numbers, each.verdict])
-    return table(headings, rows, words=2) + "\n"
+        where = [each.claim.says, datasets[each.claim.suite], each.network]
+        rows.append([*where, each.verdict, str(each.ipc), *numbers])
+    return table(headings, rows, words=4) + "\n"
 
 
 def _points(fraction: float) -> str:

@@ -54,7 +54,7 @@ def test_a_claim_s_outcome_follows_from_the_corrected_p():
     assert [each.verdict for (each,) in (better, worse, alike, absent)] == [
         "**holds**", "**the reverse**", "not shown", "cannot be tested"
     ]  # fmt: skip
-    assert "| - | 0 | - | - | cannot be tested |" in markdown(absent, {"s": "blood"})
+    assert "| cannot be tested | 1 | - | 0 | - | - |" in markdown(absent, {"s": "blood"})
     assert better[0].difference.mean == pytest.approx(0.2)
     standard_error = 0.01 / 3**0.5  # differences 0.21, 0.20, 0.19
     assert better[0].p_holm == better[0].difference.p == pytest.approx(2 * stdtr(2, -0.2 / standard_error))
@@ -66,7 +66,7 @@ def test_many_claims_make_each_harder():
     assert many[0].p_holm == pytest.approx(100 * few[0].difference.p)
     assert (few[0].verdict, many[0].verdict) == ("**holds**", "not shown")
     text = markdown(few, {"s": "blood"})
-    assert "| A is better | blood | 1 | convnet | +20.00 [" in text
+    assert "| A is better | blood | convnet | **holds** | 1 | +20.00 [" in text
     assert text.count("\n") == 3
 
 
