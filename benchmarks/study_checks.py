@@ -23,6 +23,7 @@ from study_sections import CHECKS, FRACTIONS, PARTS
 from suite_file import FULL
 from torch import Tensor
 
+from hoptm_plugin.cli import compose
 from hoptm_plugin.commands.assembly import Workbench
 from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.commands.settings import RunSettings, validate_settings
@@ -36,7 +37,7 @@ from hoptm_plugin.engine.training import predict
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.trajectory import TrajectoryMatching
 
-TENTHS, DRAWS = 10, 10
+TENTHS, DRAWS, PUBLISHED_DRAWS = 10, 10, 3
 UNPACED = "2. shape term"
 
 
@@ -88,8 +89,8 @@ def expert_accuracies(bench: Workbench) -> list[float]:
     return [round(fmean(values), 4) for values in accuracies]
 
 
-def shares(bench: Workbench, stored: SyntheticSet) -> dict[str, Any]:
-    """Return how the gradients of shape term and endpoint compare, on the images at the start and at the end.
+def shares(bench: Workbench, stored: SyntheticSet | None, draws: int = DRAWS) -> dict[str, Any]:
+    """Return how the gradients of shape term and endpoint compare, on the images at the start and, if any, at the end.
 
     Of the images' gradients g, weights included: |g_shape| / |g_endpoint| and their cosine; and which part of the
     squared way of the expert, sum_i n_i, lies in the easiest parameters, by their fraction. Means over iterations.
@@ -100,12 +101,14 @@ def shares(bench: Workbench, stored: SyntheticSet) -> dict[str, Any]:
     found = {}
     for when in ("start", "end"):
         if when == "end":
+            if stored is None:
+                break
             with torch.no_grad():
                 synthetic.images.copy_(stored.images)
                 if synthetic.step_size is not None and stored.step_size is not None:
                     synthetic.step_size.copy_(stored.step_size)
         synthetic.images.requires_grad_(True)
-        pairs = [method.observe(synthetic, step) for step in range(DRAWS)]
+        pairs = [method.observe(synthetic, step) for step in range(draws)]
         gradients = [_gradients(method, synthetic, pair) for pair in pairs]
         ratios = [float(shape.norm() / endpoint.norm()) for endpoint, shape in gradients]
         cosines = [float(torch.cosine_similarity(*each, dim=0)) for each in gradients]
@@ -130,6 +133,21 @@ def _gradients(method: TrajectoryMatching, synthetic: SyntheticSet, pair: Trajec
     return gradients[0], gradients[1]
 
 
+def published_size(settings: RunSettings) -> dict[str, Any]:
+    """Return the shares at the published width and number of student steps, on the data and for the IPC of a run.
+
+    Of the first segment of one expert, since more takes hours on a CPU; experts are stored beside the run's.
+    """
+    values = compose([
+        "method=hoptm", "dataset=npz", f"ipc={settings.ipc}", "method.schedulers.pace=null", "experts.count=1",
+        "method.sampler.max_start_epoch=1", "runtime.threads=1",
+    ])[0]  # fmt: skip
+    values |= {"dataset": settings.dataset}
+    values["experts"] |= {"root": str(settings.experts.root)}
+    return {"width": values["network"]["width"], "student_steps": values["method"]["student_steps"],
+            **shares(Workbench(validate_settings(values), silent), None, PUBLISHED_DRAWS)}  # fmt: skip
+
+
 def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
     """Return all checks of all suites' runs below ``place``.
 
@@ -152,7 +170,10 @@ def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
                     stores[algorithm] = {"suite": name, "experts": algorithm, "accuracy": expert_accuracies(bench)}
                 if title == UNPACED:
                     share = shares(bench, SyntheticSet.load(folder / SYNTHETIC))
-                    shape.append({"suite": name, "ipc": ipc, **share})
+                    shape.append({"suite": name, "ipc": ipc, "width": settings.network["width"],
+                                  "student_steps": settings.method["student_steps"], **share})  # fmt: skip
+                    if settings.dataset["name"] == "npz":
+                        shape.append({"suite": name, "ipc": ipc, **published_size(settings)})
         experts += stores.values()
         curves += [{"suite": name, "title": title, "ipc": ipc, **averaged(found)}
                    for (title, ipc), found in sorted(by_row.items())]  # fmt: skip

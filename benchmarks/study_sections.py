@@ -51,10 +51,11 @@ Measured by `python benchmarks/study_checks.py` on the whole run folders.
 """
 EXPERTS = "On the validation split, mean over the experts.\n\n"
 SHAPE = """HoP-TM without pacing, seed 0: the norm of the gradient of lambda times the shape term with respect to the
-images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations.
+images, divided by that of the endpoint's loss, and the cosine of the two; means over ten iterations. At width 128:
+three iterations of the first segment of one expert.
 
 """
-WAYS = """In the same runs: which part of the squared way of the expert, in percent, lies in the easiest parameters,
+WAYS = """In the same settings: which part of the squared way of the expert, in percent, lies in the easiest parameters,
 those with the smallest squared errors, by their fraction. If all parameters moved alike it would be that fraction.
 
 """
@@ -162,18 +163,18 @@ def checks(found: Sequence[Study]) -> str:
               for row in curves if "mask" in row]  # fmt: skip
     taught = [[data[row["suite"]], row["experts"].upper(), ", ".join(f"{100 * each:.0f}" for each in row["accuracy"])]
               for row in experts]  # fmt: skip
-    shares = [[data[row["suite"]], str(row["ipc"]), when, f"{row[when]['ratio']:.2g}", f"{row[when]['cosine']:.2g}"]
-              for row in shape for when in ("start", "end")]  # fmt: skip
-    ways = [[data[row["suite"]], str(row["ipc"]), when, *(f"{100 * way:.2g}" for way in row[when]["way"])]
-            for row in shape for when in ("start", "end")]  # fmt: skip
+    places = [(row, when, [data[row["suite"]], str(row["ipc"]), str(row["width"]), str(row["student_steps"]), when])
+              for row in shape for when in ("start", "end") if when in row]  # fmt: skip
+    shares = [[*place, f"{row[when]['ratio']:.2g}", f"{row[when]['cosine']:.2g}"] for row, when, place in places]
+    ways = [[*place, *(f"{100 * way:.2g}" for way in row[when]["way"])] for row, when, place in places]
     parts = [f"{100 * part:g} %" for part in PARTS]
     return "".join([
         HEAD, "\n### Experts\n\n", EXPERTS,
         table(["data", "experts", "accuracy in percent after 0, 1, 2, ... epochs"], taught, words=3),
         "\n\n### The shape term's gradient\n\n", SHAPE,
-        table(["data", "IPC", "images", "ratio", "cosine"], shares),
+        table(["data", "IPC", "width", "student steps", "images", "ratio", "cosine"], shares),
         "\n\n### What easy parameters are\n\n", WAYS,
-        table(["data", "IPC", "images", *(f"{100 * part:g} %" for part in FRACTIONS)], ways),
+        table(["data", "IPC", "width", "student steps", "images", *(f"{100 * part:g} %" for part in FRACTIONS)], ways),
         "\n\n### How the masks opened\n\n", MASKS, table(["data", "method", "IPC", *parts], opened, words=2),
         "\n\n### Losses and step sizes\n\n", LOSSES,
         table(["data", "method", "IPC", "loss", "step size"], rows, words=2), "\n",

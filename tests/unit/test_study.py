@@ -145,14 +145,14 @@ def test_checks_are_shown_of_the_studies_that_are_there(study):
     shape = {"start": {"ratio": 0.0116, "cosine": 0.022, "way": [0.001, 0.01, 0.1, 0.3, 0.6]},
              "end": {"ratio": 0.0142, "cosine": -0.1, "way": [0.002, 0.02, 0.2, 0.4, 0.7]}}  # fmt: skip
     write_json(sections.CHECKS, {"curves": curves, "experts": [{"suite": "small", "experts": "gsam",
-               "accuracy": [0.25, 0.5]}], "shape": [mine | shape]})  # fmt: skip
+               "accuracy": [0.25, 0.5]}], "shape": [mine | shape | {"width": 32, "student_steps": 20}]})  # fmt: skip
     text = sections.checks([study])
     assert "| blood | HoP-TM | 1 | 10 | 15 | 20 | 30 | 50 | 80 | 100 |" in text
     assert "| blood | HoP-TM | 1 | 0.9 to 0.457 | 0.01 to 0.02 |" in text
     assert "| blood | DM | 1 | 20 to 4 |  |" in text
     assert "| blood | GSAM | 25, 50 |" in text
-    assert "| blood | 1 | start | 0.012 | 0.022 |" in text
-    assert "| blood | 1 | end | 0.2 | 2 | 20 | 40 | 70 |" in text
+    assert "| blood | 1 | 32 | 20 | start | 0.012 | 0.022 |" in text
+    assert "| blood | 1 | 32 | 20 | end | 0.2 | 2 | 20 | 40 | 70 |" in text
     assert "MTT" not in text
 
 
