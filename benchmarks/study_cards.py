@@ -75,10 +75,12 @@ def take(place: Path) -> None:
     Raises:
         FileFormatError: a suite has no runs there.
     """
-    for folder in (f"{name}-{FULL}{kind}" for name in STUDY for kind in ("", "-search")):
-        found = sorted((place / folder).glob(f"*/*/{FILE_NAME}"))
-        if not found:
+    folders = [f"{name}-{FULL}{kind}" for name in STUDY for kind in ("", "-search")]
+    found = {folder: sorted((place / folder).glob(f"*/*/{FILE_NAME}")) for folder in folders}
+    for folder, cards in found.items():
+        if not cards:
             raise FileFormatError(f"{place / folder}: holds no finished runs; name what suite.py --out was given")
+    for folder, cards in found.items():
         shutil.rmtree(RESULTS / folder, ignore_errors=True)
-        for path in found:
+        for path in cards:
             write_bytes(RESULTS / path.relative_to(place), path.read_bytes())

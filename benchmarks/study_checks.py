@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from study_cards import STUDY
@@ -37,6 +37,7 @@ from hoptm_plugin.engine.training import predict
 from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.trajectory import TrajectoryMatching
 
+Folders: TypeAlias = Sequence[tuple[Path, RunSettings]]
 TENTHS, DRAWS, PUBLISHED_DRAWS = 10, 10, 3
 UNPACED = "2. shape term"
 
@@ -99,14 +100,12 @@ def shares(bench: Workbench, stored: SyntheticSet | None, draws: int = DRAWS) ->
     assert isinstance(method, TrajectoryMatching)
     synthetic = method.setup(bench.task)
     found = {}
-    for when in ("start", "end"):
-        if when == "end":
-            if stored is None:
-                break
+    for when, images in {"start": None, **({} if stored is None else {"end": stored})}.items():
+        if images is not None:
             with torch.no_grad():
-                synthetic.images.copy_(stored.images)
-                if synthetic.step_size is not None and stored.step_size is not None:
-                    synthetic.step_size.copy_(stored.step_size)
+                synthetic.images.copy_(images.images)
+                if synthetic.step_size is not None and images.step_size is not None:
+                    synthetic.step_size.copy_(images.step_size)
         synthetic.images.requires_grad_(True)
         pairs = [method.observe(synthetic, step) for step in range(draws)]
         gradients = [_gradients(method, synthetic, pair) for pair in pairs]
@@ -154,35 +153,43 @@ def measure(place: Path) -> dict[str, list[dict[str, Any]]]:
     Raises:
         FileFormatError: a suite has none.
     """
-    curves, experts, shape = [], [], []
-    for name in STUDY:
-        by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        stores: dict[str, dict[str, Any]] = {}
-        for folder, settings in runs(place / f"{name}-{FULL}"):
-            title, ipc = settings.method_title, settings.ipc
-            if (found := curve(folder)) is not None:
-                by_row.setdefault((title, ipc), []).append(found)
-            reads = settings.method["name"] == "trajectory_matching" and settings.seed == 0
-            algorithm = settings.experts.training.algorithm
-            if reads and (algorithm not in stores or title == UNPACED):
-                bench = Workbench(settings, silent)
-                if algorithm not in stores:
-                    stores[algorithm] = {"suite": name, "experts": algorithm, "accuracy": expert_accuracies(bench)}
-                if title == UNPACED:
-                    share = shares(bench, SyntheticSet.load(folder / SYNTHETIC))
-                    shape.append({"suite": name, "ipc": ipc, "width": settings.network["width"],
-                                  "student_steps": settings.method["student_steps"], **share})  # fmt: skip
-                    if settings.dataset["name"] == "npz":
-                        shape.append({"suite": name, "ipc": ipc, **published_size(settings)})
-        experts += stores.values()
-        curves += [{"suite": name, "title": title, "ipc": ipc, **averaged(found)}
-                   for (title, ipc), found in sorted(by_row.items())]  # fmt: skip
-    if missing := {*STUDY} - {each["suite"] for each in curves}:
+    found = {name: list(runs(place / f"{name}-{FULL}")) for name in STUDY}
+    if missing := [name for name, folders in found.items() if not folders]:
         raise FileFormatError(
-            f"{place}: holds no finished runs of {', '.join(sorted(missing))}; name what suite.py --out was given, and "
-            f"run the suites before"
+            f"{place}: holds no finished runs of {', '.join(missing)}; name what suite.py --out was given, and run the "
+            f"suites before"
         )
-    return {"curves": curves, "experts": experts, "shape": shape}
+    return {
+        what: [{"suite": name, **row} for name, folders in found.items() for row in of(folders)]
+        for what, of in (("curves", _curves), ("experts", _experts), ("shape", _shapes))
+    }
+
+
+def _curves(found: Folders) -> list[dict[str, Any]]:
+    by_row: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for folder, settings in found:
+        if (line := curve(folder)) is not None:
+            by_row.setdefault((settings.method_title, settings.ipc), []).append(line)
+    return [{"title": title, "ipc": ipc, **averaged(lines)} for (title, ipc), lines in sorted(by_row.items())]
+
+
+def _experts(found: Folders) -> list[dict[str, Any]]:
+    reading = {settings.experts.training.algorithm: settings for _, settings in found
+               if settings.method["name"] == "trajectory_matching"}  # fmt: skip
+    return [{"experts": algorithm, "accuracy": expert_accuracies(Workbench(settings, silent))}
+            for algorithm, settings in sorted(reading.items())]  # fmt: skip
+
+
+def _shapes(found: Folders) -> list[dict[str, Any]]:
+    rows = []
+    for folder, settings in found:
+        if settings.method_title == UNPACED and settings.seed == 0:
+            share = shares(Workbench(settings, silent), SyntheticSet.load(folder / SYNTHETIC))
+            rows.append({"ipc": settings.ipc, "width": settings.network["width"],
+                         "student_steps": settings.method["student_steps"], **share})  # fmt: skip
+            if settings.dataset["name"] == "npz":
+                rows.append({"ipc": settings.ipc, **published_size(settings)})
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from suite_file import MAIN
 
 from hoptm_plugin.results.cells import Column
 from hoptm_plugin.results.compare import Comparison
-from hoptm_plugin.results.grids import MINUS
+from hoptm_plugin.results.grids import difference_text, p_value
 from hoptm_plugin.results.significance import LEVEL, Difference, holm, paired
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
@@ -104,16 +104,7 @@ def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
         d = each.difference
         numbers = ["-", "0", "-", "-"]
         if d is not None:
-            interval = "" if d.low is None or d.high is None else f" [{_points(d.low)}, {_points(d.high)}]"
-            numbers = [f"{_points(d.mean)}{interval}", str(d.pairs), _p(d.p), _p(each.p_holm)]
+            numbers = [difference_text(d), str(d.pairs), p_value(d.p), p_value(each.p_holm)]
         where = [each.claim.says, datasets[each.claim.suite], each.network]
         rows.append([*where, each.verdict, str(each.ipc), *numbers])
     return table(headings, rows, words=4) + "\n"
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.2f}".replace("-", MINUS)
-
-
-def _p(p: float | None) -> str:
-    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

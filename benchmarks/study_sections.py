@@ -7,12 +7,13 @@ from pathlib import Path
 
 import yaml
 from page import table
-from study_cards import RESULTS, Study, pilots
+from study_cards import RESULTS, Study
+from study_cards import pilots as pilot_cards
 from suite_file import MAIN
 
 from hoptm_plugin.core.files import read_json
 from hoptm_plugin.engine.metrics import summarise
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.results.card import Card, read_card
 from hoptm_plugin.results.console import percent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,14 +196,23 @@ def compute(found: Sequence[Study]) -> str:
     devices = sorted({card.cost.device for study in found for card in (*study.cards, *study.searched)})
     headings = ["data", "runs: search + study", "experts", "search: distilling", "evaluating", "study: distilling",
                 "evaluating", "all"]  # fmt: skip
-    tried = [(name, card, (card.cost.distill_s or 0) + card.cost.evaluate_s) for name, card in pilots()]
-    spent = sum(seconds for *_, seconds in tried)
-    text = COMPUTE.format(hours=(total + spent) / 3600, devices="; ".join(devices)) + table(headings, rows) + "\n"
-    if not tried:
-        return text
-    lines = [[name, card.title, percent(card.evaluations[0].accuracy.mean, card.evaluations[0].accuracy.std)]
-             for name, card, _ in tried]  # fmt: skip
-    return text + PILOTS.format(minutes=spent / 60) + table(["run", "method", "accuracy"], lines, words=2) + "\n"
+    total += sum(_seconds(card) for _, card in pilot_cards())
+    return COMPUTE.format(hours=total / 3600, devices="; ".join(devices)) + table(headings, rows) + "\n"
+
+
+def pilots() -> str:
+    """Return the runs that settled what all methods have in common; "" where there were none."""
+    cards = pilot_cards()
+    if not cards:
+        return ""
+    rows = [[name, card.title, percent(card.evaluations[0].accuracy.mean, card.evaluations[0].accuracy.std)]
+            for name, card in cards]  # fmt: skip
+    minutes = sum(_seconds(card) for _, card in cards) / 60
+    return PILOTS.format(minutes=minutes) + table(["run", "method", "accuracy"], rows, words=2) + "\n"
+
+
+def _seconds(card: Card) -> float:
+    return (card.cost.distill_s or 0) + card.cost.evaluate_s
 
 
 def commands(found: Sequence[Study]) -> str:

@@ -85,7 +85,8 @@ class Plan:
         where = [f"hydra.sweep.dir={_path(self.folder / str(index))}", "resume=auto"]
         if not sweep.evaluates:
             return ["run", "-m", *self.overrides(sweep), *where]
-        sets = ",".join(_path(self.folder / job.evaluates) for job in self._evaluations(sweep) if job.evaluates)
+        judged = (job.evaluates for job in self.jobs if job.sweep == index and job.evaluates)
+        sets = ",".join(_path(self.folder / each) for each in judged)
         return ["eval", "-m", *self.overrides(sweep), f"synthetic={sets}",
                 f"hydra.sweep.subdir='${{hydra:job.num}}{EVALUATION}'", *where]  # fmt: skip
 
@@ -96,12 +97,13 @@ class Plan:
         Raises:
             ConfigurationError: naming the run that does not compose.
         """
-        jobs: list[Job] = []
-        for index, sweep in enumerate(self.suite.sweeps):
+        for sweep in self.suite.sweeps:
             alone = [given for given in self.overrides(sweep) if len(expand([given])) == 1]
             _composed(f"{sweep.title}, before the sweep", alone)
-            jobs += self._evaluations(sweep) if sweep.evaluates else self._runs(index, sweep)
-        return jobs
+        sweeps = list(enumerate(self.suite.sweeps))
+        runs = [job for index, sweep in sweeps if not sweep.evaluates for job in self._runs(index, sweep)]
+        judged = [job for index, sweep in sweeps if sweep.evaluates for job in self._evaluations(index, sweep, runs)]
+        return sorted([*runs, *judged], key=lambda job: (job.sweep, job.number))
 
     def _runs(self, index: int, sweep: Sweep) -> list[Job]:
         jobs = []
@@ -111,12 +113,10 @@ class Plan:
             jobs.append(Job(index, number, sweep.title, overrides, settings, parts, folder, digest))
         return jobs
 
-    def _evaluations(self, sweep: Sweep) -> list[Job]:
+    def _evaluations(self, index: int, sweep: Sweep, runs: Sequence[Job]) -> list[Job]:
         """Return a job for each set that is judged again: settings are those of its run, these overrides on top."""
-        index = self.suite.sweeps.index(sweep)
-        named = [(at, each) for at, each in enumerate(self.suite.sweeps) if each.title in sweep.evaluates]
-        judged = [job for at, each in named for job in self._runs(at, each)
-                  if (sweep.seeds is None or job.settings.seed in sweep.seeds)
+        judged = [job for job in runs if job.title in sweep.evaluates
+                  and (sweep.seeds is None or job.settings.seed in sweep.seeds)
                   and sweep.ipc in (None, job.settings.ipc)]  # fmt: skip
         jobs = []
         for number, job in enumerate(judged):

@@ -48,8 +48,8 @@ def page(found: Sequence[Study]) -> str:
         parts += [f"\n{markdown(study.suite.table(name), each, level=2)}" for name, each in study.tables.items()]
         parts += [sections.balanced(study)] if sections.uneven(study) else []
         parts.append(sections.published(study))
-    parts += [each(found) for each in (sections.chosen, sections.checks, sections.compute, sections.commands)]
-    return "".join(parts)
+    parts += [sections.chosen(found), sections.checks(found), sections.compute(found), sections.pilots()]
+    return "".join([*parts, sections.commands(found)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -40,9 +40,7 @@ KILLED = (
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
 # settings that do not determine the synthetic set, or only by chance
-NOT_OF_THE_SET = (
-    "seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites",
-)  # fmt: skip
+NOT_OF_THE_SET = ("seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites")
 # how a run is computed; lower precision is more than that
 FREE_RUNTIME = tuple(
     f"runtime.{name}" for name in ("device", "unroll", "compile", "memory_budget", "parallel_networks", "threads")

@@ -9,7 +9,7 @@ from functools import partial
 from hoptm_plugin.results.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
 from hoptm_plugin.results.compare import Bound, Comparison
 from hoptm_plugin.results.console import percent, published
-from hoptm_plugin.results.significance import LEVEL, Test
+from hoptm_plugin.results.significance import LEVEL, Difference, Test
 
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 _SCORE_NOTES = {
@@ -116,19 +116,23 @@ def _difference(cell: Cell, against: str | None) -> Entry:
         return Entry("best" if cell.best and against is None else UNDEFINED)
     if cell.difference is None:
         return Entry(UNDEFINED)
-    low, high = cell.difference.low, cell.difference.high
+    return Entry(difference_text(cell.difference), f"p {p_value(cell.p_holm)}")
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference in percentage points with its interval, as "+1.20 [−0.30, +2.70]"."""
+    low, high = difference.low, difference.high
     interval = "" if low is None or high is None else f" [{_points(low)}, {_points(high)}]"
-    return Entry(_points(cell.difference.mean) + interval, _p_value(cell.p_holm))
+    return _points(difference.mean) + interval
 
 
 def _points(fraction: float) -> str:
     return f"{100 * fraction:+.2f}".replace("-", MINUS)
 
 
-def _p_value(p: float | None) -> str:
-    if p is None:
-        return f"p {UNDEFINED}"
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+def p_value(p: float | None) -> str:
+    """Return a p-value with three digits behind the point; "-" where it is undefined."""
+    return UNDEFINED if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def bound_line(bound: Bound) -> str:
