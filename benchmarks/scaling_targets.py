@@ -7,7 +7,8 @@ from pathlib import Path
 
 from estimate import DataSize
 from scaling_model import Target
-from suite import SUITES, Plan, Suite, load_suite
+from suite_file import SUITES, Suite, load_suite
+from suite_plan import Plan
 
 # splits of MedMNIST and of the COVID-19 Radiography Database, 8:2 (methods.md 1.1); ImageNet-1K (ILSVRC 2012)
 PATH_HELD, PATH_TEST, COVID_ALL, COVID_TEST = 10_004 + 7_180, 7_180, 21_165, 4_233

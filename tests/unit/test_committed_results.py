@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
+import tables
+from study_cards import STUDY, studies
+from study_figure import described, numbers
+from suite_file import MAIN
 
-ROOT = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(ROOT))
-
-import tables  # noqa: E402
-from study_cards import STUDY, studies  # noqa: E402
-from study_figure import described, numbers  # noqa: E402
-from suite_file import MAIN  # noqa: E402
-
-from hoptm_plugin.results.card import read_card  # noqa: E402
+from hoptm_plugin.results.card import read_card
 
 AGAIN = "rebuild with: python benchmarks/tables.py"
 

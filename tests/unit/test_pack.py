@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from pathlib import Path
 
 import numpy as np
+import pack
 import pytest
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import pack
 
 from hoptm_plugin.cli import compose
 from hoptm_plugin.core.seeding import Seeds

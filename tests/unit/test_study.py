@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import scored_cards
+import study_sections as sections
 from scipy.special import stdtr
+from study_cards import Study, take
+from study_claims import Claim, markdown, outcomes, read_claims
+from study_figure import described, draw, numbers
+from suite_file import MAIN, SUITES, Suite, load_suite
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import study_sections as sections  # noqa: E402
-from study_cards import Study, take  # noqa: E402
-from study_claims import Claim, markdown, outcomes, read_claims  # noqa: E402
-from study_figure import described, draw, numbers  # noqa: E402
-from suite_file import MAIN, SUITES, Suite, load_suite  # noqa: E402
-
-from hoptm_plugin.core.errors import FileFormatError  # noqa: E402
-from hoptm_plugin.core.files import write_json  # noqa: E402
-from hoptm_plugin.results.card import write_card  # noqa: E402
-from hoptm_plugin.results.compare import compare  # noqa: E402
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.files import write_json
+from hoptm_plugin.results.card import write_card
+from hoptm_plugin.results.compare import compare
 
 TUNING = {"split": "validation", "networks": 3, "seed": 100, "chosen": f"{sections.RATE}100",
           "candidates": [{"settings": f"{sections.RATE}{rate}", "accuracy": accuracy}

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
+import estimate
 import pytest
+import suite
 import yaml
+from estimate import expert_stores
+from small_suite import SIZE, SMALL, small
+from suite_file import SUITES, Suite, load_suite
+from suite_plan import Plan, expand, grammar
+from suite_search import supposed
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import estimate  # noqa: E402
-import suite  # noqa: E402
-from estimate import DataSize, expert_stores  # noqa: E402
-from suite_file import SUITES, Suite, load_suite  # noqa: E402
-from suite_plan import Plan, expand, grammar  # noqa: E402
-from suite_search import searching, settled, supposed  # noqa: E402
-
-from hoptm_plugin.core.errors import ConfigurationError  # noqa: E402
-from hoptm_plugin.results.card import write_card  # noqa: E402
-from hoptm_plugin.results.evaluation import Evaluation  # noqa: E402
+from hoptm_plugin.core.errors import ConfigurationError
 
 NAMES = sorted(path.stem for path in SUITES.glob("*.yaml"))
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
@@ -31,13 +25,6 @@ RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cro
 OWN = {"digits": (16,), "study_bloodcells": (185,), "study_covid19cxr": (61,), "study_cifar10": (49,)}
 STUDY = [name for name in OWN if name.startswith("study_")]
 TABLES = sorted(RUNS)
-SMALL = {
-    "title": "small",
-    "data": {"train": 100, "classes": 10, "image": [1, 32, 32]},
-    "settings": ["protocol.random_subset=false"],
-    "sweeps": [{"title": "one", "overrides": ["method=mtt,hoptm", "ipc=1,2"]}],
-}
-SIZE = DataSize(**SMALL["data"])
 
 
 def plan(name, variant, *extra):
@@ -49,10 +36,6 @@ def plans():
     """All variants of all suites; their runs are composed once."""
     found = {(name, variant): plan(name, variant) for name in TABLES for variant in ("full", "cpu")}
     return found | {(name, "full"): supposed(plan(name, "full")) for name in OWN}
-
-
-def small(*extra, **changed):
-    return Plan(Suite.model_validate(SMALL | changed), extra, Path("out"))
 
 
 def estimated(*extra, **changed):
@@ -361,168 +344,3 @@ def test_the_study_s_ablation_differs_in_nothing_else(plans):
                     for one in (settings, both)]  # fmt: skip
             assert rest[0] == rest[1]
             assert settings.method["matchers"]["endpoint"] == both.method["matchers"]["endpoint"]
-
-
-# --- the search for settings -----------------------------------------------------------------------------------------
-
-SEARCHED = {
-    "search": ["seed=100", "protocol.repeats=2"],
-    "sweeps": [
-        {"title": "MTT", "overrides": ["method=mtt", "ipc=1", "seed=0,1"],
-         "search": ["distillation.images.learning_rate=10,100", "method.step_size=0.01,0.02"]},
-        {"title": "random", "overrides": ["method=random", "ipc=1"]},
-        {"title": "alike", "overrides": ["method=mtt", "ipc=1", "method_title=again"], "settings_of": "MTT"},
-        {"title": "elsewhere", "overrides": ["networks=[alexnet]"], "evaluates": ["MTT"], "seeds": [1],
-         "tables": ["others"]},
-    ],
-    "tables": {"others": {"title": "Other networks"}},
-}  # fmt: skip
-CANDIDATES = [
-    f"distillation.images.learning_rate={rate} method.step_size={alpha}" for rate in (10, 100) for alpha in (0.01, 0.02)
-]
-
-
-def test_a_search_tries_every_candidate_with_one_seed_on_the_validation_split_alone():
-    search = searching(small(**SEARCHED))
-    assert search.folder == Path("out-search")
-    assert [" ".join(f"{key}={value}" for key, value in (
-        ("distillation.images.learning_rate", int(job.settings.distillation.images.learning_rate)),
-        ("method.step_size", job.settings.method["step_size"]),
-    )) for job in search.jobs] == CANDIDATES  # fmt: skip
-    assert {(job.settings.seed, job.settings.protocol.split, job.settings.protocol.repeats) for job in search.jobs} == {
-        (100, "validation", 2)
-    }
-    assert searching(small()) is None
-    more = SEARCHED | {"sweeps": [SEARCHED["sweeps"][0] | {"overrides": ["method=mtt", "ipc=1,2"]}]}
-    with pytest.raises(ConfigurationError, match="MTT: has a search, so it may sweep over nothing but the seed"):
-        searching(small(**more))
-
-
-def test_no_setting_of_the_command_line_brings_a_search_to_the_test_split():
-    search = searching(small("protocol.split=test", "seed=5", **SEARCHED))
-    assert {(job.settings.protocol.split, job.settings.seed) for job in search.jobs} == {("validation", 100)}
-
-
-def finished(search, accuracies, folder):
-    """Write cards for those candidates that have an accuracy, and return the plan of the runs after the search."""
-    for job, accuracy in zip(search.jobs, accuracies, strict=True):
-        if accuracy is not None:
-            path = search.folder / job.folder.replace("*", "digits") / "result.json"
-            write_card(scored_card(job, accuracy), path)
-    return settled(Plan(Suite.model_validate(SMALL | SEARCHED), [], folder), search)
-
-
-def scored_card(job, accuracy):
-    from hoptm_plugin.results.card import Card, software_versions
-
-    settings = job.settings
-    matrix = [[round(accuracy * 10), 10 - round(accuracy * 10)], [0, 0]]
-    row = {"accuracy": accuracy, "balanced_accuracy": accuracy, "macro_auroc": None, "macro_f1": 0,
-           "recall_per_class": [accuracy, None], "support": [10, 0], "confusion": matrix,
-           "calibration": None}  # fmt: skip
-    return Card.model_validate({
-        "schema": 1, "method": settings.method_id, "title": settings.method_title, "ipc": settings.ipc,
-        "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 10,
-                    "test": 10},
-        "seed": settings.seed, "protocol": settings.protocol.model_dump(mode="json"), "selection": "last",
-        "evaluations": [Evaluation.from_metrics("convnet", [row, row])], "software": software_versions(),
-        "config_sha256": job.config_sha256, "artefacts": {},
-        "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
-                 "peak_memory_bytes": None, "device": "cpu"},
-    })  # fmt: skip
-
-
-@pytest.fixture
-def searched(tmp_path):
-    def with_accuracies(*accuracies):
-        plan = Plan(Suite.model_validate(SMALL | SEARCHED), [], tmp_path / "out")
-        return finished(searching(plan), accuracies, tmp_path / "out")
-
-    return with_accuracies
-
-
-def test_the_best_candidate_is_taken_and_recorded(searched):
-    plan = searched(0.2, 0.5, None, 0.5)
-    chosen = [job.settings for job in plan.jobs if job.settings.method_id == "mtt"]
-    assert {(one.distillation.images.learning_rate, one.method["step_size"]) for one in chosen} == {(10, 0.02)}
-    own, again, judged = (plan.jobs[at].settings.tuning for at in (0, 3, 4))
-    assert own.chosen == CANDIDATES[1], "the first of equals"
-    assert [(each.settings, each.accuracy) for each in own.candidates] == list(
-        zip(CANDIDATES, (0.2, 0.5, None, 0.5), strict=True)
-    )
-    assert (own.split, own.seed, own.networks, own.reused) == ("validation", 100, 2, None)
-    assert again == own.model_copy(update={"reused": "MTT"})
-    assert judged == own
-    assert plan.jobs[2].settings.tuning is None, "nothing was searched for"
-
-
-def test_a_search_that_failed_altogether_is_one_error(searched):
-    with pytest.raises(ConfigurationError, match=r"MTT: every candidate of its search failed; see .*out-search"):
-        searched(None, None, None, None)
-
-
-def test_cards_of_other_settings_are_no_results(tmp_path):
-    """A folder's name says sweep, method, IPC and seed: a card in it may be of an earlier version of the suite."""
-    sweeps = [{"title": "one", "overrides": ["method=mtt", "ipc=1"]}]
-    older, newer = (
-        Plan(Suite.model_validate(SMALL | {"sweeps": sweeps}), [f"distillation.iterations={count}"], tmp_path)
-        for count in (5, 6)
-    )
-    (job,) = older.jobs
-    write_card(scored_card(job, 0.5), tmp_path / job.folder.replace("*", "digits") / "result.json")
-    assert (older.failed(), [each.name for each in newer.failed()]) == ([], [job.name])
-    noted = Plan(older.suite, [*older.extra, "note=other words"], tmp_path)
-    assert noted.failed() == [], "a note changes nothing"
-
-
-@pytest.mark.parametrize(
-    ("extra", "named"),
-    [("method.step_size=0.5", r"method\.step_size: is what the suite's search chooses"),
-     ("+method.step_size=0.5", r"method\.step_size: is what"), ("ipc=1,2", "give one value of every other setting")],
-)  # fmt: skip
-def test_settings_that_a_search_cannot_have_are_refused_before_it(extra, named):
-    with pytest.raises(ConfigurationError, match=named):
-        searching(small(extra, **SEARCHED))
-
-
-def test_a_variant_s_own_sweeps_must_refer_to_each_other():
-    variants = {"cpu": {"note": "less", "sweeps": SEARCHED["sweeps"][1:]}}
-    with pytest.raises(ConfigurationError, match=r"--variant cpu: .*alike: settings_of names no sweep with a search"):
-        Suite.model_validate(SMALL | SEARCHED | {"variants": variants}).varied("cpu")
-
-
-def test_before_the_search_the_first_candidate_stands_in():
-    plan = supposed(small(**SEARCHED))
-    mtt = [job.settings for job in plan.jobs if job.settings.method_id == "mtt"]
-    assert {(one.distillation.images.learning_rate, one.method["step_size"], one.tuning) for one in mtt} == {
-        (10, 0.01, None)
-    }
-
-
-def test_sets_are_judged_again_without_distilling():
-    plan = supposed(small(**SEARCHED))
-    (job,) = (job for job in plan.jobs if job.evaluates)
-    assert (job.evaluates, job.folder) == ("0/1-mtt-digits-ipc1-seed1", "3/0-eval")
-    assert (job.settings.networks, job.settings.seed, job.expert_epochs) == (["alexnet"], 1, 0)
-    command = plan.commands()[3]
-    assert command[:2] == ["eval", "-m"]
-    assert "synthetic=out/0/1-mtt-digits-ipc1-seed1" in command
-    cost = estimate.estimate(plan.jobs, SIZE, [], timer=lambda *what: 1.0)
-    assert (cost.jobs[-1].distillation, cost.jobs[-1].store) == (0, None)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"settings_of": "random"}, "settings_of names no sweep with a search"),
-        ({"evaluates": ["nobody"]}, "names what does not exist: nobody"),
-        ({"tables": ["none"]}, "names what does not exist: none"),
-        ({"title": "random"}, "sweeps are called alike: random"),
-        ({"seeds": [1]}, "seeds and ipc choose among sets to evaluate"),
-        ({"ipc": 1}, "seeds and ipc choose among sets to evaluate"),
-    ],
-)
-def test_suites_that_refer_to_nothing_are_refused(change, named):
-    sweeps = [*SEARCHED["sweeps"][:2], SEARCHED["sweeps"][1] | {"title": "other"} | change]
-    with pytest.raises(ValueError, match=named):
-        Suite.model_validate(SMALL | SEARCHED | {"sweeps": sweeps})
