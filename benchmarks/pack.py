@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HopTMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    settings = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={grammar(raw.class_names)}"]
+    read = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={grammar(raw.class_names)}"]
     print(f"{len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; read them with")
-    print(shlex.join(settings))
+    print(shlex.join(read))
     return 0
 
 

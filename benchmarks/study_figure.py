@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -67,5 +68,4 @@ def described(svg: str) -> list[dict[str, Any]]:
     """Return the numbers that a picture of :func:`draw` shows."""
     found = re.search(r"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
     assert found is not None
-    text = found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return json.loads(text)
+    return json.loads(html.unescape(found[1]))
