@@ -67,7 +67,10 @@ class TestSchedulers(SchedulerContract):
 
 
 class TestSchedules(ScheduleContract):
-    specs: ClassVar = [{"name": "geometric", "start": 0.1, "growth": 2, "every": 2}]
+    specs: ClassVar = [
+        {"name": "geometric", "start": 0.1, "growth": 2, "every": 2},
+        {"name": "linear", "start": 0.1, "end": 1.0, "over": 3},
+    ]
 
 
 class TestSamplers(SamplerContract):
