@@ -6,6 +6,7 @@ A thin argparse dispatcher hands everything after the command to Hydra. Heavy im
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -256,6 +257,8 @@ def _job(command: str, work: Callable[[dict[str, Any], list[str], str, Path], No
         fail(text, error.exit_code)
     finally:
         remove_if_empty(folder)
+        # data and networks stand in cycles: a sweep would hold those of several jobs until Python looks for them
+        gc.collect()
 
 
 def _run(config: DictConfig) -> None:

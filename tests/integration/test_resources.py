@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,6 +111,27 @@ def test_memory_that_runs_out(where, tmp_path):
     if where == "distillation":  # the remedy, in the same memory
         done = fork(*arguments, "runtime.unroll=adjoint", cwd=tmp_path, before=limited)
         assert done.code == 0, done.err
+
+
+HELD = """
+import gc, sys
+from hoptm_plugin.cli import main
+gc.disable()  # so that only what a job lets go, or has looked for, is gone
+main(sys.argv[1:])
+import torch
+print("held:", sum(each.nbytes for each in gc.get_objects() if isinstance(each, torch.Tensor)))
+"""
+
+
+def test_a_sweep_holds_no_data_of_earlier_jobs(tmp_path):
+    tiny = ("network.width=4", "network.depth=2", "protocol.repeats=1", "protocol.epochs=1",
+            "protocol.random_subset=false", "runtime.compile=false", "runtime.threads=1")  # fmt: skip
+    arguments = ("run", "-m", "method=random", "dataset=digits", "seed=0,1", *tiny, f"hydra.sweep.dir={tmp_path}/runs")
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    one_job = 1797 * 32 * 32 * 4  # the digits, as float32
+    assert int(done.stdout.rpartition("held:")[2]) < one_job / 2
 
 
 def test_a_process_that_was_killed_is_remembered(npz_file, tmp_path):
