@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from rich import box
 from rich.table import Table
 
-from hoptm_plugin.commands.assembly import Parts, network_label, resolve_device
-from hoptm_plugin.commands.settings import RunSettings
+from hoptm_plugin.cli.console import output_console
 from hoptm_plugin.core.interfaces import NetworkBuilder
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import load
 from hoptm_plugin.networks import create
-from hoptm_plugin.results.console import output_console
+from hoptm_plugin.runs.assembly import Parts, network_label, resolve_device
+from hoptm_plugin.runs.settings import RunSettings
 
 SECONDS, BATCH, FLOAT_BYTES = 1.0, 32, 4
 Shape: TypeAlias = tuple[int, int, int]

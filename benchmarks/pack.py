@@ -21,11 +21,11 @@ from suite_plan import grammar
 
 import hoptm_plugin.builtin  # noqa: F401  registers the readers
 from hoptm_plugin import Seeds
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import HopTMError
-from hoptm_plugin.core.files import write_atomically
 from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.storage.files import write_atomically
 
 
 def arrays(raw: RawImages) -> dict[str, np.ndarray]:

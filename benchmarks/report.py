@@ -22,17 +22,17 @@ from typing import Any
 import torch
 import yaml
 
-from hoptm_plugin.commands.folder import RunFolder
-from hoptm_plugin.core.files import write_text
+from hoptm_plugin.cards.card import Card, write_card
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.software import software_versions
 from hoptm_plugin.engine.metrics import classification_metrics
-from hoptm_plugin.results.card import Card, write_card
-from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.images import write_grid
-from hoptm_plugin.results.software import software_versions
+from hoptm_plugin.runs.folder import RunFolder
+from hoptm_plugin.runs.grid import write_grid
+from hoptm_plugin.storage.files import write_text
 
 METHODS = {"hoptm": "HoP-TM", "mtt": "MTT", "ftd": "FTD", "att": "ATT", "datm": "DATM"}
 CLASSES, NETWORKS, TEST, LINES = 10, 5, 1000, 1000
-PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli")
+PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli.entry")
 LIMITS = "limits: 30 s, 20 MB"
 
 

@@ -24,8 +24,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as hoptm-be
 from scaling_points import ENOUGH_SECONDS, REPEATS, ROUNDS, Point, grid, measure_all
 from scaling_report import SUSTAINED, report
 
-from hoptm_plugin.core.files import write_json, write_text
-from hoptm_plugin.results.software import software_versions
+from hoptm_plugin.cards.software import software_versions
+from hoptm_plugin.storage.files import write_json, write_text
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "scaling.json", HERE / "scaling.md"

@@ -23,8 +23,8 @@ from estimate import FLOAT_BYTES, DataSize, Job, Store
 from scaling_points import CHANNELS, EXPERT_EPOCHS, Point, Stage
 from scipy.optimize import nnls
 
-from hoptm_plugin.core.compute import KEEP_UP_TO, forward_operations
 from hoptm_plugin.networks import ConvNet
+from hoptm_plugin.runtime.compute import KEEP_UP_TO, forward_operations
 
 Work: TypeAlias = dict[str, float]
 Terms: TypeAlias = Callable[[Point], Work]

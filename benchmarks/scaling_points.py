@@ -21,10 +21,9 @@ import torch
 import torch._dynamo  # which the first torch.optim.SGD of a process imports: here once for all
 
 from hoptm_plugin.augment import DSA
-from hoptm_plugin.core.compute import Compute, keep_freed_memory
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.interfaces import Task
-from hoptm_plugin.core.progress import Progress, Shown
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.settings import Distillation, Optimiser, Protocol, StepSizeOptimiser
@@ -34,6 +33,8 @@ from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
 from hoptm_plugin.networks import ConvNet, create
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.runtime.compute import keep_freed_memory
+from hoptm_plugin.runtime.progress import Progress, Shown
 from hoptm_plugin.schedulers import SelfPaced
 from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
 from hoptm_plugin.trajectory.student import StudentStep

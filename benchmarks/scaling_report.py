@@ -30,7 +30,7 @@ from scaling_points import Point, Stage
 from scaling_targets import targets
 from scaling_text import ASSUMED, FITTED, HEAD, LIMITS, MEMORY, OUTSIDE, SCALES, STORAGE
 
-from hoptm_plugin.core.compute import KEEP_UP_TO
+from hoptm_plugin.runtime.compute import KEEP_UP_TO
 
 Records: TypeAlias = Sequence[tuple[Point, Mapping[str, Any]]]
 Models: TypeAlias = dict[str, Model]

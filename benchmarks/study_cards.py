@@ -10,10 +10,10 @@ from pathlib import Path
 from suite_file import FULL, SUITES, Suite, load_suite
 from suite_tables import compared, named_tables
 
+from hoptm_plugin.cards.card import FILE_NAME, Card, read_card
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import write_bytes
-from hoptm_plugin.results.card import FILE_NAME, Card, read_card
-from hoptm_plugin.results.compare import Comparison
+from hoptm_plugin.storage.files import write_bytes
+from hoptm_plugin.tables.compare import Comparison
 
 RESULTS = Path(__file__).parent / "results"
 STUDY = ("study_bloodcells", "study_covid19cxr", "study_cifar10")

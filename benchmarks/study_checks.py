@@ -23,18 +23,19 @@ from study_sections import CHECKS, FRACTIONS, PARTS
 from suite_file import FULL
 from torch import Tensor
 
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.assembly import Workbench
-from hoptm_plugin.commands.folder import CARD, CONFIG, SYNTHETIC, read_config
-from hoptm_plugin.commands.settings import RunSettings, validate_settings
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
-from hoptm_plugin.core.files import write_json
 from hoptm_plugin.core.interfaces import value_at
 from hoptm_plugin.core.observations import TrajectoryPair
-from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.training import predict
 from hoptm_plugin.loggers import METRICS
+from hoptm_plugin.runs.assembly import Workbench
+from hoptm_plugin.runs.folder import CARD, CONFIG, SYNTHETIC, read_config
+from hoptm_plugin.runs.settings import RunSettings, validate_settings
+from hoptm_plugin.runtime.progress import silent
+from hoptm_plugin.storage.files import write_json
+from hoptm_plugin.storage.sets import read_set
 from hoptm_plugin.trajectory import TrajectoryMatching
 
 Folders: TypeAlias = Sequence[tuple[Path, RunSettings]]
@@ -184,7 +185,7 @@ def _shapes(found: Folders) -> list[dict[str, Any]]:
     rows = []
     for folder, settings in found:
         if settings.method_title == UNPACED and settings.seed == 0:
-            share = shares(Workbench(settings, silent), SyntheticSet.load(folder / SYNTHETIC))
+            share = shares(Workbench(settings, silent), read_set(folder / SYNTHETIC))
             rows.append({"ipc": settings.ipc, "width": settings.network["width"],
                          "student_steps": settings.method["student_steps"], **share})  # fmt: skip
             if settings.dataset["name"] == "npz":

@@ -11,10 +11,10 @@ from study_cards import RESULTS, Study
 from study_cards import pilots as pilot_cards
 from suite_file import MAIN
 
-from hoptm_plugin.core.files import read_json
+from hoptm_plugin.cards.card import Card, read_card
+from hoptm_plugin.cards.words import percent
 from hoptm_plugin.engine.metrics import summarise
-from hoptm_plugin.results.card import Card, read_card
-from hoptm_plugin.results.console import percent
+from hoptm_plugin.storage.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = [ROOT / "hoptm_plugin" / "conf" / "recipe", ROOT / "baselines" / "hoptm_baselines" / "conf" / "recipe"]

@@ -25,13 +25,13 @@ from suite_plan import Plan
 from suite_search import searching, settled, supposed
 from suite_tables import compared, markdown, named_tables
 
-from hoptm_plugin.commands.folder import CARD
 from hoptm_plugin.core.errors import HopTMError
-from hoptm_plugin.core.stopping import Stopped, stop_on_signals
 from hoptm_plugin.data import check_spec
-from hoptm_plugin.results.tables import render
+from hoptm_plugin.runs.folder import CARD
+from hoptm_plugin.runtime.stopping import Stopped, stop_on_signals
+from hoptm_plugin.tables.formats import render
 
-BENCH = [sys.executable, "-m", "hoptm_plugin.cli"]
+BENCH = [sys.executable, "-m", "hoptm_plugin.cli.entry"]
 
 
 def print_list(plan: Plan) -> None:

@@ -10,9 +10,9 @@ import yaml
 from estimate import DataSize
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hoptm_plugin.commands.settings import Published
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.registry import validation_problems
+from hoptm_plugin.runs.settings import Published
 
 SUITES, FULL, MAIN = Path(__file__).parent / "suites", "full", "main"
 

@@ -14,13 +14,13 @@ from estimate import Job, expert_stores
 from hydra.errors import HydraException, OverrideParseException
 from suite_file import Suite, Sweep
 
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.assembly import Parts, build_parts
-from hoptm_plugin.commands.composition import changes_what_was_published, explicit_paths
-from hoptm_plugin.commands.folder import CARD, SYNTHETIC, config_sha256
-from hoptm_plugin.commands.settings import RunSettings, validate_settings
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.runs.assembly import Parts, build_parts
+from hoptm_plugin.runs.composition import changes_what_was_published, explicit_paths
+from hoptm_plugin.runs.folder import CARD, SYNTHETIC, config_sha256
+from hoptm_plugin.runs.settings import RunSettings, validate_settings
 
 EVALUATION = "-eval"  # at the end of the folders of evaluations, which have no method, IPC and seed in their names
 

@@ -11,8 +11,8 @@ from estimate import Job
 from suite_file import Sweep
 from suite_plan import Plan, expand, grammar
 
+from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.results.card import read_card
 
 # a search's runs never look at the test split
 JUDGED_ON = "protocol.split=validation"

@@ -8,8 +8,8 @@ from pathlib import Path
 from suite_file import MAIN, Suite, Table
 
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.results.compare import Comparison, compare, find_cards
-from hoptm_plugin.results.tables import render
+from hoptm_plugin.tables.compare import Comparison, compare, find_cards
+from hoptm_plugin.tables.formats import render
 
 
 def named_tables(suite: Suite) -> list[str]:

@@ -21,7 +21,7 @@ from suite_file import MAIN
 from suite_tables import markdown
 
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
-from hoptm_plugin.core.files import write_text
+from hoptm_plugin.storage.files import write_text
 
 PAGE, FIGURE = Path(__file__).parent / "TABLES.md", RESULTS / "study.svg"
 HEAD = """# Tables of the study

@@ -21,13 +21,13 @@ from sphinx.util.docutils import SphinxDirective
 
 import hoptm_plugin
 import hoptm_plugin.builtin
-from hoptm_plugin.commands.arguments import PLAIN
-from hoptm_plugin.commands.help import HELP, OVERVIEW, PROGRAM, SETTINGS_HELP
+from hoptm_plugin.cards.card import Card
+from hoptm_plugin.cards.software import Record
+from hoptm_plugin.cli.arguments import PLAIN
+from hoptm_plugin.cli.help import HELP, OVERVIEW, PROGRAM, SETTINGS_HELP
 from hoptm_plugin.core import interfaces
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.registry import Registry
-from hoptm_plugin.results.card import Card
-from hoptm_plugin.results.software import Record
 
 project = "hoptm-plugin"
 author = "The hoptm-plugin developers"

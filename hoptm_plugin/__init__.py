@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.engine.evaluation import real_subset
-    from hoptm_plugin.export.loading import load_distilled
+    from hoptm_plugin.exchange.loading import load_distilled
     from hoptm_plugin.networks.layers import features
     from hoptm_plugin.trajectory.initial import class_major
 
@@ -67,7 +67,7 @@ _HOMES = {
     "core.seeding": ("Seeds",),
     "core.synthetic": ("SyntheticSet",),
     "engine.evaluation": ("real_subset",),
-    "export.loading": ("load_distilled",),
+    "exchange.loading": ("load_distilled",),
     "networks.layers": ("features",),
     "trajectory.initial": ("class_major",),
 }  # fmt: skip

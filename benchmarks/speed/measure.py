@@ -24,7 +24,7 @@ import torch._dynamo  # which the first torch.optim.SGD of a process imports: pa
 from setting import EXPERT_EPOCHS, RATE, SEEDS, Job, distillation, network, noise
 
 from hoptm_plugin.augment import DSA
-from hoptm_plugin.core.compute import can_compile, keep_freed_memory
+from hoptm_plugin.cards.software import software_versions
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
@@ -32,16 +32,16 @@ from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.experts.training import train_experts
 from hoptm_plugin.networks import FlatNetwork
 from hoptm_plugin.networks.stack import TrainingLoss
-from hoptm_plugin.results.software import software_versions
+from hoptm_plugin.runtime.compute import can_compile, keep_freed_memory
 from hoptm_plugin.trajectory import StudentStep, unroll
 
 Figures = dict[str, float]
 MIB = 2**20
 STARTS = {
     "classical": ["-c", "import torch, torchvision"],
-    "help": ["-m", "hoptm_plugin.cli", "--help"],
-    "list": ["-m", "hoptm_plugin.cli", "list"],
-    "list methods": ["-m", "hoptm_plugin.cli", "list", "methods"],
+    "help": ["-m", "hoptm_plugin.cli.entry", "--help"],
+    "list": ["-m", "hoptm_plugin.cli.entry", "list"],
+    "list methods": ["-m", "hoptm_plugin.cli.entry", "list", "methods"],
 }
 
 

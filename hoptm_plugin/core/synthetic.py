@@ -1,36 +1,17 @@
-"""The product of a distillation: synthetic images with labels and a step size, stored without pickle."""
+"""The product of a distillation: synthetic images with labels and a step size."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from hoptm_plugin.core.dataset import Normalisation
-from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.mosaic import expand_mosaic
-from hoptm_plugin.core.tensors import read_tensors, write_tensors
-
-KIND, VERSION = "synthetic set", 2
-
-
-class _Metadata(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: str
-    version: int
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    normalisation: str
-    mosaic: int = Field(1, ge=1)
-    info: dict[str, Any]
 
 
 @dataclass
@@ -117,55 +98,3 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         return replace(
             self, images=change(self.images), labels=change(self.labels), step_size=step_size, info=dict(self.info)
         )
-
-    def _check_stored(self) -> None:
-        """Refuse what can be written down, but not be trained on."""
-        if not self.class_names:
-            raise ValueError("it names no classes")
-        channels, *sides = self.images.shape[1:]
-        if self.images.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"images are {self.images.dtype}, expected float32")
-        if any(side % self.mosaic for side in sides):
-            raise ValueError(f"images of {sides[0]}x{sides[1]} pixels are no mosaics of {self.mosaic}x{self.mosaic}")
-        mean, std = self.normalisation.mean, self.normalisation.std
-        usable = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
-        if not usable or not len(mean) == len(std) == channels:
-            raise ValueError(f"its normalisation is not of {channels} channels, or none")
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file with JSON metadata, whole or not at all."""
-        tensors = {"images": self.images, "labels": self.labels}
-        if self.step_size is not None:
-            tensors["step_size"] = self.step_size
-        normalisation = self.normalisation
-        metadata = _Metadata(kind=KIND, version=VERSION, class_names=self.class_names, mean=normalisation.mean,
-                             std=normalisation.std, normalisation=normalisation.kind, mosaic=self.mosaic,
-                             info=self.info)  # fmt: skip
-        write_tensors(path, tensors, metadata.model_dump(mode="json"))
-
-    @classmethod
-    def load(cls, path: Path) -> SyntheticSet:
-        """Read a stored set; refuse anything that is not one.
-
-        Raises:
-            FileFormatError: missing, damaged, another kind of file, or values that do not fit together.
-        """
-        tensors, raw = read_tensors(path, KIND)
-        try:
-            metadata = _Metadata.model_validate(raw)
-            if (metadata.kind, metadata.version) != (KIND, VERSION):
-                raise ValueError(f"it is a {metadata.kind} of version {metadata.version}")
-            if unknown := set(tensors) - {"images", "labels", "step_size"}:
-                raise ValueError(f"unknown tensors {sorted(unknown)}")
-            if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
-                raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
-            normalisation = Normalisation(metadata.mean, metadata.std, metadata.normalisation)
-            loaded = cls(tensors["images"], tensors["labels"], tensors.get("step_size"), metadata.class_names,
-                         normalisation, metadata.info, metadata.mosaic)  # fmt: skip
-            loaded._check_stored()
-            return loaded
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise FileFormatError(f"{path}: not a {KIND}: metadata {fault['loc']}: {fault['msg']}") from None
-        except (ValueError, KeyError) as error:
-            raise FileFormatError(f"{path}: not a valid {KIND} of version {VERSION}: {error}") from None

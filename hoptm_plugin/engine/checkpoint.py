@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import State
-from hoptm_plugin.core.tensors import read_tensors, write_tensors
+from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 KIND, VERSION, SEPARATOR = "distillation checkpoint", 2, "/"
 REMEDY = "restore it, or delete it to begin again what it is of"

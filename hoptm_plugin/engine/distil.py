@@ -15,15 +15,15 @@ from torch import Tensor
 from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.loggers import RunLogger
-from hoptm_plugin.core.memory import memory_named
-from hoptm_plugin.core.progress import Progress, ProgressFactory
-from hoptm_plugin.core.stopping import asked_to_stop, deferred, stop_if_asked
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.average import MovingAverage
 from hoptm_plugin.engine.checkpoint import REMEDY, read_checkpoint, take_back, write_checkpoint
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
 from hoptm_plugin.loggers import GuardedLoggers, JsonLines, Mark
+from hoptm_plugin.runtime.memory import memory_named
+from hoptm_plugin.runtime.progress import Progress, ProgressFactory
+from hoptm_plugin.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 
 CHECKPOINT = "checkpoint.safetensors"
 NEEDS_LESS = (

@@ -10,18 +10,19 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hoptm_plugin.core.compute import Compute, keep_freed_memory
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.interfaces import Augmentation, State
-from hoptm_plugin.core.memory import memory_named
-from hoptm_plugin.core.progress import ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.core.stopping import deferred
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.metrics import classification_metrics
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import predict, train_networks
 from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.runtime.compute import keep_freed_memory
+from hoptm_plugin.runtime.memory import memory_named
+from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.runtime.stopping import deferred
 
 CreateNetwork: TypeAlias = Callable[[torch.Generator], nn.Module]
 NEEDS_LESS = "set runtime.parallel_networks=1 or runtime.compile=false, or take a smaller protocol.batch"
@@ -30,7 +31,7 @@ NEEDS_LESS = "set runtime.parallel_networks=1 or runtime.compile=false, or take 
 class FinishedNetworks:
     """What is known of networks that were trained and tested; this base forgets it all.
 
-    One that is kept on the disk lets an interrupted evaluation go on: :mod:`hoptm_plugin.results.finished`.
+    One that is kept on the disk lets an interrupted evaluation go on: :mod:`hoptm_plugin.runs.finished`.
     """
 
     def known(self, kind: str, network: str, repeat: int) -> dict[str, Any] | None:

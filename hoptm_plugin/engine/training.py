@@ -13,10 +13,10 @@ from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.interfaces import Augmentation, State
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.core.stopping import asked_to_stop, stop_if_asked
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
+from hoptm_plugin.runtime.stopping import asked_to_stop, stop_if_asked
 
 SAVE_EVERY = 300.0  # seconds between copies of a training on disk
 

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError, StorageError
-from hoptm_plugin.core.files import (
+from hoptm_plugin.experts.recipe import ExpertRecipe
+from hoptm_plugin.storage.files import (
     check_checksum,
     read_json,
     remove_leftovers,
     with_checksum,
     write_json,
 )
-from hoptm_plugin.core.locks import Lock
-from hoptm_plugin.core.tensors import read_header, read_rows, read_tensors, write_tensors
-from hoptm_plugin.experts.recipe import ExpertRecipe
+from hoptm_plugin.storage.locks import Lock
+from hoptm_plugin.storage.tensors import read_header, read_rows, read_tensors, write_tensors
 
 TENSOR, VELOCITY = "parameters", "velocity"
 KIND, BEGUN, VERSION, MANIFEST = "expert", "begun expert", 2, "manifest.json"

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from hoptm_plugin.augment.side_by_side import augment_side_by_side
-from hoptm_plugin.core.compute import Compute, keep_freed_memory
+from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
-from hoptm_plugin.core.memory import memory_named
-from hoptm_plugin.core.progress import Progress, ProgressFactory
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.core.stopping import deferred
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.experts.store import Begun, ExpertStore, StoredTrajectories
 from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.runtime.compute import keep_freed_memory
+from hoptm_plugin.runtime.memory import memory_named
+from hoptm_plugin.runtime.progress import Progress, ProgressFactory
+from hoptm_plugin.runtime.stopping import deferred
 
 TINY = 1e-12
 SAVE_EVERY, LOOK_EVERY = 300.0, 1.0  # seconds: between copies of a training on disk; between looks at others' experts

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_bounded, storage_error, write_bytes
 from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.storage.files import read_bounded, storage_error, write_bytes
 
 METRICS = "metrics.jsonl"
 LARGEST_BYTES = 2**30

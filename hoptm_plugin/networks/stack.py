@@ -12,9 +12,10 @@ from torch.autograd import grad
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
-from hoptm_plugin.core.compute import TrainingPrecision, compile_step, graph_bytes
+from hoptm_plugin.core.compute import TrainingPrecision
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.initialise import has_buffers
+from hoptm_plugin.runtime.compute import compile_step, graph_bytes
 
 
 class TrainingLoss:

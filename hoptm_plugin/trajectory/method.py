@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.compute import keep_freed_memory
 from hoptm_plugin.core.errors import ConfigurationError, Problems
 from hoptm_plugin.core.interfaces import (
     Gradient,
@@ -31,6 +30,7 @@ from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.registry import convert
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.plan import plan_batches
 from hoptm_plugin.trajectory.segments import PrefetchedSegments

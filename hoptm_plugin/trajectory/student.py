@@ -12,8 +12,9 @@ from torch.autograd import grad
 from torch.func import grad_and_value, jvp
 from torch.nn.functional import cross_entropy
 
-from hoptm_plugin.core.compute import Precision, compile_step, graph_bytes
+from hoptm_plugin.core.compute import Precision
 from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.runtime.compute import compile_step, graph_bytes
 
 Products: TypeAlias = tuple[Tensor, tuple[Tensor, ...]]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = ["hydra", "hoptm_plugin.commands.run", "hoptm_plugin.commands.evaluate", "hoptm_plugin.commands.report",
-             "hoptm_plugin.commands.export", "hoptm_plugin.results.console"]  # fmt: skip
+PRELOADED = ["hydra", "hoptm_plugin.runs.running", "hoptm_plugin.runs.judging", "hoptm_plugin.pages.report",
+             "hoptm_plugin.exchange.export", "hoptm_plugin.cli.console"]  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 SECONDS = 120
 
@@ -40,7 +40,7 @@ class Result:
     err: str
 
 
-PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli")
+PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli.entry")
 
 
 def start(
@@ -148,7 +148,7 @@ def _forked(
     os.environ.update(ONE_THREAD | environment)
     if before is not None:
         before()
-    from hoptm_plugin.cli import main
+    from hoptm_plugin.cli.entry import main
 
     main(arguments)
 

@@ -14,8 +14,8 @@ from typing import Any
 import command_line
 import yaml
 
-from hoptm_plugin.core.files import with_checksum
-from hoptm_plugin.core.tensors import read_tensors, write_tensors
+from hoptm_plugin.storage.files import with_checksum
+from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 ESCAPE = "\x1b[31m"
 SECRET = "value-of-the-environment"

@@ -7,7 +7,7 @@ from generated import NPZ
 from safetensors.torch import load_file
 from test_reproducibility import bits, kill_when
 
-from hoptm_plugin.commands.environment import COMPILED_CODE
+from hoptm_plugin.runtime.environment import COMPILED_CODE
 
 # mini-batches of 4 and 2 images, so that steps of two shapes are compiled
 BUDGET = (

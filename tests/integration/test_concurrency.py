@@ -46,7 +46,7 @@ def test_four_processes_build_one_store(npz_file, tmp_path):
     assert sorted(path.name for path in store.iterdir()) == files
 
     assert fork(*experts(npz_file, tmp_path / "alone"), cwd=tmp_path).code == 0
-    from hoptm_plugin.core.tensors import read_tensors
+    from hoptm_plugin.storage.tensors import read_tensors
 
     (alone,) = (tmp_path / "alone").iterdir()
     for name in files[:-1]:

@@ -12,18 +12,18 @@ from command_line import TINY_RUN, fork
 from damages import damages
 from generated import NPZ, write_images, write_npz
 
-from hoptm_plugin.commands.folder import read_config
-from hoptm_plugin.commands.report import read_run
+from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import load
 from hoptm_plugin.engine.checkpoint import read_checkpoint
+from hoptm_plugin.exchange.loading import load_distilled
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import Begun
-from hoptm_plugin.export.loading import load_distilled
 from hoptm_plugin.loggers import JsonLines
-from hoptm_plugin.results.card import read_card
-from hoptm_plugin.results.finished import KeptNetworks
+from hoptm_plugin.pages.report import read_run
+from hoptm_plugin.runs.finished import KeptNetworks
+from hoptm_plugin.runs.folder import read_config
 
 DAMAGES, LEAST = 42, 1000
 

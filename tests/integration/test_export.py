@@ -21,7 +21,8 @@ from generated import NPZ
 from test_run import names, sha256, succeed
 
 from hoptm_plugin import Normalisation, SyntheticSet, load_distilled
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.storage.sets import read_set, write_set
 
 FORMATS = ("medmnist", "folder", "safetensors", "ddranking")
 SCORES = ("protocol.repeats=3", "protocol.epochs=60", "protocol.random_subset=false", "network.width=16",
@@ -157,9 +158,9 @@ def refuse(result, *says):
 
 def test_what_is_refused(bench, tmp_path, finished_run, exported):
     shutil.copytree(finished_run, tmp_path / "copy")
-    other = SyntheticSet.load(tmp_path / "copy/synthetic.safetensors")
+    other = read_set(tmp_path / "copy/synthetic.safetensors")
     other.images += 1
-    other.save(tmp_path / "copy/synthetic.safetensors")
+    write_set(other, tmp_path / "copy/synthetic.safetensors")
     refuse(bench("export", "copy", "--format", "folder"), "is not the set that result.json beside it judges")
     succeed(bench("export", "copy/synthetic.safetensors", "--format", "folder", "-o", "set"))
     refuse(
@@ -173,7 +174,7 @@ def test_what_is_refused(bench, tmp_path, finished_run, exported):
     refuse(bench("export", str(finished_run), "--format", "folder", "--licence", "a\nb"), "--licence: must be one line")
     whitened = SyntheticSet(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), None, ("a", "b"),
                             Normalisation((0.0,) * 3, (1.0,) * 3, "zca"))  # fmt: skip
-    whitened.save(tmp_path / "whitened.safetensors")
+    write_set(whitened, tmp_path / "whitened.safetensors")
     refuse(bench("export", "whitened.safetensors", "--format", "medmnist"), "ZCA-whitened", "safetensors or ddranking")
     assert names(tmp_path) == {"copy", "set", "empty", "whitened.safetensors"}
 
@@ -249,7 +250,7 @@ def test_the_cards_code_trains_without_this_package(foreign, bench, tmp_path):
         synthetic = SyntheticSet(
             images, targets, torch.tensor(0.02), ('a, "b"', "c/d", "#é"), normalisation, {}, mosaic
         )
-        synthetic.save(tmp_path / f"{kind}.safetensors")
+        write_set(synthetic, tmp_path / f"{kind}.safetensors")
         for form in FORMATS:
             succeed(bench("export", f"{kind}.safetensors", "--format", form))
             folders.append(str(tmp_path / f"{kind}-{form}"))

@@ -12,7 +12,7 @@ from command_line import TINY_RUN, card
 from generated import NPZ
 from small_disk import FULL, PAGE, contents, mounted, nothing_partial, only_error, pages
 
-from hoptm_plugin.core.tensors import read_tensors
+from hoptm_plugin.storage.tensors import read_tensors
 
 BEFORE = ("config.yaml", "initial.png", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors",
           "synthetic.png", "evaluations.json", "result.json")  # fmt: skip
@@ -220,7 +220,7 @@ def test_tensorboard_without_space_is_left_out_with_one_line(disk, tmp_path):
 TENSORBOARD = """
 import sys
 from pathlib import Path
-from hoptm_plugin.commands.streams import plain_warnings
+from hoptm_plugin.cli.streams import plain_warnings
 from hoptm_plugin.loggers import GuardedLoggers, TensorBoard
 plain_warnings()
 logger = GuardedLoggers([("tensorboard", TensorBoard())])
@@ -269,7 +269,7 @@ def test_a_whole_process_whose_output_caches_and_temporary_files_find_no_space(d
     disk.resize(1)
     (disk / "ballast").write_bytes(bytes(PAGE))
     places = dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "HOME"), str(disk.path))
-    program = ("sh", "-c", f'exec "{sys.executable}" -m hoptm_plugin.cli "$@" >/dev/full', "sh")
+    program = ("sh", "-c", f'exec "{sys.executable}" -m hoptm_plugin.cli.entry "$@" >/dev/full', "sh")
     result = command_line.call(
         "run", *tiny, f"experts.root={undisturbed / 'experts'}", "hydra.run.dir=out", cwd=tmp_path, program=program,
         environment={**places, "PYTHONUNBUFFERED": ""},

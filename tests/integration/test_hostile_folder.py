@@ -13,7 +13,7 @@ import pytest
 import torch
 from hostile import ESCAPE, Bomb, Place, pickled
 
-from hoptm_plugin.core.files import sha256
+from hoptm_plugin.storage.files import sha256
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from generated import NPZ
 from safetensors import safe_open
 from test_reproducibility import kill_when
 
-from hoptm_plugin import SyntheticSet
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.storage.sets import read_set
 
 PLAIN = (*NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
 ONE_EXPERT = ("experts.count=1", "experts.training.batch=8", "method.teacher_epoch=1")
@@ -81,7 +81,7 @@ def test_full_data_copies_no_images_into_the_run_folder(run, tmp_path):
 
 def test_idm_stores_mosaics_that_eval_takes_apart(run, bench, tmp_path):
     succeed(run("idm", "hydra.run.dir=out", "protocol.epochs=4"))
-    stored = SyntheticSet.load(tmp_path / "out/synthetic.safetensors")
+    stored = read_set(tmp_path / "out/synthetic.safetensors")
     assert (stored.mosaic, len(stored.images), len(stored)) == (2, 3, 12)
     succeed(bench("eval", f"synthetic={tmp_path / 'out'}", "hydra.run.dir=again"))
     assert card(tmp_path / "again")["evaluations"] == card(tmp_path / "out")["evaluations"]
@@ -90,7 +90,7 @@ def test_idm_stores_mosaics_that_eval_takes_apart(run, bench, tmp_path):
 
 def test_datm_learns_labels(run, tmp_path):
     succeed(run("datm", "hydra.run.dir=out"))
-    stored = SyntheticSet.load(tmp_path / "out/synthetic.safetensors")
+    stored = read_set(tmp_path / "out/synthetic.safetensors")
     assert stored.soft
     rows = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     assert all(row["skipped"] == 0 for row in rows)
@@ -121,7 +121,7 @@ def test_the_average_is_stored_judged_and_judged_again(run, bench, tmp_path):
 def test_tesla_changes_the_result_and_bad_gradients_are_named(run, tmp_path):
     for name in ("exact", "tesla"):
         succeed(run("mtt", f"method.gradient={name}", f"hydra.run.dir={name}", "method.step_size=0.1"))
-    sets = [SyntheticSet.load(tmp_path / name / "synthetic.safetensors").images for name in ("exact", "tesla")]
+    sets = [read_set(tmp_path / name / "synthetic.safetensors").images for name in ("exact", "tesla")]
     assert not torch.equal(*sets)
     refused = run("mtt", "method.gradient=approximate", "hydra.run.dir=no")
     assert refused.code == 2

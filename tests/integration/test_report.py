@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hoptm_plugin.core.files import with_checksum
+from hoptm_plugin.storage.files import with_checksum
 
 RESULTS = Path(__file__).parent / "older_cards"  # of a version that recorded less
 

@@ -49,7 +49,7 @@ def whole(folder):
     """Refuse temporary files, and what cannot be read."""
     left = [path for path in folder.rglob("*") if path.suffix == ".tmp" or path.name == ".lock"]
     assert left == []
-    from hoptm_plugin.core.tensors import read_tensors
+    from hoptm_plugin.storage.tensors import read_tensors
 
     for path in folder.rglob("*.safetensors"):
         read_tensors(path, "file")
@@ -115,7 +115,7 @@ def test_memory_that_runs_out(where, tmp_path):
 
 HELD = """
 import gc, sys
-from hoptm_plugin.cli import main
+from hoptm_plugin.cli.entry import main
 gc.disable()  # so that only what a job lets go, or has looked for, is gone
 main(sys.argv[1:])
 import torch

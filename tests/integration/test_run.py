@@ -18,8 +18,8 @@ from command_line import TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY_PROTOCOL, T
 from generated import NPZ, SIZE
 from PIL import Image
 
-from hoptm_plugin import SyntheticSet
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.storage.sets import read_set
 
 FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png",
          "initial.png", "result.json"}  # fmt: skip
@@ -64,7 +64,7 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     assert [evaluation.network for evaluation in found.evaluations] == ["convnet(depth=2,width=4)"]
     assert 0 <= found.evaluations[0].accuracy.mean <= 1
 
-    synthetic = SyntheticSet.load(folder / "synthetic.safetensors")
+    synthetic = read_set(folder / "synthetic.safetensors")
     assert synthetic.images.shape == (10, 1, 32, 32)
     assert synthetic.labels.tolist() == list(range(10))
     expected = {"method_id": method, "dataset": "digits", "ipc": 1, "seed": 0, "selection": "last"}
@@ -104,7 +104,7 @@ def test_npz_run(finished_run):
     found = read_card(finished_run)
     assert found.dataset.name == "generated"
     assert (found.dataset.train, found.dataset.validation, found.dataset.test) == (24, 6, 12)
-    assert SyntheticSet.load(finished_run / "synthetic.safetensors").images.shape == (3, 3, SIZE, SIZE)
+    assert read_set(finished_run / "synthetic.safetensors").images.shape == (3, 3, SIZE, SIZE)
 
 
 def test_folder_run(bench, tmp_path, image_folder):
@@ -112,7 +112,7 @@ def test_folder_run(bench, tmp_path, image_folder):
     succeed(bench("run", *dataset, *TINY_RUN, "ipc=2", "hydra.run.dir=out"))
     found = card(tmp_path / "out")
     assert (found["dataset"]["name"], found["dataset"]["classes"]) == ("shapes", ["disc", "square"])
-    assert SyntheticSet.load(tmp_path / "out/synthetic.safetensors").labels.tolist() == [0, 0, 1, 1]
+    assert read_set(tmp_path / "out/synthetic.safetensors").labels.tolist() == [0, 0, 1, 1]
 
 
 def test_covid19cxr_run_stores_its_split_and_never_reads_masks(bench, tmp_path, covid_folder):
@@ -138,7 +138,7 @@ def test_checkpoint_chosen_on_the_validation_split_with_soft_labels(bench, tmp_p
     )
     assert card(tmp_path / "out")["selection"] == "validation"
     assert "best on the validation split" in result.out
-    labels = SyntheticSet.load(tmp_path / "out/synthetic.safetensors").labels
+    labels = read_set(tmp_path / "out/synthetic.safetensors").labels
     assert labels.shape == (3, 3)
     assert labels.dtype == torch.float32
 

@@ -10,8 +10,8 @@ import pytest
 from command_line import TINY_NETWORK, TINY_PROTOCOL, TINY_RUN
 from generated import NPZ
 
-from hoptm_plugin.results.card import read_card
-from hoptm_plugin.results.robust import augmentation_robust_score, label_robust_score
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
 
 SOFT = ("method.labels.name=soft", "+method.labels.teacher_epoch=2")
 

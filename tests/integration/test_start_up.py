@@ -8,7 +8,7 @@ import pytest
 from command_line import call
 
 PACKAGE = Path(__file__).with_name("plugin_package") / "src"
-TIMED = (sys.executable, "-X", "importtime", "-m", "hoptm_plugin.cli")
+TIMED = (sys.executable, "-X", "importtime", "-m", "hoptm_plugin.cli.entry")
 HEAVY = {"torch", "torchvision", "kornia", "numpy", "pandas", "pydantic", "hydra", "hoptm_baselines"}
 ENTRY_POINTS = """
 [hoptm_plugin.plugins]
@@ -42,7 +42,7 @@ def timed(tmp_path):
 def test_neither_help_nor_lists_wait_for_torch(arguments, timed):
     result, modules = timed(*arguments.split())
     assert result.code == 0, result.err
-    assert "hoptm_plugin.commands.help" in modules
+    assert "hoptm_plugin.cli.help" in modules
     assert not {*HEAVY, "hoptm_direction"} & modules
 
 

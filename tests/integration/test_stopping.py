@@ -83,7 +83,7 @@ def test_a_stop_keeps_an_expert_that_is_not_finished(npz_file, tmp_path):
 
 
 def tensors_of(path):
-    from hoptm_plugin.core.tensors import read_tensors
+    from hoptm_plugin.storage.tensors import read_tensors
 
     return read_tensors(path, "expert")[0]["parameters"].numpy().tobytes()
 

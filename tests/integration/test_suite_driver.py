@@ -11,7 +11,7 @@ import command_line
 import pytest
 from command_line import TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY_PROTOCOL
 
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.cards.card import read_card
 
 DRIVER = (sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "suite.py"))
 TINY = (*TINY_NETWORK, *TINY_PROTOCOL, *TINY_EXPERTS, *TINY_LOOP)

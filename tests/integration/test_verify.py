@@ -8,7 +8,7 @@ import pytest
 from command_line import TINY_NETWORK, TINY_PROTOCOL
 from generated import NPZ, write_npz
 
-from hoptm_plugin.results.card import read_card, write_card
+from hoptm_plugin.cards.card import read_card, write_card
 
 
 def contents(folder):

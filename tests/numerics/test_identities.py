@@ -10,13 +10,13 @@ import torch
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.augment import DSA
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.interfaces import methods
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.engine.average import MovingAverage
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
+from hoptm_plugin.runs.settings import validate_settings
 
 ITERATIONS = 3
 SMALL = {"student_steps": 6, "expert_epochs": 2, "student_batch": 4, "step_size": 0.05}

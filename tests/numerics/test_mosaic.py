@@ -8,6 +8,7 @@ import torch
 from hoptm_plugin import SyntheticSet, expand_mosaic
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.storage.sets import read_set, write_set
 
 SIDE = 8
 
@@ -91,7 +92,7 @@ def test_the_set_to_train_on_repeats_labels_four_times(soft):
 
 def test_a_file_says_that_it_holds_mosaics(tmp_path):
     make_set().save(tmp_path / "set.safetensors")
-    loaded = SyntheticSet.load(tmp_path / "set.safetensors")
+    loaded = read_set(tmp_path / "set.safetensors")
     assert (loaded.mosaic, len(loaded)) == (2, 12)
     assert loaded.detached().mosaic == loaded.to(torch.device("cpu")).mosaic == 2
 
@@ -101,6 +102,6 @@ def test_a_mosaic_that_does_not_divide_the_images_is_refused(tmp_path):
         make_set(mosaic=3)
     whole = make_set()
     whole.mosaic = 5  # as a damaged file would say
-    whole.save(tmp_path / "set.safetensors")
+    write_set(whole, tmp_path / "set.safetensors")
     with pytest.raises(FileFormatError, match="no mosaics of 5x5"):
-        SyntheticSet.load(tmp_path / "set.safetensors")
+        read_set(tmp_path / "set.safetensors")

@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.compute import Compute
-from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.evaluation import Evaluator
@@ -20,6 +19,7 @@ from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertTraining, train_experts
 from hoptm_plugin.networks import ConvNet, create
 from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
+from hoptm_plugin.runtime.progress import silent
 
 SHAPE, CLASSES = (2, 8, 8), 3
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}

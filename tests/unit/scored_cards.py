@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hoptm_plugin.results.card import Card, software_versions
-from hoptm_plugin.results.evaluation import Evaluation
+from hoptm_plugin.cards.card import Card, software_versions
+from hoptm_plugin.cards.evaluation import Evaluation
 
 DSA, NONE = {"name": "dsa", "prob_flip": 0.5}, {"name": "none"}
 ONE, OTHER = "1" * 64, "2" * 64

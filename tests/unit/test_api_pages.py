@@ -23,8 +23,8 @@ import pytest
 
 import hoptm_plugin
 import hoptm_plugin.builtin  # registers the library's own parts
-from hoptm_plugin.commands.arguments import PLAIN
-from hoptm_plugin.commands.help import HELP
+from hoptm_plugin.cli.arguments import PLAIN
+from hoptm_plugin.cli.help import HELP
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
 

@@ -10,10 +10,10 @@ import torch
 
 from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import LossTerm, Method
-from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.settings import Distillation
+from hoptm_plugin.runtime.progress import Progress, silent
 from hoptm_plugin.trajectory.initial import class_major
 
 

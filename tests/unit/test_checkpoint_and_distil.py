@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError
 from hoptm_plugin.core.interfaces import LossTerm, Method
-from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.tensors import read_tensors, write_tensors
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.settings import Distillation
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
+from hoptm_plugin.runtime.progress import Progress, silent
 from hoptm_plugin.schedulers import Geometric, SelfPaced
+from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 from hoptm_plugin.trajectory import (
     HardLabels,
     RealImages,

@@ -7,13 +7,13 @@ import re
 import pytest
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
-from hoptm_plugin.cli import compose, main
-from hoptm_plugin.commands.cite import bibliography, citations
-from hoptm_plugin.core import references
+from hoptm_plugin.cli.entry import compose, main
 from hoptm_plugin.core.errors import ConfigurationError, PluginError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
-from hoptm_plugin.core.references import load_references, short_reference, split_entries
+from hoptm_plugin.runs import references
+from hoptm_plugin.runs.citing import bibliography, citations
+from hoptm_plugin.runs.references import load_references, short_reference, split_entries
 
 
 def cited(*overrides):

@@ -13,7 +13,7 @@ from suite_file import MAIN
 from suite_plan import Plan
 from suite_search import searching, settled
 
-from hoptm_plugin.results.card import read_card
+from hoptm_plugin.cards.card import read_card
 
 AGAIN = "rebuild with: python benchmarks/tables.py"
 

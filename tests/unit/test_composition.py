@@ -9,16 +9,16 @@ import pytest
 from hydra.core.plugins import Plugins
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
-from hoptm_plugin.cli import _settings
-from hoptm_plugin.commands.composition import apply_recipe, explicit_paths, overlay, resumed
-from hoptm_plugin.commands.folder import RunFolder, config_sha256, distillation_sha256, read_config, remove_if_empty
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.cli.entry import _settings
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.data.prepare import Preprocess
 from hoptm_plugin.experts import ExpertRecipe, ExpertTraining
-from hoptm_plugin.search_path import PluginSearchPath
+from hoptm_plugin.runs.composition import apply_recipe, explicit_paths, overlay, resumed
+from hoptm_plugin.runs.folder import RunFolder, config_sha256, distillation_sha256, read_config, remove_if_empty
+from hoptm_plugin.runs.search_path import PluginSearchPath
+from hoptm_plugin.runs.settings import validate_settings
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 MULTI_LABEL = "chestmnist"

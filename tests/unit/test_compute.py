@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from hoptm_plugin.commands.assembly import resolve_device
-from hoptm_plugin.commands.environment import COMPILED_CODE, prepare
-from hoptm_plugin.commands.settings import Runtime
-from hoptm_plugin.core import compute
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.networks import ConvNet
+from hoptm_plugin.runs.assembly import resolve_device
+from hoptm_plugin.runs.settings import Runtime
+from hoptm_plugin.runtime import compute
+from hoptm_plugin.runtime.environment import COMPILED_CODE, prepare
 
 
 def raising(error):

@@ -9,12 +9,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
-from hoptm_plugin.commands.listing import GROUPS, choices
+from hoptm_plugin.cli.listing import GROUPS, choices
 from hoptm_plugin.core.discovery import registered, registries
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import MODULES, load_plugins
 from hoptm_plugin.core.sources import UnresolvedError
-from hoptm_plugin.search_path import PluginSearchPath
+from hoptm_plugin.runs.search_path import PluginSearchPath
 
 PART = '''class Mine(Base):
     """

@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.errors import FileFormatError, HopTMError, StorageError
-from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.tensors import read_tensors, write_tensors
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, build_experts
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+from hoptm_plugin.runtime.progress import Progress, silent
+from hoptm_plugin.storage.sets import write_set
+from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 
 def recipe(**changes):
@@ -170,7 +171,7 @@ def test_nothing_appears_when_writing_fails(small, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("hoptm_plugin.core.files.os.fsync", fail)
+    monkeypatch.setattr("hoptm_plugin.storage.files.os.fsync", fail)
     for expert in (0, 1):
         with pytest.raises(StorageError, match=rf"expert-0000{expert}\.safetensors: cannot be written: disk full"):
             small.write(expert, torch.zeros(9, 3), [], 0.0)
@@ -298,6 +299,7 @@ def test_a_recipe_is_frozen():
 
 def test_a_synthetic_set_is_no_expert(small, make_data):
     data = make_data()
-    SyntheticSet(data.train.images, data.train.labels, None, data.class_names, data.normalisation).save(small.path(0))
+    data_set = SyntheticSet(data.train.images, data.train.labels, None, data.class_names, data.normalisation)
+    write_set(data_set, small.path(0))
     with pytest.raises(FileFormatError, match="expert-00000"):
         small.epochs(0)

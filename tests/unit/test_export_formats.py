@@ -17,13 +17,14 @@ from torchvision.datasets import ImageFolder
 
 from hoptm_plugin import Normalisation, SyntheticSet
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
-from hoptm_plugin.core.files import sha256
-from hoptm_plugin.export import writing
-from hoptm_plugin.export.datacard import text_of
-from hoptm_plugin.export.formats import folder_names, taken_apart
-from hoptm_plugin.export.manifest import read_manifest
-from hoptm_plugin.export.origin import Origin, real_images, recipe
-from hoptm_plugin.export.pixels import to_pixels
+from hoptm_plugin.exchange import writing
+from hoptm_plugin.exchange.datacard import text_of
+from hoptm_plugin.exchange.formats import folder_names, taken_apart
+from hoptm_plugin.exchange.manifest import read_manifest
+from hoptm_plugin.exchange.origin import Origin, real_images, recipe
+from hoptm_plugin.exchange.pixels import to_pixels
+from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.sets import write_set
 
 FORMATS = ("medmnist", "folder", "safetensors", "ddranking")
 NAMES = ("a/b\\c", "..", "Größe µ, \"x\"", "con")  # fmt: skip
@@ -45,7 +46,7 @@ def make_set(channels=1, soft=False, mosaic=1, step_size=0.02, names=NAMES, spre
 
 def write(synthetic, form, folder, origin=ORIGIN):
     stored = folder.parent / f"{folder.name}.safetensors"
-    synthetic.save(stored)
+    write_set(synthetic, stored)
     return writing.write_export(synthetic, stored, form, folder, origin)
 
 

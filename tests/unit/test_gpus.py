@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hoptm_plugin.core import gpus
+from hoptm_plugin.runtime import gpus
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from hoptm_plugin.augment import NoAugmentation
-from hoptm_plugin.commands.folder import config_sha256, distillation_sha256
-from hoptm_plugin.commands.settings import validate_settings
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks import ConvNet, create
+from hoptm_plugin.runs.folder import config_sha256, distillation_sha256
+from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runtime.progress import silent
 
 
 def judged(data, synthetic, **protocol):
@@ -63,7 +63,7 @@ def test_the_default_is_left_out_of_cards_and_digests():
 
 
 def test_other_labels_are_refused():
-    from hoptm_plugin.cli import compose
+    from hoptm_plugin.cli.entry import compose
 
     values = compose(["protocol.labels=soft"])[0]
     with pytest.raises(ConfigurationError, match=r"protocol\.labels.*'stored' or 'hard'"):

@@ -12,20 +12,21 @@ import torch
 from safetensors.torch import save
 
 from hoptm_plugin import SyntheticSet
-from hoptm_plugin.commands.folder import read_config
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import DataError, FileFormatError, StorageError
-from hoptm_plugin.core.files import read_json, with_checksum
-from hoptm_plugin.core.locks import Lock
-from hoptm_plugin.core.plain_yaml import load_plain
-from hoptm_plugin.core.tensors import read_header, read_tensors, write_tensors
 from hoptm_plugin.core.text import all_printable, printable
 from hoptm_plugin.data import arrays, memory
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import Begun
-from hoptm_plugin.results.finished import KeptNetworks
-from hoptm_plugin.results.images import LAYOUT, read_grid, write_grid
+from hoptm_plugin.runs.finished import KeptNetworks
+from hoptm_plugin.runs.folder import read_config
+from hoptm_plugin.runs.grid import LAYOUT, read_grid, write_grid
+from hoptm_plugin.storage.files import read_json, with_checksum
+from hoptm_plugin.storage.locks import Lock
+from hoptm_plugin.storage.plain_yaml import load_plain
+from hoptm_plugin.storage.sets import read_set, write_set
+from hoptm_plugin.storage.tensors import read_header, read_tensors, write_tensors
 
 
 def synthetic():
@@ -39,7 +40,7 @@ def stored(tmp_path):
     path = tmp_path / "set.safetensors"
 
     def store(change):
-        synthetic().save(path)
+        write_set(synthetic(), path)
         tensors, content = read_tensors(path, "synthetic set")
         change(tensors, content)
         write_tensors(path, tensors, content)
@@ -76,7 +77,7 @@ SETS = {
 @pytest.mark.parametrize("change", SETS.values(), ids=SETS)
 def test_sets_that_are_none(stored, change):
     with pytest.raises(FileFormatError, match=r"set\.safetensors"):
-        SyntheticSet.load(stored(change))
+        read_set(stored(change))
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.uint16])

@@ -3,7 +3,7 @@
 import pytest
 from hydra.errors import MissingConfigException
 
-from hoptm_plugin.hydra_errors import explain, of_a_launcher
+from hoptm_plugin.runs.hydra_errors import explain, of_a_launcher
 
 
 @pytest.mark.parametrize(("name", "extra"), [("joblib", "joblib"), ("submitit_slurm", "slurm"), ("ray", "ray")])

@@ -11,18 +11,20 @@ ROOT = Path(hoptm_plugin.__file__).parent
 BASELINES = ROOT.parent / "baselines/hoptm_baselines"
 LAYERS = [
     {"core"},
+    {"storage"},
+    {"runtime"},
     {"matchers", "schedulers", "augment", "networks", "data", "loggers"},
     {"trajectory", "experts"},
     {"engine"},
-    {"results"},
-    {"export"},
+    {"cards"},
+    {"runs"},
     {"builtin", "testing"},
-    {"commands", "search_path"},
-    {"hydra_errors"},
+    {"tables"},
+    {"pages", "exchange"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HYDRA_USERS = {"cli.py", "hydra_errors.py", "search_path.py"}
+HYDRA_USERS = {"entry.py", "hydra_errors.py", "search_path.py"}
 
 
 def imports(path):

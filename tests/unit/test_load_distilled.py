@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 import hoptm_plugin
 from hoptm_plugin import SyntheticSet, load_distilled
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import sha256, with_checksum
-from hoptm_plugin.export import loading
-from hoptm_plugin.export.formats import taken_apart
+from hoptm_plugin.exchange import loading
+from hoptm_plugin.exchange.formats import taken_apart
+from hoptm_plugin.storage.files import sha256, with_checksum
+from hoptm_plugin.storage.sets import write_set
 
 
 @pytest.mark.parametrize("form", ["medmnist", "folder"])
@@ -51,7 +52,7 @@ def test_native_files_run_folders_and_native_exports_come_back_to_the_last_bit(t
     before = make_set(3, soft=True, mosaic=2, kind="zca")
     write(before, "safetensors", tmp_path / "export")
     (tmp_path / "run").mkdir()
-    before.save(tmp_path / "run/synthetic.safetensors")
+    write_set(before, tmp_path / "run/synthetic.safetensors")
     for place in ("export", "export.safetensors", "run", "run/synthetic.safetensors"):
         path = tmp_path / place
         after = load_distilled(str(path) if as_text else path)
@@ -298,7 +299,7 @@ def test_labels_are_checked(tmp_path, fault):
 def test_a_native_export_must_be_the_set_its_manifest_describes(tmp_path):
     write(make_set(), "safetensors", tmp_path / "out")
     other = make_set(names=("a", "b", "c", "d"))
-    other.save(tmp_path / "out/synthetic.safetensors")
+    write_set(other, tmp_path / "out/synthetic.safetensors")
     refused(tmp_path / "out", "has changed since")
     resealed(tmp_path / "out", "synthetic.safetensors")
     refused(tmp_path / "out", "not those of export.json")

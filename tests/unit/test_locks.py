@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hoptm_plugin.core.errors import StorageError
-from hoptm_plugin.core.locks import Lock
+from hoptm_plugin.storage.locks import Lock
 
 FORK = multiprocessing.get_context("fork")
 PROCESSES, ROUNDS = 4, 250

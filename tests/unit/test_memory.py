@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hoptm_plugin.core.errors import HopTMError, OutOfMemoryError
-from hoptm_plugin.core.memory import memory_named
+from hoptm_plugin.runtime.memory import memory_named
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 3.00 GiB is "

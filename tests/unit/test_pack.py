@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hoptm_plugin.cli import compose
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import load
 

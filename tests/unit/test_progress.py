@@ -6,9 +6,9 @@ from contextlib import redirect_stderr
 import pytest
 import torch
 
-from hoptm_plugin.core.progress import silent
-from hoptm_plugin.results import console
-from hoptm_plugin.results.console import console_progress
+from hoptm_plugin.cli import console
+from hoptm_plugin.runtime.bars import console_progress
+from hoptm_plugin.runtime.progress import silent
 
 
 class Terminal(io.StringIO):

@@ -15,7 +15,7 @@ def test_every_public_name_resolves():
 
 def test_help_does_not_import_torch():
     code = (
-        "import sys\nfrom hoptm_plugin.cli import main\nmain(['--help'])\nmain(['run', '--help'])\n"
+        "import sys\nfrom hoptm_plugin.cli.entry import main\nmain(['--help'])\nmain(['run', '--help'])\n"
         "assert not {'torch', 'hydra', 'kornia'} & set(sys.modules), 'heavy import'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

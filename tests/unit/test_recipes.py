@@ -8,11 +8,11 @@ from importlib.resources import files
 import pytest
 import yaml
 
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.assembly import build_parts
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.data.covid19cxr import CLASSES as COVID_CLASSES
+from hoptm_plugin.runs.assembly import build_parts
+from hoptm_plugin.runs.settings import validate_settings
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 SHARED = "shared"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.settings import validate_settings
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.interfaces import networks
+from hoptm_plugin.runs.settings import validate_settings
 
 MEDICAL = {"pathmnist": (1, 5, 10, 100, 1000), "covid19cxr": (1, 5, 10, 50)}
 

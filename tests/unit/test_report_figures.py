@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from hoptm_plugin.results.images import Tiles
-from hoptm_plugin.results.report import figures
-from hoptm_plugin.results.report.curves import Curve, evened, read_curves, thinned
-from hoptm_plugin.results.report.pictures import barely_changed, needed, shares, strips, trimmed
-from hoptm_plugin.results.report.svg import COLOURS, DASHES, MARKERS, Drawer, style
+from hoptm_plugin.pages import figures
+from hoptm_plugin.pages.curves import Curve, evened, read_curves, thinned
+from hoptm_plugin.pages.pictures import barely_changed, needed, shares, strips, trimmed
+from hoptm_plugin.pages.svg import COLOURS, DASHES, MARKERS, Drawer, style
+from hoptm_plugin.runs.grid import Tiles
 
 SERIES = (figures.Series("HoP-TM", 0, ((0, 30.0, 1.0), (1, 45.0, 2.0))), figures.Series("MTT", 1, ((0, 31.0, None),)))
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from hoptm_plugin.cards.card import Card, software_versions
+from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.engine.metrics import classification_metrics
-from hoptm_plugin.results.card import Card, software_versions
-from hoptm_plugin.results.compare import compare
-from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.images import Tiles
-from hoptm_plugin.results.paths import without_paths
-from hoptm_plugin.results.report.content import Run, run_names
-from hoptm_plugin.results.report.curves import Curve
-from hoptm_plugin.results.report.page import render
+from hoptm_plugin.pages.content import Run, run_names
+from hoptm_plugin.pages.curves import Curve
+from hoptm_plugin.pages.page import render
+from hoptm_plugin.runs.grid import Tiles
+from hoptm_plugin.runs.paths import without_paths
+from hoptm_plugin.tables.compare import compare
 
 HOSTILE = "<script>alert('1')</script>\"&{{ 7*7 }}$x$"
 SUPPORT = (6, 2, 4)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from hoptm_plugin.cards.by_class import print_by_class, rare_first, recall
+from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.engine.metrics import classification_metrics
-from hoptm_plugin.results.by_class import print_by_class, rare_first, recall
-from hoptm_plugin.results.evaluation import Evaluation
 
 SUPPORT = (6, 2, 0, 4)
 

@@ -12,9 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 import hoptm_plugin
-from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
-from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.results.card import (
+from hoptm_plugin.cards.card import (
     Card,
     make_card,
     peak_memory_bytes,
@@ -22,9 +20,11 @@ from hoptm_plugin.results.card import (
     software_versions,
     write_card,
 )
-from hoptm_plugin.results.console import output_console, print_card
-from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.summary import Summary
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.summary import Summary
+from hoptm_plugin.cli.console import output_console, print_card
+from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
+from hoptm_plugin.core.errors import FileFormatError
 
 RUN = {
     "accuracy": 0.5, "balanced_accuracy": 0.4, "macro_auroc": 0.75, "macro_f1": 0.45,

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from hoptm_plugin.cards.card import Card, software_versions, write_card
+from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
-from hoptm_plugin.results.card import Card, software_versions, write_card
-from hoptm_plugin.results.cells import Cell, with_tests
-from hoptm_plugin.results.compare import compare, find_cards
-from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.grids import accuracies, bound_line, footnotes
+from hoptm_plugin.tables.cells import Cell, with_tests
+from hoptm_plugin.tables.compare import compare, find_cards
+from hoptm_plugin.tables.grids import accuracies, bound_line, footnotes
 
 
 def runs(*accuracies):

@@ -4,7 +4,7 @@ from PIL import Image, PngImagePlugin
 from torchvision.transforms.functional import pil_to_tensor
 
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.results.images import read_grid, write_grid
+from hoptm_plugin.runs.grid import read_grid, write_grid
 
 
 def grid(images, tmp_path, columns):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from hoptm_plugin.results.robust import augmentation_robust_score, label_robust_score
+from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
 
 SCORES = (label_robust_score, augmentation_robust_score)
 

@@ -9,11 +9,11 @@ import torch
 from scored_cards import NONE, ONE, OTHER, found, make, whole
 
 from hoptm_plugin.core.dataset import Normalisation
-from hoptm_plugin.core.files import sha256
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.results.compare import compare
-from hoptm_plugin.results.robust import augmentation_robust_score, label_robust_score
-from hoptm_plugin.results.scores import scored, tabled
+from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.tables.compare import compare
+from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
+from hoptm_plugin.tables.scores import scored, tabled
 
 
 def scores_of(cards, wanted=("lrs", "ars")):

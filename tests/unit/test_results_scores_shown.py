@@ -7,16 +7,16 @@ import json
 import pytest
 from scored_cards import ONE, OTHER, found, make, whole
 
-from hoptm_plugin.cli import main
-from hoptm_plugin.commands.scores import compare_with_scores
+from hoptm_plugin.cards.card import write_card
+from hoptm_plugin.cli.entry import main
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.results.card import write_card
-from hoptm_plugin.results.cells import with_best
-from hoptm_plugin.results.compare import compare, find_cards
-from hoptm_plugin.results.grids import accuracies, footnotes
-from hoptm_plugin.results.robust import label_robust_score
-from hoptm_plugin.results.scores import scored, tabled
-from hoptm_plugin.results.tables import render
+from hoptm_plugin.tables.asked import compare_with_scores
+from hoptm_plugin.tables.cells import with_best
+from hoptm_plugin.tables.compare import compare, find_cards
+from hoptm_plugin.tables.formats import render
+from hoptm_plugin.tables.grids import accuracies, footnotes
+from hoptm_plugin.tables.robust import label_robust_score
+from hoptm_plugin.tables.scores import scored, tabled
 
 
 def shown():

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hoptm_plugin.cli import main
+from hoptm_plugin.cards.card import Card, software_versions, write_card
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cli.console import output_console
+from hoptm_plugin.cli.entry import main
 from hoptm_plugin.core.errors import UserError
-from hoptm_plugin.results.card import Card, software_versions, write_card
-from hoptm_plugin.results.cells import Cell, with_best, with_tests
-from hoptm_plugin.results.compare import compare
-from hoptm_plugin.results.console import output_console
-from hoptm_plugin.results.evaluation import Evaluation
-from hoptm_plugin.results.tables import latex_text, print_comparison, publish, render
+from hoptm_plugin.tables.cells import Cell, with_best, with_tests
+from hoptm_plugin.tables.compare import compare
+from hoptm_plugin.tables.formats import latex_text, print_comparison, publish, render
 
 FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 

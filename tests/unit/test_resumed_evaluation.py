@@ -9,8 +9,6 @@ import torch
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import with_checksum
-from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
@@ -18,7 +16,9 @@ from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import epochs_before_decay, train_networks
 from hoptm_plugin.networks import ConvNet, create
 from hoptm_plugin.networks.stack import TrainingLoss
-from hoptm_plugin.results.finished import KeptNetworks
+from hoptm_plugin.runs.finished import KeptNetworks
+from hoptm_plugin.runtime.progress import silent
+from hoptm_plugin.storage.files import with_checksum
 
 EPOCHS = 9
 

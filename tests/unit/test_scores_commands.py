@@ -7,10 +7,10 @@ import shlex
 import pytest
 from scored_cards import ONE, make
 
-from hoptm_plugin.cli import compose
-from hoptm_plugin.commands.folder import RunFolder
-from hoptm_plugin.commands.scores import _text, compare_with_scores
+from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.runs.folder import RunFolder
+from hoptm_plugin.tables.asked import _text, compare_with_scores
 
 SHARED = ("dataset", "network", "networks", "augment", "data_seed")
 

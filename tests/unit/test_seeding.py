@@ -13,7 +13,6 @@ import torch
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.interfaces import Task
-from hoptm_plugin.core.progress import silent
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
@@ -21,7 +20,9 @@ from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, build_experts
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+from hoptm_plugin.runtime.progress import silent
 from hoptm_plugin.schedulers import Geometric, SelfPaced
+from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.trajectory import RealImages, SoftLabels, TrajectoryMatching, UniformSegments, WeightedMatcher
 
 AUGMENTATION = {"name": "dsa"}
@@ -55,7 +56,7 @@ def whole_run(data, folder, seed):
     results = evaluator.evaluate(lambda repeat: synthetic, data.test, "the result")
     evaluator.evaluate(lambda repeat: real_subset(data, 2, seeds.child("random", repeat)), data.test, "random")
     path = folder / "synthetic.safetensors"
-    synthetic.save(path)
+    write_set(synthetic, path)
     return path.read_bytes(), results
 
 

@@ -11,10 +11,10 @@ from study_claims import Claim, markdown, outcomes, read_claims
 from study_figure import described, draw, numbers
 from suite_file import MAIN, SUITES, Suite, load_suite
 
+from hoptm_plugin.cards.card import write_card
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import write_json
-from hoptm_plugin.results.card import write_card
-from hoptm_plugin.results.compare import compare
+from hoptm_plugin.storage.files import write_json
+from hoptm_plugin.tables.compare import compare
 
 TUNING = {"split": "validation", "networks": 3, "seed": 100, "chosen": f"{sections.RATE}100",
           "candidates": [{"settings": f"{sections.RATE}{rate}", "accuracy": accuracy}

@@ -11,9 +11,9 @@ from suite_file import Suite
 from suite_plan import Plan
 from suite_search import searching, settled, supposed
 
+from hoptm_plugin.cards.card import write_card
+from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.results.card import write_card
-from hoptm_plugin.results.evaluation import Evaluation
 
 SEARCHED = {
     "search": ["seed=100", "protocol.repeats=2"],
@@ -63,7 +63,7 @@ def finished(search, accuracies, folder):
 
 
 def scored_card(job, accuracy):
-    from hoptm_plugin.results.card import Card, software_versions
+    from hoptm_plugin.cards.card import Card, software_versions
 
     settings = job.settings
     matrix = [[round(accuracy * 10), 10 - round(accuracy * 10)], [0, 0]]

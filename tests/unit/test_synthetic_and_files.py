@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.core.files import read_json, sha256, write_atomically, write_json
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.tensors import read_tensors, write_tensors
 from hoptm_plugin.engine.checkpoint import write_checkpoint
+from hoptm_plugin.storage.files import read_json, sha256, write_atomically, write_json
+from hoptm_plugin.storage.sets import read_set, write_set
+from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 NORMALISATION = Normalisation((0.5, 0.4), (0.25, 0.125), "released")
 NAMES = ("lymph", "mucus", "tumour")
@@ -38,8 +39,8 @@ def make_set(soft=False, step_size=0.0123, **info):
 def test_round_trip_to_the_last_bit(tmp_path, soft, step_size, dtype):
     before = make_set(soft, step_size, nested={"a": [1, 2.5, None, "ü"]})
     before.images = before.images.to(dtype)
-    before.save(tmp_path / "set.safetensors")
-    after = SyntheticSet.load(tmp_path / "set.safetensors")
+    write_set(before, tmp_path / "set.safetensors")
+    after = read_set(tmp_path / "set.safetensors")
     assert torch.equal(after.images, before.images)
     assert after.images.dtype == dtype
     assert torch.equal(after.labels, before.labels)
@@ -56,8 +57,8 @@ def test_learned_tensors_can_be_saved_and_come_back_without_gradients(tmp_path):
     before = make_set(soft=True)
     for tensor in (before.images, before.labels, before.step_size):
         tensor.requires_grad_()
-    before.save(tmp_path / "set.safetensors")
-    after = SyntheticSet.load(tmp_path / "set.safetensors")
+    write_set(before, tmp_path / "set.safetensors")
+    after = read_set(tmp_path / "set.safetensors")
     assert not after.images.requires_grad
     assert torch.equal(after.images, before.images)
 
@@ -65,8 +66,8 @@ def test_learned_tensors_can_be_saved_and_come_back_without_gradients(tmp_path):
 def test_a_stored_set_is_an_ordinary_torch_data_set(tmp_path):
     for soft in (False, True):
         before = make_set(soft)
-        before.save(tmp_path / "set.safetensors")
-        loaded = SyntheticSet.load(tmp_path / "set.safetensors")
+        write_set(before, tmp_path / "set.safetensors")
+        loaded = read_set(tmp_path / "set.safetensors")
         images, targets = next(iter(DataLoader(loaded, batch_size=4)))
         assert torch.equal(images, before.images)
         want = before.labels.softmax(1) if soft else before.labels
@@ -118,7 +119,7 @@ def test_saving_over_a_set_replaces_it_whole(tmp_path):
     make_set().save(path)
     first = path.read_bytes()
     make_set(soft=True).save(path)
-    assert SyntheticSet.load(path).soft
+    assert read_set(path).soft
     make_set().save(path)
     assert path.read_bytes() == first
     assert [entry.name for entry in path.parent.iterdir()] == ["set.safetensors"]
@@ -146,7 +147,7 @@ def test_values_that_do_not_fit_together_are_refused_in_memory_and_on_disk(tmp_p
     tensors, metadata = read_tensors(tmp_path / "set.safetensors", "synthetic set")
     write_tensors(tmp_path / "unfit.safetensors", tensors | UNFIT[change], metadata)
     with pytest.raises(FileFormatError, match=r"unfit.safetensors: not a valid synthetic set"):
-        SyntheticSet.load(tmp_path / "unfit.safetensors")
+        read_set(tmp_path / "unfit.safetensors")
     fields = {"images": IMAGES, "labels": HARD, "step_size": torch.tensor(0.1)} | UNFIT[change]
     with pytest.raises(ValueError, match="must"):
         SyntheticSet(**fields, class_names=NAMES, normalisation=NORMALISATION)
@@ -157,9 +158,9 @@ def test_values_that_do_not_fit_together_are_refused_in_memory_and_on_disk(tmp_p
 def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
     broken = make_set(soft=True)
     getattr(broken, name).view(-1)[0] = value
-    broken.save(tmp_path / "set.safetensors")
+    write_set(broken, tmp_path / "set.safetensors")
     with pytest.raises(FileFormatError, match=f"{name} hold NaN or infinite"):
-        SyntheticSet.load(tmp_path / "set.safetensors")
+        read_set(tmp_path / "set.safetensors")
 
 
 METADATA = {
@@ -180,7 +181,7 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path, which):
     tensors, metadata = read_tensors(tmp_path / "set.safetensors", "synthetic set")
     write_tensors(tmp_path / "set.safetensors", tensors, metadata | {key: value})
     with pytest.raises(FileFormatError, match=message) as caught:
-        SyntheticSet.load(tmp_path / "set.safetensors")
+        read_set(tmp_path / "set.safetensors")
     assert str(tmp_path / "set.safetensors") in str(caught.value)
 
 
@@ -188,7 +189,7 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path, which):
 def test_metadata_that_is_no_mapping_is_refused(tmp_path, metadata):
     write_tensors(tmp_path / "set", {"images": IMAGES, "labels": HARD}, metadata)
     with pytest.raises(FileFormatError, match="not a synthetic set"):
-        SyntheticSet.load(tmp_path / "set")
+        read_set(tmp_path / "set")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_missing_and_unknown_tensors_are_refused(tmp_path, tensors):
     _, metadata = read_tensors(tmp_path / "set", "synthetic set")
     write_tensors(tmp_path / "set", tensors, metadata)
     with pytest.raises(FileFormatError, match="not a valid synthetic set"):
-        SyntheticSet.load(tmp_path / "set")
+        read_set(tmp_path / "set")
 
 
 class Bomb:
@@ -255,7 +256,7 @@ def test_files_of_another_kind_are_refused_and_never_executed(tmp_path, spoil):
     make_set().save(path)
     spoil(path)
     with pytest.raises(FileFormatError, match=r"set\.safetensors") as caught:
-        SyntheticSet.load(path)
+        read_set(path)
     assert "\n" not in str(caught.value)
     assert not path.with_suffix(".exploded").exists()
 
@@ -263,7 +264,7 @@ def test_files_of_another_kind_are_refused_and_never_executed(tmp_path, spoil):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path, says in ((tmp_path / "nothing", "no such synthetic set"), (tmp_path, "not a file")):
         with pytest.raises(FileFormatError, match=says):
-            SyntheticSet.load(path)
+            read_set(path)
 
 
 def test_the_header_is_safetensors_own_with_one_json_string(tmp_path):

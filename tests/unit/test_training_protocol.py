@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.augment import NoAugmentation
 from hoptm_plugin.core.errors import HopTMError
-from hoptm_plugin.core.progress import Progress, silent
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
@@ -19,6 +18,7 @@ from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import epochs_before_decay, predict, train_networks
 from hoptm_plugin.networks import ConvNet, create
 from hoptm_plugin.networks.stack import TrainingLoss
+from hoptm_plugin.runtime.progress import Progress, silent
 
 
 def train_network(network, images, targets, protocol, learning_rate, augmentation, seeds):

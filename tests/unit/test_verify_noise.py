@@ -2,8 +2,8 @@
 
 import pytest
 
-from hoptm_plugin.commands.verify import compare
-from hoptm_plugin.results.evaluation import Evaluation
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.runs.verifying import compare
 
 
 def evaluation(*accuracies):

@@ -1,0 +1,278 @@
+"""The card: one run's result as JSON, ``result.json``, schema 1. All fractions lie in [0, 1]; tables show percent."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import torch
+from pydantic import (
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.software import Line, Record, Software, software_versions
+from hoptm_plugin.cards.summary import Fraction
+from hoptm_plugin.cards.tuning import Tuning
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.text import all_printable
+from hoptm_plugin.storage.files import check_checksum, read_bounded, with_checksum, write_json
+
+FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 64 * 2**20, 2**62
+SCHEMA: Final = 1
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class DatasetRecord(Record):
+    """What was distilled: name, fingerprint of pixels and preprocessing, class names, images per split."""
+
+    name: Line
+    fingerprint: Line
+    classes: Annotated[tuple[Line, ...], Field(min_length=1)]
+    train: PositiveInt
+    validation: NonNegativeInt
+    test: PositiveInt
+
+
+class ReportedAccuracy(Record):
+    """A published accuracy and its standard deviation, fractions; std is None where none was published."""
+
+    accuracy: Fraction
+    std: Annotated[float, Field(ge=0, le=0.5)] | None = None
+
+
+class Reported(ReportedAccuracy):
+    """What a publication reports for this setting on the network that was distilled with.
+
+    Attributes:
+        source: publication and place, such as a table.
+        networks: what it reports for other networks that were trained on the set, by a card's name of them.
+    """
+
+    source: Line
+    networks: dict[Line, ReportedAccuracy] = Field(default_factory=dict)
+
+
+class Cost(Record):
+    """Wall-clock seconds and memory; None where a stage did not take place or is not known.
+
+    Attributes:
+        experts_s: training of the experts that were read, also where an earlier run trained them.
+        distill_s: distillation.
+        evaluate_s: evaluation, that of the random subset included.
+        seconds_per_iteration: of distillation.
+        peak_memory_bytes: see :func:`peak_memory_bytes`.
+        device: in words.
+    """
+
+    experts_s: NonNegativeFloat | None
+    distill_s: NonNegativeFloat | None
+    evaluate_s: NonNegativeFloat
+    seconds_per_iteration: NonNegativeFloat | None
+    peak_memory_bytes: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None
+    device: Line
+
+
+class Card(Record):
+    """The result of one run.
+
+    Attributes:
+        schema_version: 1; called ``schema`` in JSON and as a keyword.
+        method: short name, as on the command line.
+        title: the method's name in tables.
+        dataset: what was distilled.
+        ipc: synthetic images per class; None where the whole training split was trained on (the upper bound).
+        seed: of the run: distillation and evaluation, or an evaluation alone.
+        distillation_seed: of the distillation, if known; several evaluations of one set are not several distillations.
+        protocol: all that decides how a set is evaluated; cards share a table only where it is equal.
+        evaluations: one per architecture.
+        averaged: the same for the moving average (EMA) of the synthetic set, or None.
+        random_subset: the same for random training images of the same IPC under the same protocol, or None.
+        reported: a published figure to hold beside it, or None.
+        selection: how the iteration was chosen; "test_leaky" looked at the test split.
+        tuning: how the settings were chosen, if there was a search.
+        note: what to know when reading the result, such as that the setting was reduced.
+        cost: time and memory.
+        software: versions.
+        config_sha256: of the composed configuration.
+        distillation_sha256: of the part of it that determines the synthetic set, the seed left out, if known.
+        labels: of what was trained on: "hard" (class indices) or "soft" (probabilities); None in older cards.
+        artefacts: SHA-256 of the run folder's files, by path within the folder.
+        sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files
+            alone: written with a card, checked and dropped when it is read; older files have none.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    method: Line
+    title: Line
+    dataset: DatasetRecord
+    ipc: Annotated[int, Field(gt=0, le=LARGEST_COUNT)] | None
+    seed: int
+    distillation_seed: int | None = None
+    protocol: dict[str, JsonValue]
+    evaluations: Annotated[tuple[Evaluation, ...], Field(min_length=1)]
+    averaged: tuple[Evaluation, ...] | None = None
+    random_subset: tuple[Evaluation, ...] | None = None
+    reported: Reported | None = None
+    selection: Literal["last", "validation", "test_leaky"]
+    tuning: Tuning | None = None
+    note: Line | None = None
+    cost: Cost
+    software: Software
+    config_sha256: Digest
+    distillation_sha256: Digest | None = None
+    labels: Literal["hard", "soft"] | None = None
+    artefacts: dict[Line, Digest]
+    sha256: Digest | None = None
+
+    @field_validator("protocol")
+    @classmethod
+    def _finite(cls, protocol: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        json.dumps(protocol, allow_nan=False)
+        if not all_printable(protocol):
+            raise ValueError("control characters in a text")
+        return protocol
+
+    @model_validator(mode="after")
+    def _fits(self) -> Card:
+        for kind in ("evaluations", "averaged", "random_subset"):
+            evaluations: tuple[Evaluation, ...] = getattr(self, kind) or ()
+            names = [evaluation.network for evaluation in evaluations]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{kind}: a network is listed twice")
+            if any(len(evaluation.support) != len(self.dataset.classes) for evaluation in evaluations):
+                raise ValueError(f"{kind}: support is not of {len(self.dataset.classes)} classes")
+            if any(sum(evaluation.support) != self.tested for evaluation in evaluations):
+                raise ValueError(f"{kind}: support does not sum to the {self.tested} {self.split} images")
+        return self
+
+    @property
+    def split(self) -> str:
+        """Name of the split that networks were tested on, "test" or "validation"."""
+        return "validation" if self.protocol.get("split") == "validation" else "test"
+
+    @property
+    def tested(self) -> int:
+        """Images of that split."""
+        return self.dataset.validation if self.split == "validation" else self.dataset.test
+
+
+def make_card(
+    *,
+    method: str,
+    title: str,
+    data: ImageData,
+    ipc: int | None,
+    seed: int,
+    distillation_seed: int | None = None,
+    protocol: Mapping[str, Any],
+    selection: Literal["last", "validation", "test_leaky"],
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
+    random_subset: Mapping[str, Sequence[Mapping[str, Any]]] | None,
+    reported: Mapping[str, Any] | None,
+    cost: Mapping[str, Any],
+    config_sha256: str,
+    distillation_sha256: str | None = None,
+    labels: Literal["hard", "soft"] | None = None,
+    artefacts: Mapping[str, str],
+    averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    tuning: Tuning | None = None,
+    note: str | None = None,
+) -> Card:
+    """Put a card together from the fields of :class:`Card`, some of them still raw.
+
+    ``evaluations``, ``averaged`` and ``random_subset`` hold, per architecture, one dict of metrics for each network, as
+    the evaluator returns them; ``protocol``, ``reported`` and ``cost`` are mappings of plain values; the software is
+    found out here.
+
+    Raises:
+        ValueError: values that a card cannot hold (pydantic.ValidationError).
+    """
+    record = DatasetRecord(
+        name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
+        train=len(data.train), validation=len(data.validation), test=len(data.test),
+    )  # fmt: skip
+    return Card(
+        schema=SCHEMA,
+        method=method,
+        title=title,
+        dataset=record,
+        ipc=ipc,
+        seed=seed,
+        distillation_seed=distillation_seed,
+        protocol=dict(protocol),
+        evaluations=_evaluations(evaluations),
+        averaged=None if averaged is None else _evaluations(averaged),
+        random_subset=None if random_subset is None else _evaluations(random_subset),
+        reported=None if reported is None else Reported(**reported),
+        selection=selection,
+        tuning=tuning,
+        note=note,
+        cost=Cost(**cost),
+        software=Software.model_validate(software_versions()),
+        config_sha256=config_sha256,
+        distillation_sha256=distillation_sha256,
+        labels=labels,
+        artefacts=dict(artefacts),
+    )
+
+
+def _evaluations(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Evaluation, ...]:
+    return tuple(Evaluation.from_metrics(network, runs) for network, runs in results.items())
+
+
+def write_card(card: Card, path: Path) -> None:
+    """Write a card as JSON with its checksum, whole or not at all."""
+    write_json(path, with_checksum(card.model_dump(mode="json", by_alias=True)))
+
+
+def read_card(path: Path) -> Card:
+    """Read a card from its file or from the run folder that holds it.
+
+    Raises:
+        FileFormatError: missing, damaged, of another schema, or with values that cannot be.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileFormatError(f"{path}: no such result card; a finished run folder holds one, {FILE_NAME}")
+    text = read_bounded(path, LARGEST_BYTES, "result card")
+    try:
+        card = Card.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise FileFormatError(f"{path}: not a result card of schema {SCHEMA}: {_faults(error)}") from None
+    if card.sha256 is not None:
+        check_checksum(json.loads(text), path, "restore it, or evaluate again")
+    return card.model_copy(update={"sha256": None})
+
+
+def _faults(error: ValidationError) -> str:
+    """Say in one line what pydantic found, the first three faults at most, without the file's contents."""
+    faults = error.errors(include_input=False)
+    texts = []
+    for fault in faults[:3]:
+        place = ".".join(map(str, fault["loc"]))
+        texts.append(f"{place}: {fault['msg']}" if place else fault["msg"])
+    more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
+    return "; ".join(texts).replace("Value error, ", "") + more
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory this process has held: allocated by torch on CUDA, else its resident set size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024  # macOS counts bytes

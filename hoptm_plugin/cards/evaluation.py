@@ -1,0 +1,123 @@
+"""What networks of one architecture achieved, as the card records it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from pydantic import NonNegativeInt, field_validator, model_validator
+
+from hoptm_plugin.cards.software import Line, Record
+from hoptm_plugin.cards.summary import Fraction, Summary
+from hoptm_plugin.engine.metrics import summarise
+
+MOST_COUNTS: Final = 250_000
+"""Of all confusion matrices of one architecture: more, and they would outgrow the card."""
+
+Confusion: TypeAlias = tuple[tuple[NonNegativeInt, ...], ...]
+
+
+class Calibration(Record):
+    """How far a network's confidence can be believed, in bins of equal width over [0, 1].
+
+    Attributes:
+        ece: expected calibration error, ``sum_b n_b / n |accuracy_b - confidence_b|``.
+        counts: tested images per bin, by the probability of the predicted class.
+        confidence: mean of that probability in each bin; None where it is empty.
+        accuracy: fraction of the bin's images classified rightly; None where it is empty.
+    """
+
+    ece: Fraction
+    counts: tuple[NonNegativeInt, ...]
+    confidence: tuple[Fraction | None, ...]
+    accuracy: tuple[Fraction | None, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Calibration:
+        if not len(self.counts) == len(self.confidence) == len(self.accuracy):
+            raise ValueError("counts, confidence and accuracy are of different numbers of bins")
+        for count, *means in zip(self.counts, self.confidence, self.accuracy, strict=True):
+            if any((mean is None) != (count == 0) for mean in means):
+                raise ValueError("an empty bin has no mean, and every other one has")
+        return self
+
+
+class Evaluation(Record):
+    """Networks of one architecture trained on one set and tested on the protocol's split.
+
+    Attributes:
+        network: the architecture.
+        accuracy: fraction of tested images classified rightly.
+        balanced_accuracy: mean recall over classes that the split has.
+        macro_auroc: mean one-vs-rest AUROC.
+        macro_f1: mean F1 over classes that the split has.
+        support: tested images per class.
+        recall_per_class: mean over the networks; None for a class that the split lacks.
+        ece: expected calibration error; None in cards from before it was measured.
+        calibration: of each network; None for one that diverged.
+        confusion: of each network, [truth][predicted] tested images; an image for which a diverged network gave no
+            prediction is in no column. None in older cards, and where they are too large.
+    """
+
+    network: Line
+    accuracy: Summary
+    balanced_accuracy: Summary
+    macro_auroc: Summary
+    macro_f1: Summary
+    support: tuple[NonNegativeInt, ...]
+    recall_per_class: tuple[Fraction | None, ...]
+    ece: Summary | None = None
+    calibration: tuple[Calibration | None, ...] | None = None
+    confusion: tuple[Confusion, ...] | None = None
+
+    @field_validator("accuracy")
+    @classmethod
+    def _defined(cls, accuracy: Summary) -> Summary:
+        if accuracy.mean is None:
+            raise ValueError("accuracy must be defined")
+        return accuracy
+
+    @model_validator(mode="after")
+    def _fits(self) -> Evaluation:
+        metrics = (self.accuracy, self.balanced_accuracy, self.macro_auroc, self.macro_f1)
+        if len({len(metric.values) for metric in metrics}) > 1:
+            raise ValueError("the metrics are of different numbers of networks")
+        if len(self.support) != len(self.recall_per_class):
+            raise ValueError("support and recall_per_class are of different numbers of classes")
+        networks, classes = len(self.accuracy.values), len(self.support)
+        given = {"ece": self.ece and self.ece.values, "calibration": self.calibration, "confusion": self.confusion}
+        for name, each in given.items():
+            if isinstance(each, tuple) and len(each) != networks:
+                raise ValueError(f"{name} is not of {networks} networks")
+        for matrix in self.confusion or ():
+            if len(matrix) != classes or any(len(row) != classes for row in matrix):
+                raise ValueError(f"a confusion matrix is not of {classes} x {classes} classes")
+            if any(sum(row) > count for row, count in zip(matrix, self.support, strict=True)):
+                raise ValueError("a confusion matrix counts more images of a class than there are")
+        return self
+
+    def recalls(self) -> list[tuple[float | None, ...]]:
+        """Return the recall per class of each network; none where confusion matrices are not recorded."""
+        recalls = []
+        for matrix in self.confusion or ():
+            rows = zip(matrix, self.support, strict=True)
+            recalls.append(tuple(row[label] / n if n else None for label, (row, n) in enumerate(rows)))
+        return recalls
+
+    @classmethod
+    def from_metrics(cls, network: str, runs: Sequence[Mapping[str, Any]]) -> Evaluation:
+        """Summarise what :func:`hoptm_plugin.engine.metrics.classification_metrics` gave for each network."""
+        names = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1")
+        summaries = {name: Summary(**summarise([run[name] for run in runs])) for name in names}
+        recalls = zip(*(run["recall_per_class"] for run in runs), strict=True)
+        recall_per_class = tuple(summarise(recall)["mean"] for recall in recalls)
+        small = len(runs) * len(runs[0]["support"]) ** 2 <= MOST_COUNTS
+        return cls(
+            network=network,
+            support=runs[0]["support"],
+            recall_per_class=recall_per_class,
+            ece=Summary(**summarise([run["calibration"] and run["calibration"]["ece"] for run in runs])),
+            calibration=tuple(run["calibration"] for run in runs),
+            confusion=tuple(run["confusion"] for run in runs) if small else None,
+            **summaries,
+        )

@@ -1,0 +1,118 @@
+"""Commands without settings: their arguments by argparse, and what they call."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal, NoReturn
+
+from hoptm_plugin.cli.help import PROGRAM
+from hoptm_plugin.cli.streams import fail
+
+LISTED = "run folders, cards, or folders to search"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line as any other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        fail(f"{message}\nSee {self.prog} --help", 2)
+
+
+def _list(arguments: list[str]) -> None:
+    from hoptm_plugin.cli.listing import KINDS, print_listing
+
+    parser = Parser(
+        f"{PROGRAM} list", description="Show what can be chosen: settings groups, methods, and parts by kind."
+    )
+    parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    print_listing(parser.parse_args(arguments).kind)
+
+
+def _compare(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} compare",
+        description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
+        "Runs that were not judged alike never share a column. Differences are tested (Welch or paired, Holm).",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
+    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    _how_to_compare(parser)
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.tables.asked import compare_as_asked
+    from hoptm_plugin.tables.compare import find_cards, refuse_card
+    from hoptm_plugin.tables.formats import publish
+
+    cards = find_cards(options.paths)
+    if options.output is not None:
+        refuse_card(options.output, cards)
+    comparisons = compare_as_asked(cards, options.scores, against=options.against, tests=_test(options))
+    publish(comparisons, options.format, options.output)
+
+
+def _how_to_compare(parser: Parser) -> None:
+    parser.add_argument("--scores", choices=["lrs", "ars", "all"],
+                        help="add columns of DD-Ranking's label-robust and augmentation-robust scores, or list the "
+                        "runs that are missing for them")  # fmt: skip
+    tests = parser.add_mutually_exclusive_group()
+    tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
+    tests.add_argument("--no-tests", action="store_true", help="test nothing")
+    parser.add_argument("--paired", action="store_true",
+                        help="test over distillation seeds, each run paired with the reference's of the same seed, "
+                        "instead of over networks")  # fmt: skip
+
+
+def _test(options: Namespace) -> Literal["welch", "paired"] | None:
+    return None if options.no_tests else "paired" if options.paired else "welch"
+
+
+def _report(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} report",
+        description="Write one self-contained HTML page on several runs: tables, curves, images, cost, settings.",
+    )
+    parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
+    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE",
+                        help="the page; report.html unless told")  # fmt: skip
+    parser.add_argument("--title", default="Dataset distillation: report")
+    parser.add_argument("--no-real-images", action="store_true",
+                        help="leave out every picture of real training images")  # fmt: skip
+    _how_to_compare(parser)
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.pages.report import write_report
+
+    write_report(
+        options.paths, options.output, title=options.title, real_images=not options.no_real_images,
+        scores=options.scores, against=options.against, tests=_test(options),
+    )  # fmt: skip
+
+
+def _export(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} export",
+        description="Write a distilled set into a folder that others can use without this software, with a data-set "
+        "card on its source, licence, recipe, accuracy and checksums.",
+    )
+    parser.add_argument("synthetic", type=Path, help="a run folder, or a .safetensors file")
+    formats = {
+        "medmnist": "npz in MedMNIST layout", "folder": "PNG images", "safetensors": "the native file",
+        "ddranking": "tensors for DD-Ranking",
+    }  # fmt: skip
+    parser.add_argument("--format", required=True, choices=formats,
+                        help="; ".join(f"{name}: {what}" for name, what in formats.items()))  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new folder; NAME-FORMAT unless told")
+    parser.add_argument("--source", metavar="TEXT", help="where the original data come from, if the run does not know")
+    parser.add_argument("--licence", metavar="TEXT", help="the original data's licence, if the run does not know")
+    options = parser.parse_args(arguments)
+    from hoptm_plugin.exchange.export import export
+
+    export(options.synthetic, options.format, options.output, source=options.source, licence=options.licence)
+
+
+PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {
+    "list": _list, "compare": _compare, "report": _report, "export": _export,
+}  # fmt: skip

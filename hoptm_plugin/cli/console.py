@@ -1,0 +1,93 @@
+"""What a person reads on stdout: drawn on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hoptm_plugin.cards.by_class import print_by_class
+from hoptm_plugin.cards.card import Card, Cost
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.words import SELECTIONS, percent, published
+from hoptm_plugin.runtime.bars import is_terminal
+
+PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
+
+
+def output_console(stream: TextIO | None = None) -> Console:
+    """Return a console on ``stream`` (stdout): colours on a terminal; else plain text, unwrapped, without colours."""
+    stream = sys.stdout if stream is None else stream
+    if is_terminal(stream):
+        return Console(file=stream, highlight=False)
+    return Console(file=stream, force_terminal=False, color_system=None, highlight=False, width=PLAIN_WIDTH)
+
+
+def print_card(card: Card, folder: Path | None = None, console: Console | None = None) -> None:
+    """Print a card: per network the method's metrics in percent, below them the random subset's; then by class."""
+    console = console or output_console()
+    table = Table(box=box.SIMPLE_HEAD)
+    networks = len(card.evaluations[0].accuracy.values)
+    title = (
+        f"{card.title} on {card.dataset.name}, {_trained_on(card)}, seed {card.seed}"
+        f" (percent; mean ± std, networks per line: {networks})"
+    )
+    for name in ("network", "set"):
+        table.add_column(name)
+    for name in ("accuracy", "balanced\naccuracy", "macro\nAUROC", "macro\nF1"):
+        table.add_column(name, justify="right", no_wrap=True)  # 80 columns suffice
+    beside = ((f"{card.title}, EMA", card.averaged), ("random subset", card.random_subset))
+    for evaluation in card.evaluations:
+        table.add_row(*_cells(evaluation, card.title), style="bold")
+        for name, evaluations in beside:
+            for other in evaluations or ():
+                if other.network == evaluation.network:
+                    table.add_row(*_cells(other, name))
+    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print(table)
+    print_by_class(card, console)
+    lines = []
+    if card.reported is not None:
+        others = [f"{network} {published(value)}" for network, value in card.reported.networks.items()]
+        lines.append(f"reported: {', '.join([published(card.reported), *others])} ({card.reported.source})")
+    if card.split == "validation":
+        lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
+    if card.note is not None:
+        lines.append(f"note: {card.note}")
+    if card.tuning is not None:
+        tried = card.tuning
+        of = "" if tried.reused is None else f" in the search of {tried.reused}"
+        lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split{of} "
+                     f"(seed {tried.seed}, networks for each: {tried.networks})")  # fmt: skip
+    lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
+    if folder is not None:
+        lines.append(f"folder: {folder}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _trained_on(card: Card) -> str:
+    if card.ipc is None:
+        return f"all {card.dataset.train:,} training images"
+    return f"{card.ipc} image{'s' if card.ipc > 1 else ''} per class"
+
+
+def _cells(evaluation: Evaluation, trained_on: str) -> list[Text]:
+    metrics = (evaluation.accuracy, evaluation.balanced_accuracy, evaluation.macro_auroc, evaluation.macro_f1)
+    percents = [percent(metric.mean, metric.std) for metric in metrics]
+    return [Text(text) for text in (evaluation.network, trained_on, *percents)]
+
+
+def _cost(cost: Cost) -> str:
+    stages = {"experts": cost.experts_s, "distillation": cost.distill_s, "evaluation": cost.evaluate_s}
+    parts = [f"{name} {seconds:.1f} s" for name, seconds in stages.items() if seconds is not None]
+    if cost.seconds_per_iteration is not None:
+        parts.append(f"{cost.seconds_per_iteration:.3g} s per iteration")
+    if cost.peak_memory_bytes is not None:
+        parts.append(f"peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB")
+    return ", ".join([*parts, cost.device])

@@ -1,0 +1,132 @@
+"""``hoptm-bench list``: what can be chosen, explained by docstrings and YAML headings."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hoptm_plugin.core.discovery import OWN, registered, registries
+from hoptm_plugin.core.plugins import MODULES, configuration_packages, load_plugins
+from hoptm_plugin.core.sources import UnresolvedError, locate
+from hoptm_plugin.runs.references import load_references, short_reference
+
+GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "runtime", "hydra/launcher")
+_PLURALS = {"label policy": "label-policies", "method": "method-classes"}
+_PARTS = {_PLURALS.get(kind, f"{kind}s".replace(" ", "-")): kind for kind in registries().values()}
+KINDS = ("settings", "methods", *_PARTS, "plugins")
+
+
+def print_listing(kind: str | None) -> None:
+    """Print one kind, or everything; plug-ins are imported only to list them alone, or where reading them won't do.
+
+    Raises:
+        PluginError: naming a plug-in that cannot be imported.
+    """
+    parts: dict[str, list[tuple[str, str]]] = {}
+    if kind == "plugins":
+        plugins = load_plugins()
+    else:  # read whatever the kind: a plug-in whose sources tell that it cannot be imported spoils every listing
+        points = sorted(entry_points(group=MODULES), key=lambda point: point.name)
+        parts, plugins = _parts(points), [f"{point.name} = {point.value}" for point in points]
+    console = Console(width=None if Console().is_terminal else 160)
+    if kind in (None, "settings"):
+        table = _table("settings", "group", "choices")
+        for group in GROUPS:
+            table.add_row(f"{group}=", ", ".join(choices(group)))
+        console.print(table)
+    if kind in (None, "methods"):
+        console.print(_methods(choices("method")))
+    for name, part in _PARTS.items():
+        if kind in (None, name):
+            table = _table(name, "name", "what it does")
+            for entry, text in parts[part]:
+                table.add_row(entry, text)
+            console.print(table)
+    if kind in (None, "plugins"):
+        table = _table("plugins", "entry point")
+        for plugin in plugins:
+            table.add_row(plugin)
+        console.print(table)
+
+
+def _parts(points: list[EntryPoint]) -> dict[str, list[tuple[str, str]]]:
+    """Return (name, what it does) of all parts by kind."""
+    try:
+        return registered(points)
+    except UnresolvedError:
+        import_module("hoptm_plugin.builtin")  # registers the library's own parts
+        load_plugins()
+        interfaces = import_module("hoptm_plugin.core.interfaces")
+        return {registry.kind: registry.describe() for registry in interfaces.REGISTRIES}
+
+
+def _methods(names: list[str]) -> Table:
+    """Return the compositions that ``method=`` takes, with their papers and the headings of their YAML."""
+    references = load_references()
+    table = _table("methods", "method=", "title", "paper", "what it is")
+    for name in names:
+        text = _composition(name)
+        settings: dict[str, Any] = yaml.safe_load(text) or {}
+        keys = settings.get("method_cites") or ["-"]
+        paper = short_reference(references[keys[0]]) if keys[0] in references else keys[0]
+        table.add_row(name, str(settings.get("method_title", name)), paper, _heading(text))
+    return table
+
+
+def _heading(text: str) -> str:
+    """Return the first comment of a YAML file, up to the first line that ends with a full stop."""
+    heading: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("#") or (heading and heading[-1].endswith(".")):
+            break
+        if not line.startswith("# @package"):  # Hydra's
+            heading.append(line.lstrip("# "))
+    return " ".join(heading)
+
+
+def choices(group: str) -> list[str]:
+    """Return the names of a settings group's YAML, plug-ins' included; as Hydra, which imports plug-ins, would."""
+    groups = [folder / group for folder in _configuration() if (folder / group).is_dir()]
+    names = {file.name for folder in groups for file in folder.iterdir() if file.is_file()}
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _composition(name: str) -> str:
+    """Return a method's raw YAML, from the first package of Hydra's search path that has it."""
+    found = (folder / "method" / f"{name}.yaml" for folder in _configuration())
+    return next((file.read_text(encoding="utf-8") for file in found if file.is_file()), "")
+
+
+def _configuration() -> list[Traversable]:
+    """Return the folders of YAML, in the order of Hydra's search path."""
+    packages = (f"{OWN}.conf", *(package for _, package in configuration_packages()))
+    return [folder for package in packages for folder in _folders(package)]
+
+
+def _folders(package: str) -> list[Traversable]:
+    """Return a package's folders; imports it only where it is not simply below its top-level package."""
+    top, *parts = package.split(".")
+    try:
+        folders: list[Traversable] = [path for place in locate(top) if (path := place.joinpath(*parts)).is_dir()]
+        if folders or not parts:  # a plug-in of a single file has no files beside it
+            return folders
+    except UnresolvedError:
+        pass
+    try:
+        return [files(package)]
+    except (ValueError, ModuleNotFoundError, TypeError):  # passed over by Hydra as well
+        return []
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,0 +1,1 @@
+"""Distilled sets for people without this software, and reading them back."""

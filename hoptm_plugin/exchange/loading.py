@@ -1,0 +1,224 @@
+"""Reading distilled sets back, from run folders, native files and exported folders; nothing read is ever executed."""
+
+from __future__ import annotations
+
+import csv
+import lzma
+import math
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.data.memory import require
+from hoptm_plugin.exchange.formats import LABELS, NPZ, csv_header, label_type
+from hoptm_plugin.exchange.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifest, read_manifest
+from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.sets import read_set
+
+AGAIN = "export it again"
+BYTES_PER_VALUE: Final = 13  # as it is stored, as float32, and while that is normalised
+LARGEST_BYTES: Final = 4 * MOST_VALUES + 2**20  # of one file
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+              Image.DecompressionBombError, csv.Error, OverflowError, MemoryError, SyntaxError, TypeError,
+              LookupError, tokenize.TokenError)  # fmt: skip
+
+
+def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
+    """Read a distilled set: an ordinary torch data set of (normalised image, target).
+
+    8-bit pixels x of an exported set are normalised, z = (x / 255 - mean) / std; soft labels become logits, log p.
+
+    Args:
+        path: a run folder, a native ``.safetensors`` file, or a folder that ``hoptm-bench export`` wrote with format
+            medmnist, folder or safetensors.
+
+    Returns:
+        The set with its ``step_size``, the learning rate to train on it with (None where none was learned).
+
+    Raises:
+        FileFormatError: missing, damaged, changed since it was exported, or of a format that is not read.
+        DataError: it does not fit into memory.
+    """
+    path = Path(path)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise FileFormatError(f"{path}: {error.strerror}") from None
+    if not is_folder:
+        return read_set(path)
+    if is_export(path):
+        return _load_export(path)
+    if not (path / NATIVE).is_file():
+        raise FileFormatError(f"{path}: holds neither {NATIVE} nor {FILE_NAME}, so it is no run folder with a "
+                              f"synthetic set and no exported set")  # fmt: skip
+    return read_set(path / NATIVE)
+
+
+def is_export(path: Path) -> bool:
+    """Tell whether ``path`` is a folder that ``hoptm-bench export`` wrote."""
+    return (path / FILE_NAME).is_file()
+
+
+def _load_export(folder: Path) -> SyntheticSet:
+    manifest = read_manifest(folder)
+    readers = {"medmnist": _read_medmnist, "folder": _read_folder, "safetensors": _read_safetensors}
+    if manifest.format not in readers:
+        raise FileFormatError(f"{folder}: holds tensors for DD-Ranking, which are pickles and are not read here; "
+                              f"use an export of another format, such as safetensors")  # fmt: skip
+    for name, digest in manifest.files.items():
+        _check(folder, name, digest)
+    values = manifest.images * (math.prod(manifest.image_shape) + len(manifest.class_names) * manifest.soft)
+    require(BYTES_PER_VALUE * values, torch.device("cpu"), f"{folder}: its {manifest.images} images")
+    return readers[manifest.format](folder, manifest)
+
+
+def _check(folder: Path, name: str, digest: str) -> None:
+    """Refuse a file that is missing, leads elsewhere or has changed."""
+    file = folder / name
+    if not file.is_file():
+        raise FileFormatError(f"{file}: no such file, but {FILE_NAME} lists it; {AGAIN}")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise FileFormatError(f"{file}: is a link that leads out of the exported folder; replace it by the file itself")
+    if file.stat().st_size > LARGEST_BYTES:
+        raise FileFormatError(f"{file}: larger than {LARGEST_BYTES // 2**20} MiB")
+    if sha256(file) != digest:
+        raise FileFormatError(f"{file}: has changed since it was exported (its SHA-256 is not that of {FILE_NAME}); "
+                              f"{AGAIN}")  # fmt: skip
+
+
+def _listed(folder: Path, manifest: Manifest, name: str) -> Path:
+    if name not in manifest.files:
+        raise FileFormatError(f"{folder / FILE_NAME}: lists no {name}, which format {manifest.format} needs; {AGAIN}")
+    return folder / name
+
+
+def _read_safetensors(folder: Path, manifest: Manifest) -> SyntheticSet:
+    file = _listed(folder, manifest, NATIVE)
+    synthetic = read_set(file)
+    step_size = None if synthetic.step_size is None else float(synthetic.step_size)
+    found = (synthetic.class_names, synthetic.normalisation, tuple(synthetic.images.shape[1:]), len(synthetic),
+             synthetic.soft, synthetic.mosaic, step_size)  # fmt: skip
+    if found != (manifest.class_names, manifest.normaliser(), manifest.image_shape, manifest.images, manifest.soft,
+                 manifest.mosaic, manifest.step_size):  # fmt: skip
+        raise FileFormatError(f"{file}: its classes, normalisation, images, labels or step size are not those of "
+                              f"{FILE_NAME}; {AGAIN}")  # fmt: skip
+    return synthetic
+
+
+def _read_medmnist(folder: Path, manifest: Manifest) -> SyntheticSet:
+    file = _listed(folder, manifest, NPZ)
+    channels, height, width = manifest.image_shape
+    count, classes = manifest.images, len(manifest.class_names)
+    shape = (count, height, width) if channels == 1 else (count, height, width, channels)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            images = _array(archive, "train_images", shape, np.dtype(np.uint8))
+            labels = _array(archive, "train_labels", (count, 1), np.dtype(label_type(classes)))
+            soft = None
+            if manifest.soft:
+                soft = _array(archive, "train_soft_labels", (count, classes), np.dtype(np.float32))
+    except UNREADABLE as error:
+        raise FileFormatError(f"{file}: not the npz of an exported set ({_line(error)}); {AGAIN}") from None
+    pixels = torch.from_numpy(images.reshape(count, height, width, channels)).permute(0, 3, 1, 2)
+    hard = torch.from_numpy(labels[:, 0].astype(np.int64))
+    return _synthetic(pixels, hard, None if soft is None else torch.from_numpy(soft), manifest, file)
+
+
+def _array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> NDArray[np.generic]:
+    """Read one array of an npz, of exactly this shape and type; checked in its header, before anything is allocated."""
+    with archive.open(f"{name}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read is None:
+            raise ValueError(f"{name} is of an unknown version of npy")
+        found, fortran, kind = read(stream)
+        if (found, kind, fortran) != (shape, dtype, False):
+            raise ValueError(f"{name} is {kind} {found}, expected {dtype} {shape}")
+        size = math.prod(shape) * dtype.itemsize
+        content = stream.read(size + 1)
+        if len(content) != size:
+            raise ValueError(f"{name} holds another number of bytes than its header says")
+    return np.frombuffer(bytearray(content), dtype).reshape(shape)
+
+
+def _read_folder(folder: Path, manifest: Manifest) -> SyntheticSet:
+    file = _listed(folder, manifest, LABELS)
+    channels, height, width = manifest.image_shape
+    names, hard, soft = _labels(file, manifest)
+    if sorted([LABELS, *names]) != sorted(manifest.files):
+        raise FileFormatError(f"{file}: does not list each picture of {FILE_NAME} once; {AGAIN}")
+    pixels = torch.empty((len(names), height, width, channels), dtype=torch.uint8)
+    for index, name in enumerate(names):
+        try:
+            with Image.open(folder / name, formats=["PNG"]) as picture:
+                expected = ("L" if channels == 1 else "RGB", (width, height))
+                if (picture.mode, picture.size) != expected:
+                    raise ValueError(f"{picture.mode} {picture.size}, expected {expected[0]} {expected[1]}")
+                pixels[index] = torch.from_numpy(np.array(picture)).view(height, width, channels)
+        except UNREADABLE as error:
+            raise FileFormatError(f"{folder / name}: not a PNG of an exported set ({_line(error)}); {AGAIN}") from None
+    return _synthetic(pixels.permute(0, 3, 1, 2), hard, soft, manifest, file)
+
+
+def _labels(file: Path, manifest: Manifest) -> tuple[list[str], Tensor, Tensor | None]:
+    """Return the pictures' paths, their labels, and probabilities where labels are soft."""
+    classes = len(manifest.class_names)
+    header = csv_header(classes if manifest.soft else 0)
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.reader(stream, strict=True))
+        if not rows or rows[0] != header or any(len(row) != len(header) for row in rows):
+            raise ValueError(f"its columns must be {', '.join(header[:4])}{' ...' if len(header) > 4 else ''}")
+        rows = rows[1:]
+        if len(rows) != manifest.images:
+            raise ValueError(f"{len(rows)} images, but {FILE_NAME} says {manifest.images}")
+        soft = _probabilities(rows) if manifest.soft else None
+        return [row[0] for row in rows], torch.tensor([int(row[1]) for row in rows]), soft
+    except UNREADABLE as error:
+        raise FileFormatError(f"{file}: not the labels of an exported set ({_line(error)}); {AGAIN}") from None
+
+
+def _probabilities(rows: Sequence[Sequence[str]]) -> Tensor:
+    return torch.tensor([[float(value) for value in row[3:]] for row in rows], dtype=torch.float64)
+
+
+def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Manifest, file: Path) -> SyntheticSet:
+    """Return the set that uint8 pixels (n, C, H, W), classes (n,) and probabilities (n, K) describe."""
+    normalisation = manifest.normaliser()
+    images = normalisation.apply(pixels.float() / 255).contiguous()
+    step_size = None if manifest.step_size is None else torch.tensor(manifest.step_size)
+    try:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (images, step_size) if tensor is not None):
+            raise ValueError("its normalisation or step size makes numbers that are not finite")
+        labels = hard if soft is None else _logits(soft)
+        return SyntheticSet(images, labels, step_size, manifest.class_names, normalisation, dict(manifest.info))
+    except ValueError as error:
+        raise FileFormatError(f"{file}: not a valid exported set: {error}; {AGAIN}") from None
+
+
+def _logits(probabilities: Tensor) -> Tensor:
+    """Return log p, whose softmax gives the probabilities back; the smallest that float32 holds stands for 0."""
+    finite = bool(torch.isfinite(probabilities).all())
+    if not finite or bool((probabilities < 0).any()) or bool(((probabilities.sum(dim=1) - 1).abs() > 1e-3).any()):
+        raise ValueError("soft labels must be probabilities that sum to 1")
+    return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log().float()
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,1 +1,0 @@
-"""Distilled sets for people without this software: formats, data-set card, and reading them back."""

@@ -1,1 +1,0 @@
-"""Results: the card of a run, its picture, comparison tables, and what a terminal shows."""

@@ -1,0 +1,256 @@
+"""From settings to objects: builds every part, checks that they fit, and reports all problems before any work."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
+from hoptm_plugin.core.compute import Compute
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError, Problems
+from hoptm_plugin.core.interfaces import (
+    Augmentation,
+    Method,
+    NetworkBuilder,
+    Task,
+    augmentations,
+    loggers,
+    methods,
+    networks,
+)
+from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.core.plugins import load_plugins
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data import check_ipc, check_spec, load
+from hoptm_plugin.engine.evaluation import CreateNetwork, Evaluator
+from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
+from hoptm_plugin.experts.store import StoredTrajectories
+from hoptm_plugin.networks import create
+from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.runs.settings import RunSettings, Runtime
+from hoptm_plugin.runtime.compute import can_compile, default_budget, forward_operations, worth_compiling
+from hoptm_plugin.runtime.environment import private_folder
+from hoptm_plugin.runtime.gpus import claim_gpu
+from hoptm_plugin.runtime.memory import memory_named
+from hoptm_plugin.runtime.progress import ProgressFactory
+
+USUAL_EPOCHS = 100
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What settings describe, built but not yet told of any data."""
+
+    method: Method
+    augmentation: Augmentation
+    network: NetworkBuilder
+    evaluated: Mapping[str, NetworkBuilder]
+    loggers: Sequence[tuple[str, RunLogger]] = ()
+
+
+def build_parts(settings: RunSettings) -> Parts:
+    """Build every part that needs no data.
+
+    Raises:
+        ConfigurationError: with all problems of all parts.
+    """
+    load_plugins()
+    problems = Problems()
+    method = problems.attempt(lambda: methods.build(settings.method, "method"))
+    augmentation = problems.attempt(lambda: augmentations.build(settings.augment, "augment"))
+    network = problems.attempt(lambda: networks.build(settings.network, "network"))
+    problems.attempt(lambda: check_spec(settings.dataset))
+    evaluated: dict[str, NetworkBuilder] = {}
+    if settings.networks is None and network is not None:
+        evaluated[network_label(settings.network)] = network
+    for index, spec in enumerate(settings.networks or ()):
+        # a bare name that is the run's own network means that network, with its own width and depth
+        own = isinstance(spec, str) and spec == settings.network.get("name")
+        full = settings.network if own else {"name": spec} if isinstance(spec, str) else spec
+        builder = problems.attempt(partial(networks.build, full, f"networks[{index}]"))
+        if builder is not None:
+            evaluated[network_label(full)] = builder
+    told: list[tuple[str, RunLogger]] = []
+    for index, spec in enumerate(settings.loggers):
+        full = {"name": spec} if isinstance(spec, str) else spec
+        logger = problems.attempt(partial(loggers.build, full, f"loggers[{index}]"))
+        if logger is not None:
+            told.append((str(full["name"]), logger))
+    if settings.networks == []:
+        problems.found.append("networks: must name at least one architecture, or be null")
+    problems.raise_if_any()
+    assert method is not None
+    assert augmentation is not None
+    assert network is not None
+    return Parts(method, augmentation, network, evaluated, told)
+
+
+def network_label(spec: Mapping[str, Any]) -> str:
+    """Return a network's name with the settings that differ from its defaults, such as "convnet(width=32)"."""
+    parameters = inspect.signature(networks.get(spec["name"])).parameters
+    changed = [
+        f"{key}={value}"
+        for key, value in spec.items()
+        if key != "name" and (key not in parameters or parameters[key].default != value)
+    ]
+    return f"{spec['name']}({','.join(changed)})" if changed else str(spec["name"])
+
+
+def resolve_device(runtime: Runtime) -> torch.device:
+    """Return the device, of several GPUs a free one, and set what is global in torch: threads, TF32, determinism."""
+    available = torch.cuda.is_available()
+    if runtime.device == "cuda" and not available:
+        raise ConfigurationError("runtime.device: cuda was asked for, but torch sees no CUDA device; use cpu or auto")
+    name = ("cuda" if available else "cpu") if runtime.device == "auto" else runtime.device
+    if runtime.precision == "tf32" and name != "cuda":
+        raise ConfigurationError("runtime.precision: tf32 exists on CUDA only; use float32")
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    device = torch.device(name)
+    if name == "cuda" and torch.cuda.device_count() > 1:
+        device = torch.device(name, claim_gpu(private_folder("gpus")))
+        torch.cuda.set_device(device)
+    if runtime.compile is True and not can_compile(device):
+        needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton and a C compiler"
+        raise ConfigurationError(
+            f"runtime.compile: needs {needed} and Python's headers, which are not all there; use false or auto"
+        )
+    if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
+        torch.compiler.reset()
+    return device
+
+
+class Workbench:
+    """Everything one run needs, checked: data on the device, parts, task, evaluator.
+
+    Args:
+        settings: validated settings.
+        progress: reports what takes long.
+
+    Raises:
+        ConfigurationError: with all problems at once, before any training.
+        DataError: the data cannot be read.
+    """
+
+    def __init__(self, settings: RunSettings, progress: ProgressFactory) -> None:
+        self.settings, self.progress = settings, progress
+        self.parts = build_parts(settings)
+        self.device = resolve_device(settings.runtime)
+        self.seeds = Seeds(settings.seed)
+        # splits have a seed of their own: runs of several seeds must share experts and test images
+        with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
+            self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
+        self.experts_seconds = 0.0
+        self.task = Task(
+            data=self.data,
+            ipc=settings.ipc,
+            network=self.creator(self.parts.network),
+            augmentation=self.parts.augmentation,
+            experts=self.experts,
+            seeds=self.seeds.child("distillation"),
+        )
+        passes = self.parts.method.image_passes(len(self.data.class_names), settings.ipc)
+        self.task = replace(self.task, compute=self._compute(settings.distillation.iterations * passes))
+
+    def _compute(self, image_passes: float, networks: Sequence[NetworkBuilder] = ()) -> Compute:
+        """Return how work of so many image passes, forward and backward, through each of ``networks`` is computed."""
+        runtime, shape, classes = self.settings.runtime, self.data.image_shape, len(self.data.class_names)
+        compiled = runtime.compile
+        if compiled == "auto":
+            builders = networks or [self.parts.network]
+            per_image = sum(
+                forward_operations(partial(builder.build, shape, classes), shape) for builder in builders
+            ) / len(builders)
+            compiled = worth_compiling(self.device, image_passes, per_image)
+        budget = default_budget(self.device) if runtime.memory_budget is None else int(runtime.memory_budget)
+        return Compute(runtime.unroll, compiled, runtime.precision, budget, runtime.parallel_networks)
+
+    def creator(self, builder: NetworkBuilder) -> CreateNetwork:
+        """Return a function from generator to freshly initialised network on the device."""
+        shape, classes = self.data.image_shape, len(self.data.class_names)
+        return lambda generator: create(builder, shape, classes, generator, self.device)
+
+    def check(self) -> None:
+        """Refuse a composition that does not fit together or the data.
+
+        Raises:
+            ConfigurationError: with all problems at once.
+        """
+        problems = Problems()
+        problems.found += check_ipc(self.data, self.settings.ipc)
+        shape, classes = self.data.image_shape, len(self.data.class_names)
+        for builder in {"network": self.parts.network, **self.parts.evaluated}.values():
+            problems.attempt(partial(_dry_build, builder, shape, classes))
+        if not problems.found:
+            problems.found += self.parts.method.problems(self.task)
+        problems.raise_if_any()
+
+    def check_experts(self) -> None:
+        """Begin the store if experts are missing; refuse one that cannot be begun or holds damaged experts.
+
+        Raises:
+            ConfigurationError: the store's root is no folder.
+            FileFormatError: naming the damaged expert.
+            StorageError: the store cannot be written to.
+        """
+        if epochs := self.parts.method.last_expert_epoch():
+            root = self.settings.experts.root.absolute()
+            nearest = next(path for path in (root, *root.parents) if path.exists())
+            if not nearest.is_dir():
+                raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
+            store = self._store()
+            if store.missing(self.settings.experts.count, epochs):
+                store.begin()
+
+    def _store(self) -> ExpertStore:
+        settings = self.settings.experts
+        recipe = ExpertRecipe(
+            data=self.data.fingerprint,
+            network=self.settings.network,
+            augmentation=self.settings.augment,
+            training=settings.training,
+            seed=settings.seed,
+        )
+        parameters = FlatNetwork(self.task.network(torch.Generator())).num_parameters
+        return ExpertStore(settings.root, recipe, parameters)
+
+    def experts(self, epochs: int) -> StoredTrajectories:
+        """Return experts that reach at least ``epochs``, training what is missing."""
+        settings = self.settings.experts
+        epochs = max(epochs, settings.epochs or 0)
+        # of one expert of usual length: how it is computed must not depend on how many there are, or for how long
+        passes = USUAL_EPOCHS * len(self.task.train) * (2 if settings.training.algorithm == "gsam" else 1)
+        trajectories = build_experts(
+            self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
+            self.progress, self._compute(passes),
+        )  # fmt: skip
+        self.experts_seconds = trajectories.seconds
+        return trajectories
+
+    def evaluator(self) -> Evaluator:
+        """Return the evaluator of the asked architectures."""
+        creators = {name: self.creator(builder) for name, builder in self.parts.evaluated.items()}
+        method, protocol = self.parts.method, self.settings.protocol
+        images = method.training_images(len(self.data.class_names), self.settings.ipc)
+        images = len(self.task.train) if method.whole_split else images
+        compute = self._compute(protocol.repeats * protocol.epochs * images, list(self.parts.evaluated.values()))
+        return Evaluator(
+            protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute
+        )
+
+
+def _dry_build(builder: NetworkBuilder, shape: tuple[int, int, int], classes: int) -> None:
+    with torch.device("meta"):
+        try:
+            builder.build(shape, classes)
+        except HopTMError as error:
+            raise ConfigurationError(str(error)) from error

@@ -1,0 +1,222 @@
+"""``hoptm-bench run``: experts, distillation, evaluation, card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from hoptm_plugin.cards.card import Card, make_card, peak_memory_bytes, write_card
+from hoptm_plugin.core.dataset import Split
+from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.distil import Distilled, Distiller
+from hoptm_plugin.engine.evaluation import Evaluator, real_subset
+from hoptm_plugin.loggers import METRICS, GuardedLoggers
+from hoptm_plugin.runs.assembly import Workbench, network_label
+from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
+from hoptm_plugin.runs.finished import KeptNetworks
+from hoptm_plugin.runs.folder import (
+    AVERAGE,
+    CARD,
+    CONFIG,
+    GRID,
+    INITIAL_GRID,
+    SPLIT,
+    SYNTHETIC,
+    RunFolder,
+    config_sha256,
+    distillation_sha256,
+)
+from hoptm_plugin.runs.grid import write_grid
+from hoptm_plugin.runs.settings import RunSettings, validate_settings
+from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.storage.files import write_json
+from hoptm_plugin.storage.sets import write_set
+from hoptm_plugin.storage.tensors import digest
+
+
+def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
+    """Distil and evaluate as ``values`` say, in the run folder ``path``; return the card that was written.
+
+    Nothing is written before settings, data and folder have been checked. With ``resume`` a finished run is returned
+    as it is.
+    """
+    settings = validate_settings(values)
+    folder = RunFolder(path)
+    with folder.taken(values, settings.resume) as finished:
+        return finished or _run(values, settings, folder, progress)
+
+
+def _run(values: dict[str, Any], settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:
+    bench = Workbench(settings, progress)
+    bench.check()
+    bench.check_experts()
+    folder.begin(values)
+    if "split" in bench.data.provenance:
+        write_json(folder / SPLIT, bench.data.provenance["split"])
+    evaluator = bench.evaluator()
+    with closing(GuardedLoggers(bench.parts.loggers)) as logger:
+        distilled, cost = _distil(bench, evaluator, folder, logger)
+        finished = finished_networks(folder, values, bench, distilled)
+        results = evaluate(distilled, bench, replace(evaluator, finished=finished))
+        cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
+        logger.scalars(settings.distillation.iterations, _means(results))
+    artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
+    card = finished_card(values, bench, results, cost, artefacts, settings.seed, distilled.synthetic,
+                         distillation_sha256(values))  # fmt: skip
+    write_card(card, folder / CARD)
+    finished.discard()
+    return card
+
+
+def finished_networks(
+    folder: RunFolder, values: dict[str, Any], bench: Workbench, distilled: Distilled
+) -> KeptNetworks:
+    """Return the networks that an interrupted evaluation of the same sets had done."""
+    sets = [each for each in (distilled.synthetic, distilled.average) if each is not None]
+    tensors = [part for each in sets for part in (each.images, each.labels, each.step_size) if part is not None]
+    decisive = [config_sha256(values), bench.data.fingerprint, *(digest(tensor) for tensor in tensors)]
+    return KeptNetworks(folder / EVALUATIONS, hashlib.sha256(" ".join(decisive).encode()).hexdigest())
+
+
+def _means(results: dict[str, Any]) -> dict[str, float]:
+    """Return the mean accuracies of what was evaluated, by names for loggers."""
+    return {
+        f"evaluation/{kind}/{network}": fmean(row["accuracy"] for row in rows)
+        for kind, networks in results.items()
+        for network, rows in (networks or {}).items()
+    }
+
+
+def _distil(
+    bench: Workbench, evaluator: Evaluator, folder: RunFolder, logger: RunLogger
+) -> tuple[Distilled, dict[str, Any]]:
+    """Distil and write what was distilled into the folder; return it and what it cost."""
+    settings, method = bench.settings, bench.parts.method
+    if method.whole_split:  # nothing is learned, and real data are not copied into a run folder
+        logger.begin(folder.path, 0)
+        return Distilled(method.setup(bench.task), None), {"distill_s": None, "seconds_per_iteration": None}
+    distiller = Distiller(
+        method,
+        bench.task,
+        settings.distillation,
+        folder.path,
+        bench.progress,
+        _selection(bench, evaluator),
+        logger, lambda initial: write_grid(bench.data.pixels(initial.images), folder / INITIAL_GRID, settings.ipc),
+    )  # fmt: skip
+    distilled = distiller.run()
+    info = {
+        "method_id": settings.method_id,
+        "method_title": settings.method_title,
+        "dataset": bench.data.name,
+        "ipc": settings.ipc,
+        "seed": settings.seed,
+        "selection": settings.distillation.selection,
+    }
+    info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
+    for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
+        if synthetic is not None:
+            synthetic.info = info | ({"average": True} if name == AVERAGE else {})
+            write_set(synthetic, folder / name)
+    write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
+    per_iteration = distiller.seconds / settings.distillation.iterations
+    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
+
+
+def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str:
+    """Train the experts that a run with these settings would read; return where they are and how many."""
+    settings = validate_settings(values)
+    bench = Workbench(settings, progress)
+    bench.check()
+    needed = bench.parts.method.last_expert_epoch()
+    if not max(needed, settings.experts.epochs or 0):
+        return f"method {settings.method_id} reads no experts, so none are trained"
+    bench.check_experts()
+    trajectories = bench.experts(needed)
+    epochs = trajectories.store.epochs(0)
+    return (
+        f"{len(trajectories)} experts of {epochs} epochs in {trajectories.store.folder}"
+        f" ({trajectories.seconds:.0f} s of training)"
+    )
+
+
+def evaluate(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
+    """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split."""
+    settings, average = bench.settings, distilled.average
+    tested: Split = getattr(bench.data, settings.protocol.split)
+    results: dict[str, Any] = {"averaged": None, "random_subset": None}
+    results["evaluations"] = evaluator.evaluate(lambda repeat: distilled.synthetic, tested, "synthetic set")
+    if average is not None:
+        warm_up = distilled.synthetic if settings.protocol.warm_start_average else None
+        results["averaged"] = evaluator.evaluate(lambda repeat: average, tested, "moving average", warm_up)
+    if settings.protocol.random_subset and not bench.parts.method.whole_split:
+        seeds = bench.seeds.child("random subset")
+        results["random_subset"] = evaluator.evaluate(
+            lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), tested, "random subset"
+        )
+    return results
+
+
+def finished_card(
+    values: dict[str, Any],
+    bench: Workbench,
+    results: dict[str, Any],
+    cost: dict[str, Any],
+    artefacts: dict[str, str],
+    distillation_seed: int | None,
+    synthetic: SyntheticSet,
+    origin: str | None,
+) -> Card:
+    """Return the card of results that :func:`evaluate` gave; ``origin`` is what :func:`distillation_sha256` gave."""
+    settings = bench.settings
+    ipc = None if bench.parts.method.whole_split else settings.ipc
+    # a card's reported accuracy is that of its first network: only of the one distilled with
+    published = settings.reported if next(iter(results["evaluations"])) == network_label(settings.network) else None
+    return make_card(
+        method=settings.method_id,
+        title=settings.method_title,
+        data=bench.data,
+        ipc=ipc,
+        seed=settings.seed,
+        protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
+        selection=settings.distillation.selection,
+        tuning=settings.tuning,
+        note=settings.note,
+        reported=None if published is None else published.of(ipc),
+        cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
+        distillation_seed=distillation_seed,
+        config_sha256=config_sha256(values),
+        distillation_sha256=origin,
+        labels="soft" if synthetic.soft else "hard",
+        artefacts=artefacts,
+        **results,
+    )
+
+
+def device_name(bench: Workbench) -> str:
+    """Return the device in words, and the precision of the unroll where it is lower."""
+    precision = bench.settings.runtime.precision
+    lower = "" if precision == "float32" else f", {precision}"
+    if bench.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(bench.device)}{lower}"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"
+
+
+def _selection(bench: Workbench, evaluator: Evaluator) -> Callable[[SyntheticSet], float] | None:
+    """Return what scores a checkpoint: the accuracy of one fresh network on the split that the settings name."""
+    selection = bench.settings.distillation.selection
+    if selection == "last":
+        return None
+    split = bench.data.validation if selection == "validation" else bench.data.test
+    seeds = replace(evaluator, seeds=bench.seeds.child("selection"))
+    name = next(iter(evaluator.networks))
+    return lambda synthetic: float(seeds.score(name, synthetic, split, 0)["accuracy"])

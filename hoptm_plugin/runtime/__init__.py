@@ -1,0 +1,1 @@
+"""What a machine is: device, compilation, memory, stopping, progress."""

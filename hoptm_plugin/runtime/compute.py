@@ -1,0 +1,162 @@
+"""Compilation and memory of what computes; none of it changes what is computed, but for rounding."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from hoptm_plugin.core.compute import CPU_BUDGET, MIB
+from hoptm_plugin.core.errors import ConfigurationError
+
+# operations that eager code needs minutes for on two cores; compiling takes half a minute and saves a third or more
+WORTH_COMPILING = 1e13
+# what an image's way forward and backward costs at least, in operations: small networks spend their time elsewhere
+LEAST_PER_PASS = 3e7
+# names that glibc's malloc.h gives to numbers
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
+_MMAPS = 65536  # its default
+KEEP_UP_TO = 512 * MIB
+
+
+def default_budget(device: torch.device) -> int:
+    """Return the memory budget where none is given: a quarter of a GPU, 256 MiB on the CPU.
+
+    On the CPU many kept graphs leave its caches, and gain little. A GPU's size is taken, not what of it is free: how
+    many networks go side by side must not depend on who else uses it.
+    """
+    return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else CPU_BUDGET
+
+
+def can_compile(device: torch.device) -> bool:
+    """Return whether ``torch.compile`` has what it needs.
+
+    That is Python's headers and the C++ compiler that torch would choose, on CUDA Triton and a C compiler.
+    """
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return False
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton()) and any(shutil.which(name) for name in (os.environ.get("CC") or "gcc", "clang"))
+    default = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    return shutil.which(os.environ.get("CXX") or default) is not None
+
+
+def worth_compiling(device: torch.device, image_passes: float, forward_operations: float) -> bool:
+    """Return whether compiling pays: on CUDA always, on the CPU for work that takes minutes.
+
+    A rule without measurements, so that the same run computes the same bits on a busy machine.
+
+    Args:
+        device: where the work is done.
+        image_passes: how many images go forward and backward through a network.
+        forward_operations: of one image's way forward; 0 where nobody knows, which is not compiled.
+    """
+    if image_passes <= 0 or forward_operations <= 0 or not can_compile(device):
+        return False
+    return device.type == "cuda" or image_passes * max(3 * forward_operations, LEAST_PER_PASS) >= WORTH_COMPILING
+
+
+def compile_step(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """Compile a function of tensors, once for every combination of shapes; on CUDA into CUDA graphs as well.
+
+    Shapes are never generalised: code for a shape must not depend on the shapes seen before, or a resumed run would
+    compute other bits. Results may lie in memory that the next call overwrites.
+    """
+    _configure_compiler()
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except _compiler_errors() as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigurationError(
+                f"runtime.compile: this network cannot be compiled ({reason}); use runtime.compile=false"
+            ) from error
+
+    return call
+
+
+@cache
+def _configure_compiler() -> None:
+    # of no use to a user: that torch looks for CUDA to build extensions with, and how it builds itself
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+    # its default of 8 counts all networks and batch sizes of one process together
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    if torch.cuda.is_available():  # there, kernels are otherwise chosen by timing them
+        torch._inductor.config.deterministic = True
+
+
+@cache
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    return TorchDynamoException, InductorError
+
+
+def forward_operations(build: Callable[[], nn.Module], image_shape: tuple[int, int, int]) -> int:
+    """Return the floating-point operations of one image's forward pass, or 0 where they cannot be counted.
+
+    Nothing is computed for it. A network that does not fit the images, or that must see real numbers, has none.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+            build().eval()(torch.empty(1, *image_shape))
+    except Exception:
+        return 0
+    return int(counter.get_total_flops())
+
+
+def graph_bytes(build: Callable[[], object]) -> int:
+    """Return the bytes of all that autograd saves for the graph that ``build()`` returns, shared memory once."""
+    storages: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        graph = build()  # held until all is counted, so that no memory is used twice
+    del graph
+    return sum(storages.values())
+
+
+def keep_freed_memory(device: torch.device, step_bytes: Callable[[], int]) -> None:
+    """Let glibc's malloc keep what was freed instead of returning it to the system page by page; elsewhere nothing.
+
+    Tensors of megabytes come and go in every step. By default each is fresh memory, and the page faults cost as much
+    time as the arithmetic. What is kept is held until the process ends, and does not fit together again: where a step
+    takes more than ``KEEP_UP_TO``, its largest tensors are therefore still returned, or the peak would double.
+
+    Args:
+        device: where the step is computed; it matters on the CPU only.
+        step_bytes: returns what a step takes, as :func:`graph_bytes` counts it.
+    """
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_M_MMAP_MAX, 0 if step_bytes() <= KEEP_UP_TO else _MMAPS)
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_TOP_PAD, 64 * MIB)

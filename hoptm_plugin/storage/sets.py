@@ -1,0 +1,85 @@
+"""A synthetic set as one safetensors file with JSON metadata: written whole or not at all, read with distrust."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hoptm_plugin.core.dataset import Normalisation
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.storage.tensors import read_tensors, write_tensors
+
+KIND, VERSION = "synthetic set", 2
+
+
+class _Metadata(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: str
+    version: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalisation: str
+    mosaic: int = Field(1, ge=1)
+    info: dict[str, Any]
+
+
+def write_set(synthetic: SyntheticSet, path: Path) -> None:
+    """Write a set to ``path`` whole or not at all."""
+    tensors = {"images": synthetic.images, "labels": synthetic.labels}
+    if synthetic.step_size is not None:
+        tensors["step_size"] = synthetic.step_size
+    normalisation = synthetic.normalisation
+    metadata = _Metadata(kind=KIND, version=VERSION, class_names=synthetic.class_names, mean=normalisation.mean,
+                         std=normalisation.std, normalisation=normalisation.kind, mosaic=synthetic.mosaic,
+                         info=synthetic.info)  # fmt: skip
+    write_tensors(path, tensors, metadata.model_dump(mode="json"))
+
+
+def read_set(path: Path) -> SyntheticSet:
+    """Read a stored set; refuse anything that is not one.
+
+    Raises:
+        FileFormatError: missing, damaged, another kind of file, or values that do not fit together.
+    """
+    tensors, raw = read_tensors(path, KIND)
+    try:
+        metadata = _Metadata.model_validate(raw)
+        if (metadata.kind, metadata.version) != (KIND, VERSION):
+            raise ValueError(f"it is a {metadata.kind} of version {metadata.version}")
+        if unknown := set(tensors) - {"images", "labels", "step_size"}:
+            raise ValueError(f"unknown tensors {sorted(unknown)}")
+        if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
+            raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
+        normalisation = Normalisation(metadata.mean, metadata.std, metadata.normalisation)
+        loaded = SyntheticSet(tensors["images"], tensors["labels"], tensors.get("step_size"), metadata.class_names,
+                              normalisation, metadata.info, metadata.mosaic)  # fmt: skip
+        _check(loaded)
+        return loaded
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise FileFormatError(f"{path}: not a {KIND}: metadata {fault['loc']}: {fault['msg']}") from None
+    except (ValueError, KeyError) as error:
+        raise FileFormatError(f"{path}: not a valid {KIND} of version {VERSION}: {error}") from None
+
+
+def _check(synthetic: SyntheticSet) -> None:
+    """Refuse what can be written down, but not be trained on."""
+    if not synthetic.class_names:
+        raise ValueError("it names no classes")
+    channels, *sides = synthetic.images.shape[1:]
+    if synthetic.images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"images are {synthetic.images.dtype}, expected float32")
+    if any(side % synthetic.mosaic for side in sides):
+        raise ValueError(
+            f"images of {sides[0]}x{sides[1]} pixels are no mosaics of {synthetic.mosaic}x{synthetic.mosaic}"
+        )
+    mean, std = synthetic.normalisation.mean, synthetic.normalisation.std
+    usable = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
+    if not usable or not len(mean) == len(std) == channels:
+        raise ValueError(f"its normalisation is not of {channels} channels, or none")

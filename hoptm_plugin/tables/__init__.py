@@ -1,0 +1,1 @@
+"""From cards to tables: grids, tests, scores, text formats."""

@@ -1,0 +1,177 @@
+"""What a comparison says, as text in rows and columns; how it is drawn is :mod:`hoptm_plugin.tables.formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from hoptm_plugin.cards.words import percent, published
+from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
+from hoptm_plugin.tables.compare import Bound, Comparison
+from hoptm_plugin.tables.significance import LEVEL, Difference, Test
+
+INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
+_SCORE_NOTES = {
+    "lrs": "LRS, label-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^a - 1/e) / "
+    "(e - 1/e) with a = (accuracy - that of random images) / 2 - (accuracy of all images - that of the set under hard "
+    "labels) / 2, fractions, each a mean over the pooled networks. A set no better than random images and as good as "
+    "all of them has 0.269.",
+    "ars": "ARS, augmentation-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^b - 1/e) "
+    "/ (e - 1/e) with b = (accuracy - that of random images) / 2, with augmentation, + the same without augmentation. "
+    "A set no better than random images has 0.269.",
+}
+_SCATTER: dict[Test, str] = {
+    "welch": "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
+    "unless several seeds are pooled; that the j-th network starts alike for every set is left out of account.",
+    "paired": "The tests see the scatter of repeated distillations, each the mean of its networks, and pair what a "
+    "seed fixes for both; a difference is over the seeds that both have, so it need not be that of the means above.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell's text, and a second line beside or below it; "" where there is none."""
+
+    text: str = ""
+    aside: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text: headings of two lines each, and rows by name."""
+
+    title: str
+    columns: list[tuple[str, str]]
+    rows: list[tuple[str, list[Entry]]]
+
+
+def accuracies(comparison: Comparison) -> Grid:
+    """Return the main table: "mean ± std (networks)" in percent, and in brackets what was published; and scores."""
+    grid = _grid(comparison, comparison.heading, _accuracy)
+    columns: list[tuple[str, str]] = []
+    entries: list[list[Entry]] = [[] for _ in grid.rows]
+    for index, column in enumerate(comparison.columns()):
+        beside = comparison.scores if column[0] is not None else ()
+        columns += [grid.columns[index], *((", ".join(grid.columns[index]), name.upper()) for name in beside)]
+        scores = [_scores(comparison, column, name) for name in beside]
+        for at, (_, line) in enumerate(grid.rows):
+            entries[at] += [line[index], *(score[at] for score in scores)]
+    return Grid(grid.title, columns, [(row, line) for (row, _), line in zip(grid.rows, entries, strict=True)])
+
+
+def _scores(comparison: Comparison, column: Column, name: str) -> list[Entry]:
+    """Return a column of scores, the highest marked."""
+    cells = [comparison.cell(row, column) for row in comparison.rows()]
+    scores: list[float | None] = [None if cell is None else getattr(cell, name) for cell in cells]
+    top = max((score for score in scores if score is not None), default=None)
+    return [
+        Entry("" if cell is None else UNDEFINED if score is None else f"{score:.3f}", best=score == top is not None)
+        for cell, score in zip(cells, scores, strict=True)
+    ]
+
+
+def differences(comparison: Comparison) -> Grid | None:
+    """Return the table of differences, or None where nothing was tested."""
+    cells = [cell for cell in comparison.cells if cell.against is not None]
+    if not cells:
+        return None
+    tests = sum(cell.p_holm is not None for cell in cells)
+    title = (
+        f"Differences to {comparison.against or 'the best of each column'} in percentage points [95 % confidence "
+        f"interval], p corrected for {tests} test{'' if tests == 1 else 's'}"
+    )
+    return _grid(comparison, title, partial(_difference, against=comparison.against))
+
+
+def _grid(comparison: Comparison, title: str, entry: Callable[[Cell], Entry]) -> Grid:
+    columns = comparison.columns()
+    cells = {row: [comparison.cell(row, column) for column in columns] for row in comparison.rows()}
+    rows = [(row, [Entry() if cell is None else entry(cell) for cell in line]) for row, line in cells.items()]
+    return Grid(title, [_heading(column) for column in columns], rows)
+
+
+def _heading(column: Column) -> tuple[str, str]:
+    ipc, network = column
+    return "all images" if ipc is None else f"IPC {ipc}", network
+
+
+def _accuracy(cell: Cell) -> Entry:
+    mark = INDISTINCT if cell.indistinct else UNTESTED if cell.untested else ""
+    text = f"{_measured(cell)} {mark}".rstrip()
+    return Entry(text, "" if cell.reported is None else f"[{published(cell.reported)}]", cell.best)
+
+
+def _measured(cell: Cell) -> str:
+    # the scatter of a single network is not known, rather than 0
+    text = percent(cell.mean, cell.std) if len(cell.values) > 1 or cell.mean is None else f"{100 * cell.mean:.2f}"
+    return f"{text} ({len(cell.values)})"
+
+
+def _difference(cell: Cell, against: str | None) -> Entry:
+    if cell.row == against:
+        return Entry("reference")
+    if cell.against is None:
+        return Entry("best" if cell.best and against is None else UNDEFINED)
+    if cell.difference is None:
+        return Entry(UNDEFINED)
+    return Entry(difference_text(cell.difference), f"p {p_value(cell.p_holm)}")
+
+
+def difference_text(difference: Difference) -> str:
+    """Return a difference in percentage points with its interval, as "+1.20 [−0.30, +2.70]"."""
+    low, high = difference.low, difference.high
+    interval = "" if low is None or high is None else f" [{_points(low)}, {_points(high)}]"
+    return _points(difference.mean) + interval
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.2f}".replace("-", MINUS)
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value with three digits behind the point; "-" where it is undefined."""
+    return UNDEFINED if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def bound_line(bound: Bound) -> str:
+    """Return the line on one upper bound."""
+    reported = "" if bound.cell.reported is None else f" [{published(bound.cell.reported)}]"
+    where = f"{bound.cell.row} on all {bound.images:,} training images, {bound.cell.network}"
+    return "; ".join([f"Upper bound, {where}: {_measured(bound.cell)}{reported}", *bound.remarks])
+
+
+def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str]:
+    """Return what explains the marks in all tables, one note a line; ``best`` is how a column's best is marked."""
+    cells = [cell for c in comparisons for cell in (*c.cells, *(bound.cell for bound in c.bounds))]
+    rows = {cell.row for cell in cells}
+    notes = [
+        f"Accuracy in percent: mean ± population std (number of networks, pooled over seeds); the best are {best}."
+    ]
+    if RANDOM_ROW in rows:
+        notes.append("* random training images, evaluated within the other methods' runs, one set of networks a seed")
+    if any(AVERAGED in row for row in rows):
+        notes.append("EMA: the exponential moving average of the synthetic set.")
+    if any(row.endswith(WARM) for row in rows):
+        notes.append("(warm): trained on by networks already trained on the set itself, as the released code does.")
+    sources = sorted({f"{cell.row}: {cell.source}" for cell in cells if cell.source})
+    if sources:
+        notes.append(
+            "In [brackets] what was reported, often of the iteration that was best on the test split, and for "
+            f"baselines with settings that were not published. {'; '.join(sources)}"
+        )
+    notes += [_SCORE_NOTES[name] for name in sorted({name for c in comparisons for name in c.scores}, reverse=True)]
+    if any(cell.against for cell in cells):
+        reference = next((c.against for c in comparisons if c.against), "the best of its column")
+        paired = any(c.tested == "paired" for c in comparisons)
+        test = "t-test of pairs of runs of the same distillation seed" if paired else "Welch's t-test"
+        notes.append(
+            f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: {test}, p-values corrected by "
+            f"Holm's method over all tests of a table; {UNTESTED} no test is possible (a single "
+            f"{'pair' if paired else 'network'}, or no scatter)."
+        )
+        notes.append(_SCATTER["paired" if paired else "welch"])
+        if any(cell.against and not c.against for c in comparisons for cell in c.cells):
+            notes.append("The best was chosen because it came out best, so differences to it are flattered.")
+    return notes
