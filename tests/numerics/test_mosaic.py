@@ -91,7 +91,7 @@ def test_the_set_to_train_on_repeats_labels_four_times(soft):
 
 
 def test_a_file_says_that_it_holds_mosaics(tmp_path):
-    make_set().save(tmp_path / "set.safetensors")
+    write_set(make_set(), tmp_path / "set.safetensors")
     loaded = read_set(tmp_path / "set.safetensors")
     assert (loaded.mosaic, len(loaded)) == (2, 12)
     assert loaded.detached().mosaic == loaded.to(torch.device("cpu")).mosaic == 2

@@ -11,6 +11,7 @@ from scored_cards import NONE, ONE, OTHER, found, make, whole
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.tables.compare import compare
 from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
 from hoptm_plugin.tables.scores import scored, tabled
@@ -68,9 +69,8 @@ def test_a_card_of_unknown_labels_is_told_by_the_set_beside_it(tmp_path):
         folder.mkdir()
         labels = torch.eye(2) if soft else torch.tensor([0, 1])
         normalisation = Normalisation((0.0,), (1.0,), "measured")
-        SyntheticSet(torch.zeros(2, 1, 4, 4), labels, None, ("0", "1"), normalisation).save(
-            folder / "synthetic.safetensors"
-        )
+        stored = SyntheticSet(torch.zeros(2, 1, 4, 4), labels, None, ("0", "1"), normalisation)
+        write_set(stored, folder / "synthetic.safetensors")
         card = make("mtt", 0.8, digest=sha256(folder / "synthetic.safetensors"), labels=None)
         cards = found(random=make("random", 0.5), full=make("full", 0.95, ipc=None))
         cards.append((folder / "result.json", card))

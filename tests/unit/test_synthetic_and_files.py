@@ -96,11 +96,12 @@ from pathlib import Path
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.checkpoint import write_checkpoint
+from hoptm_plugin.storage.sets import write_set
 folder = Path(sys.argv[1]); folder.mkdir()
 images = torch.arange(36.0).view(2, 2, 3, 3)
 info = {name: {"value": i} for i, name in enumerate(sorted({"ipc", "method", "data", "title", "seed"}))}
-SyntheticSet(images, torch.tensor([0, 1]), torch.tensor(.5), ("a", "b"), Normalisation((0., 0.), (1., 1.), "none"),
-             info).save(folder / "set")
+write_set(SyntheticSet(images, torch.tensor([0, 1]), torch.tensor(.5), ("a", "b"),
+                       Normalisation((0., 0.), (1., 1.), "none"), info), folder / "set")
 write_checkpoint(folder / "checkpoint", {"done": 3, "method": {f"part {i}": {"mask": images[0] > i, "x": i}
                                                                for i in range(9)}})
 """
@@ -116,11 +117,11 @@ def test_equal_bytes_from_two_processes(tmp_path):
 
 def test_saving_over_a_set_replaces_it_whole(tmp_path):
     path = tmp_path / "new folder" / "set.safetensors"
-    make_set().save(path)
+    write_set(make_set(), path)
     first = path.read_bytes()
-    make_set(soft=True).save(path)
+    write_set(make_set(soft=True), path)
     assert read_set(path).soft
-    make_set().save(path)
+    write_set(make_set(), path)
     assert path.read_bytes() == first
     assert [entry.name for entry in path.parent.iterdir()] == ["set.safetensors"]
 
@@ -143,7 +144,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("change", UNFIT)
 def test_values_that_do_not_fit_together_are_refused_in_memory_and_on_disk(tmp_path, change):
-    make_set().save(tmp_path / "set.safetensors")
+    write_set(make_set(), tmp_path / "set.safetensors")
     tensors, metadata = read_tensors(tmp_path / "set.safetensors", "synthetic set")
     write_tensors(tmp_path / "unfit.safetensors", tensors | UNFIT[change], metadata)
     with pytest.raises(FileFormatError, match=r"unfit.safetensors: not a valid synthetic set"):
@@ -177,7 +178,7 @@ METADATA = {
 @pytest.mark.parametrize("which", METADATA)
 def test_metadata_that_does_not_fit_is_refused(tmp_path, which):
     key, value, message = METADATA[which]
-    make_set().save(tmp_path / "set.safetensors")
+    write_set(make_set(), tmp_path / "set.safetensors")
     tensors, metadata = read_tensors(tmp_path / "set.safetensors", "synthetic set")
     write_tensors(tmp_path / "set.safetensors", tensors, metadata | {key: value})
     with pytest.raises(FileFormatError, match=message) as caught:
@@ -196,7 +197,7 @@ def test_metadata_that_is_no_mapping_is_refused(tmp_path, metadata):
     "tensors", [{"images": IMAGES}, {"labels": HARD}, {"images": IMAGES, "labels": HARD, "x": HARD + 0}]
 )
 def test_missing_and_unknown_tensors_are_refused(tmp_path, tensors):
-    make_set().save(tmp_path / "set")
+    write_set(make_set(), tmp_path / "set")
     _, metadata = read_tensors(tmp_path / "set", "synthetic set")
     write_tensors(tmp_path / "set", tensors, metadata)
     with pytest.raises(FileFormatError, match="not a valid synthetic set"):
@@ -253,7 +254,7 @@ def checkpoint(path):
                                    no_metadata, checkpoint], ids=lambda spoil: spoil.__name__)  # fmt: skip
 def test_files_of_another_kind_are_refused_and_never_executed(tmp_path, spoil):
     path = tmp_path / "set.safetensors"
-    make_set().save(path)
+    write_set(make_set(), path)
     spoil(path)
     with pytest.raises(FileFormatError, match=r"set\.safetensors") as caught:
         read_set(path)
@@ -269,7 +270,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 def test_the_header_is_safetensors_own_with_one_json_string(tmp_path):
     """Anybody can read a set with safetensors alone."""
-    make_set().save(tmp_path / "set")
+    write_set(make_set(), tmp_path / "set")
     with safe_open(tmp_path / "set", framework="pt") as stream:
         assert sorted(stream.keys()) == ["images", "labels", "step_size"]
         (only,) = stream.metadata().values()
