@@ -11,9 +11,9 @@ from hoptm_plugin.cli.entry import compose, main
 from hoptm_plugin.core.errors import ConfigurationError, PluginError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
-from hoptm_plugin.runs import references
-from hoptm_plugin.runs.citing import bibliography, citations
-from hoptm_plugin.runs.references import load_references, short_reference, split_entries
+from hoptm_plugin.cards import references
+from hoptm_plugin.cards.citing import bibliography, citations
+from hoptm_plugin.cards.references import load_references, short_reference, split_entries
 
 
 def cited(*overrides):
