@@ -255,6 +255,8 @@ def _described(settings: type[Settings], name: str) -> type | None:
 
 def _keyword(spec: Any, kind: type | None, path: list[str]) -> Decides:
     """Return what the keyword at a path within a part's description decides."""
+    if isinstance(spec, Mapping) and "name" not in spec and path:  # parts by names of their own, such as matchers
+        return _keyword(spec.get(path[0]), kind, path[1:])
     known = of_part(spec, kind) if isinstance(spec, Mapping) else {}
     if not path or path[0] not in known:
         return Decides("result")

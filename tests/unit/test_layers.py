@@ -1,4 +1,4 @@
-"""Imports run one way: core <- storage <- runtime <- parts <- trajectory, experts <- engine <- cards <- exchange <- runs <- tables <- pages <- cli."""
+"""Imports run one way, from the first of these layers to the last: none imports from one that stands below it."""
 
 import ast
 from pathlib import Path
