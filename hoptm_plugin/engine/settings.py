@@ -67,7 +67,7 @@ class Distillation(_Settings):
 
 
 class Protocol(_Settings):
-    """How a synthetic set is judged: fresh networks trained on it, tested once at the end (methods.md 1.7).
+    """How a synthetic set is judged: fresh networks trained on it, tested once at the end (docs/methods.md 1.10).
 
     Attributes:
         split: images that the networks are tested on: "test", or "validation" to choose settings by; the test split is
