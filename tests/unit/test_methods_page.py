@@ -13,11 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hoptm_plugin.engine.settings import Distillation, Protocol
-from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.matchers import Endpoint
-from hoptm_plugin.schedulers import SelfPaced
-from hoptm_plugin.trajectory import SoftLabels
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -37,14 +33,7 @@ DEFAULT = re.compile(SETTING.pattern + r"\s\(([^():,;]+)")
 CHOICE = re.compile(r"`(method|experts|protocol|augment|network|dataset)=(\w+)`")
 CODE = re.compile(r"`((?:hoptm_plugin|baselines)/[\w/]+\.py)`(?:, (`\w+`)|\s\(((?:`\w+`(?:, )?)+)\))?")
 EQUATION = re.compile(r"HoP-TM Eq\. (\d)(?: and (\d))?")
-KEYWORDS = {  # settings that the YAML of a method leaves to the code
-    "method.matchers.endpoint": Endpoint,
-    "method.schedulers.pace": SelfPaced,
-    "method.labels": SoftLabels,
-    "distillation": Distillation,
-    "protocol": Protocol,
-    "experts.training": ExpertTraining,
-}
+KEYWORDS = {"method.matchers.endpoint": Endpoint}  # whose keywords a method's YAML leaves to the code
 
 
 def sections() -> dict[str, tuple[str, str]]:
