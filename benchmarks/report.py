@@ -32,7 +32,7 @@ from hoptm_plugin.storage.files import write_text
 
 METHODS = {"hoptm": "HoP-TM", "mtt": "MTT", "ftd": "FTD", "att": "ATT", "datm": "DATM"}
 CLASSES, NETWORKS, TEST, LINES = 10, 5, 1000, 1000
-PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli.entry")
+PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli")
 LIMITS = "limits: 30 s, 20 MB"
 
 

@@ -31,7 +31,7 @@ from hoptm_plugin.runs.folder import CARD
 from hoptm_plugin.runtime.stopping import Stopped, stop_on_signals
 from hoptm_plugin.tables.formats import render
 
-BENCH = [sys.executable, "-m", "hoptm_plugin.cli.entry"]
+BENCH = [sys.executable, "-m", "hoptm_plugin.cli"]
 
 
 def print_list(plan: Plan) -> None:

@@ -16,18 +16,14 @@ from pydantic import BaseModel
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 import hoptm_plugin
-import hoptm_plugin.builtin
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.software import Record
 from hoptm_plugin.cli.arguments import PLAIN
 from hoptm_plugin.cli.help import HELP, OVERVIEW, PROGRAM, SETTINGS_HELP
 from hoptm_plugin.core import interfaces
-from hoptm_plugin.core.plugins import load_plugins
-from hoptm_plugin.core.registry import Registry
 
 project = "hoptm-plugin"
 author = "The hoptm-plugin developers"
@@ -62,30 +58,6 @@ nitpick_ignore = [
 ]
 
 ERRORS = "hoptm_plugin.core.errors"
-REGISTRIES = {name: value for name, value in vars(interfaces).items() if isinstance(value, Registry)}
-
-
-class RegistryEntry(SphinxDirective):
-    """``.. registry:: matchers``: a registry under its public name, with the docstring that follows it in its module.
-
-    Autodoc cannot: once the package ``hoptm_plugin.matchers`` is imported, it has the registry's public name.
-    """
-
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Return the entry.
-
-        Raises:
-            docutils.parsers.rst.DirectiveError: there is no such registry, or nothing says what it is for.
-        """
-        name = self.arguments[0]
-        said = ModuleAnalyzer.for_module(interfaces.__name__).find_attr_docs().get(("", name))
-        if name not in REGISTRIES or not said:
-            raise self.error(f"{interfaces.__name__}.{name}: no registry with a docstring")
-        base = REGISTRIES[name].base.__name__
-        lines = [f".. py:data:: {name}", f"   :type: Registry[{base}]", "", *(f"   {line}" for line in said)]
-        return self.parse_text_to_nodes("\n".join(lines))
 
 
 class RegisteredParts(SphinxDirective):
@@ -98,10 +70,8 @@ class RegisteredParts(SphinxDirective):
     def _lines(self) -> list[str]:
         lines: list[str] = []
         for registry in interfaces.REGISTRIES:
-            (name,) = (name for name, value in REGISTRIES.items() if value is registry)
-            lines += _heading(name.replace("_", " ").capitalize(), "=")
-            base = f":py:class:`~hoptm_plugin.{registry.base.__name__}`"
-            lines += [f"Subclasses of {base} in :py:data:`hoptm_plugin.{name}`.", ""]
+            lines += _heading(registry.kind.capitalize(), "=")
+            lines += [f"Subclasses of :py:class:`~hoptm_plugin.{registry.base.__name__}`.", ""]
             for part in registry:
                 cls = registry.get(part)
                 lines += [f".. _{label(registry.kind, part)}:", "", *_heading(f"``{part}``", "-")]
@@ -242,8 +212,6 @@ def _home(entry: str) -> str:
 
 def setup(app: Sphinx) -> None:
     """Register all of it."""
-    load_plugins()
-    app.add_directive("registry", RegistryEntry)
     app.add_directive("registered-parts", RegisteredParts)
     app.add_directive("command-help", CommandHelp)
     app.add_directive("card-schema", CardSchema)

@@ -1,7 +1,8 @@
 """Dataset distillation, benchmarked: HoP-TM trajectory matching and the methods beside it.
 
-The names below are the public API, all that baselines and third parties need. They are imported when first used, so
-that ``hoptm-bench --help`` does not wait for torch.
+In three lines: ``from hoptm_plugin import compose, run``, then
+``card = run(compose("method=hoptm", ipc=1), "runs/first")``. The names below are the public API, all that notebooks, baselines and third parties need. They are imported when first
+used, so that ``hoptm-bench --help`` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 # ruff: noqa: F401
 if TYPE_CHECKING:
+    from hoptm_plugin.cards.card import Card
     from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
     from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
     from hoptm_plugin.core.interfaces import (
@@ -28,50 +30,58 @@ if TYPE_CHECKING:
         Scheduler,
         SegmentSampler,
         Task,
-        augmentations,
-        datasets,
-        feature_matchers,
-        initialisers,
-        label_policies,
-        loggers,
-        matchers,
-        methods,
-        networks,
-        samplers,
-        schedulers,
-        schedules,
         value_at,
     )
     from hoptm_plugin.core.loggers import RunLogger
     from hoptm_plugin.core.mosaic import expand_mosaic
     from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+    from hoptm_plugin.core.registry import register, registry
+    from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
+    from hoptm_plugin.data.in_memory import Arrays
     from hoptm_plugin.engine.evaluation import real_subset
+    from hoptm_plugin.exchange.export import export
     from hoptm_plugin.exchange.loading import load_distilled
     from hoptm_plugin.networks.layers import features
+    from hoptm_plugin.pages.report import report
+    from hoptm_plugin.runs.composition import compose
+    from hoptm_plugin.runs.judging import evaluate
+    from hoptm_plugin.runs.reading import Run, read_run
+    from hoptm_plugin.runs.running import build_experts, run
+    from hoptm_plugin.runs.settings import RunSettings
+    from hoptm_plugin.runs.verifying import verify
+    from hoptm_plugin.tables.compare import Comparison, compare
     from hoptm_plugin.trajectory.initial import class_major
 
 _HOMES = {
-    "core.dataset": ("ImageData", "Normalisation", "Split"),
-    "core.errors": ("ConfigurationError", "DataError", "HopTMError"),
-    "core.interfaces": (
-        "Augmentation", "DatasetReader", "FeatureMatcher", "Initialiser", "LabelPolicy", "LossTerm", "Matcher",
-        "Method", "NetworkBuilder", "RawImages", "Schedule", "Scheduler", "SegmentSampler", "Task", "augmentations",
-        "datasets", "feature_matchers", "initialisers", "label_policies", "loggers", "matchers", "methods", "networks",
-        "samplers", "schedulers", "schedules", "value_at",
-    ),
-    "core.loggers": ("RunLogger",),
-    "core.mosaic": ("expand_mosaic",),
-    "core.observations": ("FeaturePair", "TrajectoryPair"),
-    "core.seeding": ("Seeds",),
-    "core.synthetic": ("SyntheticSet",),
-    "engine.evaluation": ("real_subset",),
-    "exchange.loading": ("load_distilled",),
-    "networks.layers": ("features",),
-    "trajectory.initial": ("class_major",),
-}  # fmt: skip
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+    "core.dataset": "ImageData Normalisation Split",
+    "core.errors": "ConfigurationError DataError HopTMError",
+    "core.interfaces": "Augmentation DatasetReader FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at",
+    "core.loggers": "RunLogger",
+    "core.mosaic": "expand_mosaic",
+    "core.observations": "FeaturePair TrajectoryPair",
+    "core.registry": "register registry",
+    "core.roles": "Chance Judgement Machine Nothing Result",
+    "core.seeding": "Seeds",
+    "core.synthetic": "SyntheticSet",
+    "cards.card": "Card",
+    "data.in_memory": "Arrays",
+    "engine.evaluation": "real_subset",
+    "exchange.export": "export",
+    "exchange.loading": "load_distilled",
+    "networks.layers": "features",
+    "pages.report": "report",
+    "runs.composition": "compose",
+    "runs.judging": "evaluate",
+    "runs.reading": "Run read_run",
+    "runs.running": "build_experts run",
+    "runs.settings": "RunSettings",
+    "runs.verifying": "verify",
+    "tables.compare": "Comparison compare",
+    "trajectory.initial": "class_major",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME_OF)
 
 

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from hoptm_plugin import ConfigurationError, LossTerm, Method, SyntheticSet, Task, class_major, features, methods
+from hoptm_plugin import (
+    ConfigurationError,
+    LossTerm,
+    Method,
+    SyntheticSet,
+    Task,
+    class_major,
+    features,
+    register,
+)
 
 Array: TypeAlias = NDArray[Any]
 BLOCK = 256  # images that go through the network at once
@@ -82,7 +91,7 @@ class Coreset(Method):
         return torch.no_grad()(lambda images: features(network, images))
 
 
-@methods.register("herding_subset")
+@register("herding_subset")
 class Herding(Coreset):
     """Herding: greedily adds the training image that brings the mean of the chosen features nearest to the class mean.
 
@@ -113,7 +122,7 @@ class Herding(Coreset):
         return chosen
 
 
-@methods.register("k_center_subset")
+@register("k_center_subset")
 class KCenter(Coreset):
     """k-centre greedy: starts nearest to the class mean, then adds the image farthest from its nearest chosen one.
 

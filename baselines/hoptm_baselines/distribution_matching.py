@@ -19,11 +19,11 @@ from hoptm_plugin import (
     Task,
     class_major,
     features,
-    methods,
+    register,
 )
 
 
-@methods.register("distribution_matching")
+@register("distribution_matching")
 class DistributionMatching(Method):
     """Matches features of real and synthetic images under a fresh random network every iteration (DM).
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, methods
+from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, register
 
 
-@methods.register("full_data")
+@register("full_data")
 class FullData(Method):
     """All training images with hard labels; nothing is learned, and the IPC asked for is left out of account.
 

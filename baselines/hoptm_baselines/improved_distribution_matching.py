@@ -21,11 +21,11 @@ from hoptm_plugin import (
     class_major,
     expand_mosaic,
     features,
-    methods,
+    register,
 )
 
 
-@methods.register("improved_distribution_matching")
+@register("improved_distribution_matching")
 class ImprovedDistributionMatching(Method):
     """Matches features of mosaics under networks in training, with a class-aware cross-entropy (IDM).
 

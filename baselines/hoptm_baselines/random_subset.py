@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, methods, real_subset
+from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, real_subset, register
 
 
-@methods.register("random_subset")
+@register("random_subset")
 class RandomSubset(Method):
     """Random training images of each class, without replacement; nothing is learned.
 

@@ -39,9 +39,9 @@ Figures = dict[str, float]
 MIB = 2**20
 STARTS = {
     "classical": ["-c", "import torch, torchvision"],
-    "help": ["-m", "hoptm_plugin.cli.entry", "--help"],
-    "list": ["-m", "hoptm_plugin.cli.entry", "list"],
-    "list methods": ["-m", "hoptm_plugin.cli.entry", "list", "methods"],
+    "help": ["-m", "hoptm_plugin.cli", "--help"],
+    "list": ["-m", "hoptm_plugin.cli", "list"],
+    "list methods": ["-m", "hoptm_plugin.cli", "list", "methods"],
 }
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.augment import transforms
-from hoptm_plugin.core.interfaces import Augmentation, augmentations
+from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.core.registry import register
 
 Group: TypeAlias = Literal["color", "crop", "cutout", "flip", "scale", "rotate"]
 
@@ -32,7 +33,7 @@ class DSAParameters:
     values: Tensor
 
 
-@augmentations.register("dsa")
+@register("dsa")
 class DSA(Augmentation):
     """DSA: one operation a call for the whole batch, drawn uniformly, with numbers of its own per image.
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import Augmentation, augmentations
+from hoptm_plugin.core.interfaces import Augmentation
+from hoptm_plugin.core.registry import register
 
 
-@augmentations.register("none")
+@register("none")
 class NoAugmentation(Augmentation):
     """No augmentation: the identity; draws nothing."""
 

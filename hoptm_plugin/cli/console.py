@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import TextIO
 
 from rich import box
@@ -15,6 +16,8 @@ from hoptm_plugin.cards.by_class import print_by_class
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cards.words import SELECTIONS, percent, published
+from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
+from hoptm_plugin.runs.verifying import Verification
 from hoptm_plugin.runtime.bars import is_terminal
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
@@ -91,3 +94,37 @@ def _cost(cost: Cost) -> str:
     if cost.peak_memory_bytes is not None:
         parts.append(f"peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB")
     return ", ".join([*parts, cost.device])
+
+
+def print_verification(found: Verification) -> None:
+    """Print what became of a run's files and of its networks' accuracies, and the verdict."""
+    console = output_console()
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("file", "SHA-256"):
+        table.add_column(column)
+    for file in found.files:
+        table.add_row(Text(file.name), file.state)
+    console.print(table)
+    if found.exported:
+        console.print(Text(f"{found.folder}: an exported set; its {len(found.files)} files were compared with "
+                           f"{MANIFEST}; to judge it, use hoptm-bench eval synthetic={found.folder}"),
+                      soft_wrap=True)  # fmt: skip
+    if found.networks:
+        _print_networks(found, console)
+    good = "verified" if found.trained else "checksums verified"
+    good += "" if found.trained or found.exported else ", nothing was trained"
+    text = good if found.verified else f"NOT verified: {'; '.join(found.problems)}"
+    console.print(Text(text, "bold green" if found.verified else "bold red"), soft_wrap=True)
+
+
+def _print_networks(found: Verification, console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("trained on", "network", "card, %", "now, %", "difference", "verdict"):
+        table.add_column(column, justify="left" if column in ("trained on", "network", "verdict") else "right")
+    for each in found.networks:
+        p = "" if each.p is None or each.verdict == "identical" else f" (p = {each.p:.2g})"
+        means = (percent(fmean(values), pstdev(values)) for values in (each.stored, each.found))
+        table.add_row(each.kind, Text(each.network), *means, f"{100 * each.difference:+.2f}", each.verdict + p)
+    console.print(table)
+    if found.changed and any(each.verdict != "identical" for each in found.networks):
+        console.print(Text(f"made with other software or hardware: {'; '.join(found.changed)}"), soft_wrap=True)

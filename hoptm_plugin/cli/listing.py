@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -12,29 +10,30 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from hoptm_plugin.core.discovery import OWN, registered, registries
-from hoptm_plugin.core.plugins import MODULES, configuration_packages, load_plugins
-from hoptm_plugin.core.sources import UnresolvedError, locate
-from hoptm_plugin.runs.references import load_references, short_reference
+from hoptm_plugin.cards.references import load_references, short_reference
+from hoptm_plugin.core.plugins import configuration_packages, load_plugins
 
 GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "runtime", "hydra/launcher")
-_PLURALS = {"label policy": "label-policies", "method": "method-classes"}
-_PARTS = {_PLURALS.get(kind, f"{kind}s".replace(" ", "-")): kind for kind in registries().values()}
+# what an argument may name, and the kinds of parts as the registries call them: torch is imported only to list them
+_PARTS = {
+    "method-classes": "method", "matchers": "matcher", "feature-matchers": "feature matcher",
+    "schedulers": "scheduler", "schedules": "schedule", "segment-samplers": "segment sampler",
+    "label-policies": "label policy", "initialisers": "initialiser", "networks": "network",
+    "dataset-readers": "dataset reader", "augmentations": "augmentation", "loggers": "logger",
+}  # fmt: skip
 KINDS = ("settings", "methods", *_PARTS, "plugins")
 
 
 def print_listing(kind: str | None) -> None:
-    """Print one kind, or everything; plug-ins are imported only to list them alone, or where reading them won't do.
+    """Print one kind, or everything.
 
     Raises:
         PluginError: naming a plug-in that cannot be imported.
     """
-    parts: dict[str, list[tuple[str, str]]] = {}
-    if kind == "plugins":
-        plugins = load_plugins()
-    else:  # read whatever the kind: a plug-in whose sources tell that it cannot be imported spoils every listing
-        points = sorted(entry_points(group=MODULES), key=lambda point: point.name)
-        parts, plugins = _parts(points), [f"{point.name} = {point.value}" for point in points]
+    from hoptm_plugin.core.interfaces import REGISTRIES
+
+    plugins = load_plugins()  # whatever the kind: one that cannot be imported spoils every listing
+    parts = {registry.kind: registry for registry in REGISTRIES}
     console = Console(width=None if Console().is_terminal else 160)
     if kind in (None, "settings"):
         table = _table("settings", "group", "choices")
@@ -46,7 +45,7 @@ def print_listing(kind: str | None) -> None:
     for name, part in _PARTS.items():
         if kind in (None, name):
             table = _table(name, "name", "what it does")
-            for entry, text in parts[part]:
+            for entry, text in parts[part].describe():
                 table.add_row(entry, text)
             console.print(table)
     if kind in (None, "plugins"):
@@ -54,17 +53,6 @@ def print_listing(kind: str | None) -> None:
         for plugin in plugins:
             table.add_row(plugin)
         console.print(table)
-
-
-def _parts(points: list[EntryPoint]) -> dict[str, list[tuple[str, str]]]:
-    """Return (name, what it does) of all parts by kind."""
-    try:
-        return registered(points)
-    except UnresolvedError:
-        import_module("hoptm_plugin.builtin")  # registers the library's own parts
-        load_plugins()
-        interfaces = import_module("hoptm_plugin.core.interfaces")
-        return {registry.kind: registry.describe() for registry in interfaces.REGISTRIES}
 
 
 def _methods(names: list[str]) -> Table:
@@ -92,7 +80,7 @@ def _heading(text: str) -> str:
 
 
 def choices(group: str) -> list[str]:
-    """Return the names of a settings group's YAML, plug-ins' included; as Hydra, which imports plug-ins, would."""
+    """Return the names of a settings group's YAML, plug-ins' included."""
     groups = [folder / group for folder in _configuration() if (folder / group).is_dir()]
     names = {file.name for folder in groups for file in folder.iterdir() if file.is_file()}
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
@@ -105,24 +93,14 @@ def _composition(name: str) -> str:
 
 
 def _configuration() -> list[Traversable]:
-    """Return the folders of YAML, in the order of Hydra's search path."""
-    packages = (f"{OWN}.conf", *(package for _, package in configuration_packages()))
-    return [folder for package in packages for folder in _folders(package)]
-
-
-def _folders(package: str) -> list[Traversable]:
-    """Return a package's folders; imports it only where it is not simply below its top-level package."""
-    top, *parts = package.split(".")
-    try:
-        folders: list[Traversable] = [path for place in locate(top) if (path := place.joinpath(*parts)).is_dir()]
-        if folders or not parts:  # a plug-in of a single file has no files beside it
-            return folders
-    except UnresolvedError:
-        pass
-    try:
-        return [files(package)]
-    except (ValueError, ModuleNotFoundError, TypeError):  # passed over by Hydra as well
-        return []
+    """Return the packages of YAML, in the order of Hydra's search path."""
+    found = []
+    for package in ("hoptm_plugin.conf", *(package for _, package in configuration_packages())):
+        try:
+            found.append(files(package))
+        except (ValueError, ModuleNotFoundError, TypeError):  # passed over by Hydra as well
+            continue
+    return found
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -16,7 +16,7 @@ from hoptm_plugin.core.text import printable
 def say(message: str) -> None:
     """Print a line on stderr, without control characters; a log on a full disk must not end the work."""
     with suppress(OSError):
-        print(printable(message), file=sys.stderr)  # noqa: T201
+        print(printable(message), file=sys.stderr)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -88,6 +88,12 @@ class FeatureMatcher(Part, ABC):
 class Scheduler(Part):
     """Paces matching from easy to complex; override either method or both."""
 
+    @classmethod
+    def unfit(cls) -> str:
+        """Say why the class paces nothing; "" where it overrides one of the two methods."""
+        own = (cls.start_epochs, cls.parameter_weights) != (Scheduler.start_epochs, Scheduler.parameter_weights)
+        return "" if own else "overrides neither start_epochs nor parameter_weights, so it would pace nothing"
+
     def start_epochs(self, step: int) -> tuple[int, int] | None:
         """Return (first, last), both included: which start epochs may be drawn now; None leaves it to the sampler."""
         return None

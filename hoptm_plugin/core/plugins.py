@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from hoptm_plugin.core.errors import PluginError
 
 MODULES, CONFIGURATION = "hoptm_plugin.plugins", "hoptm_plugin.conf"
+
+
+_state = {"loaded": False}
+
+
+def load_parts() -> None:
+    """Import this library's parts and all plug-ins, once; whoever asks meanwhile gets what is there so far.
+
+    Raises:
+        PluginError: naming the plug-in whose import failed; the next who asks hears of it again.
+    """
+    if _state["loaded"]:
+        return
+    _state["loaded"] = True
+    try:
+        import_module("hoptm_plugin.builtin")
+        load_plugins()
+    except BaseException:
+        _state["loaded"] = False
+        raise
 
 
 def load_plugins() -> list[str]:

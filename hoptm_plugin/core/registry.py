@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from hoptm_plugin.core.errors import ConfigurationError, PluginError, Problems, UnknownNameError
+from hoptm_plugin.core.plugins import load_parts
+from hoptm_plugin.core.text import unknown_name
 
 T = TypeVar("T")
+C = TypeVar("C")
 _BY_BASE: dict[type, Registry[Any]] = {}
 
 
 class Registry(Generic[T]):
-    """Classes of one kind by name.
+    """Classes of one kind by name, filled with this library's parts and those of plug-ins when first asked.
 
     A parameter annotated with a part's base class (alone, optional, or as a mapping's value) is itself built from a
     mapping with ``name``; every other parameter is checked against its annotation.
@@ -30,40 +32,38 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, base: type[T]) -> None:
         """Hold subclasses of ``base``; ``kind`` is the word users read ("matcher")."""
         self.kind, self.base = kind, base
-        self._entries: dict[str, type[T]] = {}
+        self._classes: dict[str, type[T]] = {}
         _BY_BASE[base] = self
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Return a class decorator that files the class under ``name``.
+    def add(self, name: str, cls: type[T]) -> None:
+        """File a class under ``name``; a notebook's cell that is run again files its class anew.
 
         Raises:
-            PluginError: the name is taken, the base is wrong, or abstract methods are left.
+            PluginError: the name is taken, abstract methods are left, or the class cannot do anything.
         """
+        where = f"{self.kind} {name!r} ({_place(cls)})"
+        if name in self._classes and _place(self._classes[name]) != _place(cls):
+            raise PluginError(f"{where}: the name is taken by {_place(self._classes[name])}")
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
+            raise PluginError(f"{where}: abstract methods are left: {missing}")
+        if reason := getattr(cls, "unfit", str)():
+            raise PluginError(f"{where}: {reason}")
+        self._classes[name] = cls
 
-        def decorate(cls: type[T]) -> type[T]:
-            where = f"{self.kind} {name!r} ({cls.__module__}.{cls.__qualname__})"
-            if name in self._entries and self._entries[name] is not cls:
-                other = self._entries[name]
-                raise PluginError(f"{where}: the name is taken by {other.__module__}.{other.__qualname__}")
-            if not (isinstance(cls, type) and issubclass(cls, self.base)):
-                raise PluginError(f"{where}: must be a subclass of {self.base.__name__}")
-            if inspect.isabstract(cls):
-                missing = ", ".join(sorted(cls.__abstractmethods__))  # type: ignore[attr-defined]
-                raise PluginError(f"{where}: abstract methods are left: {missing}")
-            self._entries[name] = cls
-            return cls
-
-        return decorate
+    def _filled(self) -> dict[str, type[T]]:
+        load_parts()
+        return self._classes
 
     def __iter__(self) -> typing.Iterator[str]:
         """Iterate over the names, sorted."""
-        return iter(sorted(self._entries))
+        return iter(sorted(self._filled()))
 
     def get(self, name: str, path: str = "") -> type[T]:
         """Return the class called ``name``; an unknown name is answered with near matches and all known names."""
-        if name not in self._entries:
-            raise UnknownNameError(_unknown(f"{_at(path)}no {self.kind} is called {name!r}", name, self))
-        return self._entries[name]
+        if name not in self._filled():
+            raise UnknownNameError(unknown_name(f"{_at(path)}no {self.kind} is called {name!r}", name, self))
+        return self._classes[name]
 
     def build(self, spec: Mapping[str, Any], path: str = "") -> T:
         """Make the part that ``spec`` describes: ``name`` and its keyword arguments, parts inside parts included.
@@ -78,7 +78,51 @@ class Registry(Generic[T]):
 
     def describe(self) -> list[tuple[str, str]]:
         """Return (name, first line of the docstring) of every entry."""
-        return [(name, (inspect.getdoc(self._entries[name]) or "").partition("\n")[0]) for name in self]
+        return [(name, (inspect.getdoc(self.get(name)) or "").partition("\n")[0]) for name in self]
+
+
+def register(name: str) -> Callable[[type[C]], type[C]]:
+    """Return a class decorator that makes a part known under ``name``; its base class says what kind of part it is.
+
+    Raises:
+        PluginError: not a subclass of one kind of part, the name is taken, or abstract methods are left.
+    """
+
+    def decorate(cls: type[C]) -> type[C]:
+        bases = [base for base in getattr(cls, "__mro__", ()) if base in _BY_BASE]
+        if len(bases) != 1:
+            kinds = ", ".join(sorted(base.__name__ for base in bases or _BY_BASE))
+            raise PluginError(f"{name!r} ({_place(cls)}): must be a subclass of one of {kinds}" if not bases else
+                              f"{name!r} ({_place(cls)}): must be a part of one kind, and is {kinds}")  # fmt: skip
+        _BY_BASE[bases[0]].add(name, cls)
+        return cls
+
+    return decorate
+
+
+def registry(base: type[T]) -> Registry[T]:
+    """Return what is registered of one kind of part, such as ``registry(Matcher)``: iterate over it, ``get`` a class.
+
+    Raises:
+        PluginError: ``base`` is no kind of part.
+    """
+    if base not in _BY_BASE:
+        raise PluginError(f"{base!r}: no kind of part; one of {', '.join(sorted(each.__name__ for each in _BY_BASE))}")
+    return _BY_BASE[base]
+
+
+def _place(cls: type) -> str:
+    return f"{getattr(cls, '__module__', '')}.{getattr(cls, '__qualname__', repr(cls))}"
+
+
+def part_classes(base: type | None) -> Mapping[str, type]:
+    """Return the registered classes of a kind of part by name; none where ``base`` is no kind of part."""
+    return _BY_BASE[base]._filled() if base in _BY_BASE else {}
+
+
+def keyword_hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class's keywords, with what ``Annotated`` adds to them."""
+    return typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
 
 
 def build(cls: Callable[..., T], keywords: Mapping[str, Any], path: str = "") -> T:
@@ -89,7 +133,7 @@ def build(cls: Callable[..., T], keywords: Mapping[str, Any], path: str = "") ->
     problems = Problems()
     for key in keywords:
         if key not in known:
-            problems.found.append(_unknown(f"{_join(path, key)}: unknown setting", key, known))
+            problems.found.append(unknown_name(f"{_join(path, key)}: unknown setting", key, known))
     for name, parameter in signature.parameters.items():
         if name in known and name not in keywords and parameter.default is inspect.Parameter.empty:
             problems.found.append(f"{_join(path, name)}: missing")
@@ -161,12 +205,6 @@ def validation_problems(error: ValidationError, path: str = "") -> list[str]:
         given = "" if item["type"] == "missing" else f", got {item['input']!r}"
         lines.setdefault(place, f"{place}: {item['msg'].removeprefix('Value error, ')}{given}")
     return list(lines.values())
-
-
-def _unknown(text: str, name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"
 
 
 def _join(*parts: str) -> str:

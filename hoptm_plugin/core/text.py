@@ -1,8 +1,10 @@
-"""Text from elsewhere made fit for a terminal."""
+"""Text made fit for a person: from elsewhere for a terminal, and of a name that nobody knows."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # control characters but for tab and newline, what turns the direction of writing, and halves of characters
@@ -21,3 +23,10 @@ def all_printable(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(all_printable, value))
     return not isinstance(value, str) or UNPRINTABLE.search(value) is None
+
+
+def unknown_name(text: str, name: str, known: Iterable[str]) -> str:
+    """Return ``text`` with the nearest of the known names, and all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"

@@ -6,6 +6,7 @@ from hoptm_plugin.data import (  # noqa: F401 - importing registers
     covid19cxr,
     digits,
     folder,
+    in_memory,
     medmnist,
     npz,
     tinyimagenet,

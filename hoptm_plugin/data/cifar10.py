@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_split, existing_folder, here_or_below
 from hoptm_plugin.data.folder import is_image_folder, read_folders
@@ -47,7 +49,7 @@ class CifarReader(FileReader):
     label_bytes: int
     released: tuple[tuple[float, ...], tuple[float, ...]]
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Machine[Path | None] = None) -> None:
         self.root = root
 
     @abstractmethod
@@ -120,7 +122,7 @@ class CifarReader(FileReader):
         return {"source": f"{self.title} ({HOMEPAGE})", "licence": "none stated by its authors"}
 
 
-@datasets.register("cifar10")
+@register("cifar10")
 class Cifar10(CifarReader):
     """CIFAR-10, 10 classes of 32x32 RGB, from the official binary version or from image folders.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import datasets
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.data import cifar10
 from hoptm_plugin.data.cifar10 import CifarReader
 from hoptm_plugin.data.files import subfolders
@@ -15,7 +15,7 @@ NAMES = "fine_label_names.txt"
 RECORDS = {"train.bin": 50_000, "test.bin": 10_000}
 
 
-@datasets.register("cifar100")
+@register("cifar100")
 class Cifar100(CifarReader):
     """CIFAR-100, 100 classes of 32x32 RGB, from the official binary version or from image folders.
 

@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, here_or_below, subfolders
 from hoptm_plugin.data.images import decode, images_in
@@ -24,7 +26,7 @@ ORIGIN = {
 WHAT = f"the unpacked COVID-19 Radiography Database (class folders {', '.join(CLASSES)})"
 
 
-@datasets.register("covid19cxr")
+@register("covid19cxr")
 class Covid19Cxr(FileReader):
     """Chest X-rays of the COVID-19 Radiography Database, 4 classes, with a seeded stratified 8:2 split.
 
@@ -43,7 +45,7 @@ class Covid19Cxr(FileReader):
     cites = ("chowdhury2020covid", "rahman2021covid")
 
     def __init__(
-        self, root: Path | None = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
+        self, root: Machine[Path | None] = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
     ) -> None:
         if classes is not None:
             check_class_list(classes)

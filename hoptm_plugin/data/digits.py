@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hoptm_plugin.core.interfaces import DatasetReader, RawImages, datasets
+from hoptm_plugin.core.interfaces import DatasetReader, RawImages
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.splits import stratified
 
@@ -17,7 +18,7 @@ ORIGIN = {
 }
 
 
-@datasets.register("digits")
+@register("digits")
 class Digits(DatasetReader):
     """Real handwritten digits, 10 classes, 1,797 grey images of 8x8, inside scikit-learn.
 

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, here_or_below, subfolders
 from hoptm_plugin.data.images import decode, images_in
@@ -18,7 +20,7 @@ WHAT = "a folder with train/CLASS/ and test/CLASS/ image folders"
 VALIDATION = ("val", "validation")
 
 
-@datasets.register("folder")
+@register("folder")
 class Folder(FileReader):
     """Image folders ``train/CLASS/``, ``test/CLASS/`` and optionally ``val/CLASS/`` or ``validation/CLASS/``.
 
@@ -32,7 +34,7 @@ class Folder(FileReader):
     """
 
     def __init__(
-        self, root: Path | None = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
+        self, root: Machine[Path | None] = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
     ) -> None:
         if classes is not None:
             check_class_list(classes)

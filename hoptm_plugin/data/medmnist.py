@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.arrays import read_npz
 from hoptm_plugin.data.files import FileReader
@@ -15,7 +17,7 @@ from hoptm_plugin.data.files import FileReader
 RELEASED = {"pathmnist": ((0.741, 0.533, 0.706), (0.402, 0.821, 0.407))}
 
 
-@datasets.register("medmnist")
+@register("medmnist")
 class MedMnist(FileReader):
     """A 2-D MedMNIST set, read from a local npz file, or downloaded by the medmnist package when asked.
 
@@ -35,7 +37,11 @@ class MedMnist(FileReader):
     cites = ("yang2023medmnist",)
 
     def __init__(
-        self, flag: str, root: Path | None = None, size: Literal[28, 64, 128, 224] = 28, download: bool = False
+        self,
+        flag: str,
+        root: Machine[Path | None] = None,
+        size: Literal[28, 64, 128, 224] = 28,
+        download: Machine[bool] = False,
     ) -> None:
         from medmnist.info import INFO  # takes a second and creates ~/.medmnist, so only where it is needed
 

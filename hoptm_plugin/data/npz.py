@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.arrays import read_npz
 from hoptm_plugin.data.files import FileReader, check_class_list, existing_root
 
 
-@datasets.register("npz")
+@register("npz")
 class Npz(FileReader):
     """One npz file in MedMNIST layout: train, test and optionally val arrays of uint8 images and integer labels.
 
@@ -20,7 +22,7 @@ class Npz(FileReader):
         class_names: one per class index; null numbers the classes 0..K-1 up to the highest label.
     """
 
-    def __init__(self, root: Path | None = None, class_names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, root: Machine[Path | None] = None, class_names: tuple[str, ...] | None = None) -> None:
         if class_names is not None:
             check_class_list(class_names)
         self.root, self.class_names = root, class_names

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, existing_folder, here_or_below
 from hoptm_plugin.data.images import decode, images_in
@@ -28,7 +30,7 @@ ORIGIN = {
 WHAT = f"the unpacked Tiny ImageNet (tiny-imagenet-200, with {WNIDS}, train/ and val/)"
 
 
-@datasets.register("tinyimagenet")
+@register("tinyimagenet")
 class TinyImageNet(FileReader):
     """Tiny ImageNet, 200 classes of 64x64 RGB: 500 training images of each, 50 test images of each.
 
@@ -44,7 +46,7 @@ class TinyImageNet(FileReader):
 
     cites = ("le2015tinyimagenet",)
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Machine[Path | None] = None) -> None:
         self.root = root
 
     def locate(self) -> Path:

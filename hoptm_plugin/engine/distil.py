@@ -12,7 +12,8 @@ from statistics import fmean
 
 from torch import Tensor
 
-from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError
+from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError, PluginError
+from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -133,6 +134,9 @@ class Distiller:
     def _iterate(self, step: int) -> list[LossTerm]:
         terms = []
         for term in self.method.losses(self.synthetic, step):
+            if not is_scalar_loss(term.loss):
+                raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but "
+                                  f"{getattr(term.loss, 'shape', term.loss)!r}; reduce them, such as by .sum()")  # fmt: skip
             try:
                 self.optimisers.step(term.loss, self.settings.skip_above)
             except NonFiniteLossError as error:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from hoptm_plugin.core.compute import TrainingPrecision
+from hoptm_plugin.core.roles import Decides, Judgement, Result, Settings
 
 TestedSplit: TypeAlias = Literal["test", "validation"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Optimiser(_Settings):
+class Optimiser(Settings):
     """SGD on one of the learned tensors: buf <- momentum * buf + grad; value <- value - learning_rate * buf."""
 
-    learning_rate: NonNegativeFloat
-    momentum: float = Field(0.5, ge=0, lt=1)
+    learning_rate: Result[NonNegativeFloat]
+    momentum: Result[float] = Field(0.5, ge=0, lt=1)
 
 
 class StepSizeOptimiser(Optimiser):
@@ -31,11 +28,11 @@ class StepSizeOptimiser(Optimiser):
         minimum: for "clamped".
     """
 
-    constraint: Literal["none", "clamped", "log"] = "none"
-    minimum: PositiveFloat = 1e-6
+    constraint: Result[Literal["none", "clamped", "log"]] = "none"
+    minimum: Result[PositiveFloat] = 1e-6
 
 
-class Distillation(_Settings):
+class Distillation(Settings):
     """The distillation loop.
 
     Attributes:
@@ -53,20 +50,20 @@ class Distillation(_Settings):
         average_labels: average learned labels as well.
     """
 
-    iterations: PositiveInt = 5000
+    iterations: Result[PositiveInt] = 5000
     images: Optimiser
     step_size: StepSizeOptimiser
     labels: Optimiser
-    checkpoint_every: PositiveInt = 100
-    log_every: PositiveInt = 10
-    evaluate_every: PositiveInt = 500
-    selection: Literal["last", "validation", "test_leaky"] = "last"
-    skip_above: PositiveFloat | None = None
-    average_decay: float | None = Field(None, ge=0, lt=1)
-    average_labels: bool = False
+    checkpoint_every: Annotated[PositiveInt, Decides("result", published=True)] = 100
+    log_every: Annotated[PositiveInt, Decides("result", published=True)] = 10
+    evaluate_every: Result[PositiveInt] = 500
+    selection: Result[Literal["last", "validation", "test_leaky"]] = "last"
+    skip_above: Result[PositiveFloat | None] = None
+    average_decay: Result[float | None] = Field(None, ge=0, lt=1)
+    average_labels: Result[bool] = False
 
 
-class Protocol(_Settings):
+class Protocol(Settings):
     """How a synthetic set is judged: fresh networks trained on it, tested once at the end (docs/methods.md 1.10).
 
     Attributes:
@@ -86,16 +83,15 @@ class Protocol(_Settings):
             released code of FTD and ATT does; only to mimic their numbers.
     """
 
-    # what is left out where it is the default: cards from before it existed stay comparable
-    split: TestedSplit = Field("test", exclude_if=lambda value: value == "test")
-    repeats: PositiveInt = 5
-    epochs: PositiveInt = 1001
-    batch: PositiveInt = 128
-    precision: TrainingPrecision = Field("float32", exclude_if=lambda value: value == "float32")
-    labels: Literal["stored", "hard"] = Field("stored", exclude_if=lambda value: value == "stored")
-    learning_rate: PositiveFloat = 0.01
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: NonNegativeFloat = 5e-4
-    decay: PositiveFloat = 0.1
-    random_subset: bool = True
-    warm_start_average: bool = False
+    split: Judgement[TestedSplit] = "test"
+    repeats: Judgement[PositiveInt] = 5
+    epochs: Judgement[PositiveInt] = 1001
+    batch: Judgement[PositiveInt] = 128
+    precision: Judgement[TrainingPrecision] = "float32"
+    labels: Judgement[Literal["stored", "hard"]] = "stored"
+    learning_rate: Judgement[PositiveFloat] = 0.01
+    momentum: Judgement[float] = Field(0.9, ge=0, lt=1)
+    weight_decay: Judgement[NonNegativeFloat] = 5e-4
+    decay: Judgement[PositiveFloat] = 0.1
+    random_subset: Annotated[bool, Decides("judgement", published=True, beside=True)] = True
+    warm_start_average: Annotated[bool, Decides("judgement", beside=True)] = False

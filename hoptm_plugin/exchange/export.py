@@ -19,9 +19,9 @@ from hoptm_plugin.exchange.loading import is_export
 from hoptm_plugin.exchange.manifest import Format, Manifest
 from hoptm_plugin.exchange.origin import Origin, real_images
 from hoptm_plugin.exchange.writing import check_new, write_export
-from hoptm_plugin.runs.folder import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.runs.judging import why_no_set
 from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.run_files import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.storage.sets import read_set
 
 REMEDY = "name the folder of a finished run, or a .safetensors file"
@@ -145,7 +145,7 @@ def _bibtex(config: dict[str, Any]) -> str:
     """Return the BibTeX of a run's settings; nothing where they use parts that are not installed here."""
     if not config:
         return ""
-    from hoptm_plugin.runs.citing import bibliography  # imports all parts, which takes a second
+    from hoptm_plugin.cards.citing import bibliography  # imports all parts, which takes a second
 
     try:
         return bibliography(config)

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.runs.paths import LEFT_OUT, without_paths
+from hoptm_plugin.storage.paths import LEFT_OUT, without_paths
 
 RealImages: TypeAlias = Literal["copies", "starts", "none", "unknown"]
 SUBSET_METHODS: Final = ("random_subset", "herding_subset", "k_center_subset")

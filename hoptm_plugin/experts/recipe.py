@@ -6,12 +6,13 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hoptm_plugin.core.compute import TrainingPrecision
+from hoptm_plugin.core.roles import Result, Settings
 
 
-class ExpertTraining(BaseModel):
+class ExpertTraining(Settings):
     """How one expert is trained.
 
     Attributes:
@@ -26,18 +27,15 @@ class ExpertTraining(BaseModel):
         adaptive: scale the perturbation by the parameters squared (as released).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    algorithm: Literal["sgd", "gsam"] = "sgd"
-    learning_rate: PositiveFloat = 0.01
-    momentum: NonNegativeFloat = 0.0
-    weight_decay: NonNegativeFloat = 0.0
-    batch: PositiveInt = 256
-    # left out where it is the default: stores from before it existed keep their identity
-    precision: TrainingPrecision = Field("float32", exclude_if=lambda value: value == "float32")
-    rho: NonNegativeFloat = 0.01
-    alpha: float = 0.3
-    adaptive: bool = True
+    algorithm: Result[Literal["sgd", "gsam"]] = "sgd"
+    learning_rate: Result[PositiveFloat] = 0.01
+    momentum: Result[NonNegativeFloat] = 0.0
+    weight_decay: Result[NonNegativeFloat] = 0.0
+    batch: Result[PositiveInt] = 256
+    precision: Result[TrainingPrecision] = "float32"
+    rho: Result[NonNegativeFloat] = 0.01
+    alpha: Result[float] = 0.3
+    adaptive: Result[bool] = True
 
 
 class ExpertRecipe(BaseModel):

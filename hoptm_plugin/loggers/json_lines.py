@@ -13,8 +13,8 @@ from typing import BinaryIO
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.storage.files import read_bounded, storage_error, write_bytes
+from hoptm_plugin.storage.run_files import METRICS
 
-METRICS = "metrics.jsonl"
 LARGEST_BYTES = 2**30
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hoptm_plugin.core.errors import StorageError
-from hoptm_plugin.core.interfaces import loggers
 from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.core.registry import register
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-@loggers.register("tensorboard")
+@register("tensorboard")
 class TensorBoard(RunLogger):
     """Writes scalars and images as TensorBoard events into ``tensorboard/`` in the run folder.
 

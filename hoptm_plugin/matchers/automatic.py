@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import Matcher, matchers
+from hoptm_plugin.core.interfaces import Matcher
 from hoptm_plugin.core.observations import TrajectoryPair
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.matchers.endpoint import Reduction, endpoint_loss
 
 
-@matchers.register("automatic")
+@register("automatic")
 class Automatic(Matcher):
     """Endpoint distance of the student step that lies nearest to the target, instead of the last one (ATT).
 

@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import Matcher, matchers
+from hoptm_plugin.core.interfaces import Matcher
 from hoptm_plugin.core.observations import TrajectoryPair
+from hoptm_plugin.core.registry import register
 
 Reduction: TypeAlias = Literal["masked_ratio", "sum_of_ratios", "unmasked_denominator"]
 
@@ -26,7 +27,7 @@ def endpoint_loss(
     return torch.where(denominator > eps, (v * errors).sum() / denominator.clamp_min(eps), 0.0)
 
 
-@matchers.register("endpoint")
+@register("endpoint")
 class Endpoint(Matcher):
     """Distance of the student's end from the expert's target, over the segment's length (MTT; HoP-TM Eq. 2 and 5).
 

@@ -6,11 +6,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import FeatureMatcher, feature_matchers
+from hoptm_plugin.core.interfaces import FeatureMatcher
 from hoptm_plugin.core.observations import FeaturePair
+from hoptm_plugin.core.registry import register
 
 
-@feature_matchers.register("mean_features")
+@register("mean_features")
 class MeanFeatures(FeatureMatcher):
     """Squared distance of mean features: L = sum_d (mean_n real_nd - mean_m synthetic_md)^2 (DM, IDM).
 

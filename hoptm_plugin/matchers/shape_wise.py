@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, smooth_l1_loss
 
-from hoptm_plugin.core.interfaces import Matcher, matchers
+from hoptm_plugin.core.interfaces import Matcher
 from hoptm_plugin.core.observations import TrajectoryPair
+from hoptm_plugin.core.registry import register
 
 Vertices: TypeAlias = Literal["all", "middle"]
 
@@ -23,7 +24,7 @@ def triangle_cosines(start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
     return torch.stack([first @ third, -(first @ second), second @ third])  # HoP-TM Eq. 3 at each vertex
 
 
-@matchers.register("shape_wise_potential")
+@register("shape_wise_potential")
 class ShapeWisePotential(Matcher):
     """Angles of the student's path against the expert's: smooth L1 of the differences of cosines (HoP-TM Eq. 3, 4).
 

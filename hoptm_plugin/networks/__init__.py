@@ -1,6 +1,5 @@
 """Networks: one family a file, initialisation from explicit generators, and the flat-vector view."""
 
-from hoptm_plugin.core.interfaces import networks as _registry
 from hoptm_plugin.networks.alexnet import AlexNet
 from hoptm_plugin.networks.convnet import ConvNet
 from hoptm_plugin.networks.flat import FlatNetwork
@@ -8,9 +7,6 @@ from hoptm_plugin.networks.initialise import create, has_buffers, initialise
 from hoptm_plugin.networks.layers import Classifier, features
 from hoptm_plugin.networks.resnet import ResNet18, ResNet18AP
 from hoptm_plugin.networks.vgg import VGG11
-
-# once imported, this package is `hoptm_plugin.networks` in the registry's stead, so it must register as that does
-register, build = _registry.register, _registry.build
 
 __all__ = [
     "VGG11",
@@ -20,10 +16,8 @@ __all__ = [
     "FlatNetwork",
     "ResNet18",
     "ResNet18AP",
-    "build",
     "create",
     "features",
     "has_buffers",
     "initialise",
-    "register",
 ]

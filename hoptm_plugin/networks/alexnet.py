@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from hoptm_plugin.core.interfaces import NetworkBuilder, networks
+from hoptm_plugin.core.interfaces import NetworkBuilder
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.networks.layers import Classifier, pool_to_head, scaled, too_small
 
 
-@networks.register("alexnet")
+@register("alexnet")
 class AlexNet(NetworkBuilder):
     """AlexNet: five convolutions, three 2x2 max pools, one linear layer; no norm, no dropout.
 

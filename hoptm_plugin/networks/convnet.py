@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from hoptm_plugin.core.interfaces import NetworkBuilder, networks
+from hoptm_plugin.core.interfaces import NetworkBuilder
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.networks.layers import (
     GROUPS,
     Activation,
@@ -18,7 +19,7 @@ from hoptm_plugin.networks.layers import (
 )
 
 
-@networks.register("convnet")
+@register("convnet")
 class ConvNet(NetworkBuilder):
     """ConvNet: ``depth`` blocks of 3x3 convolution, norm, activation and 2x2 pooling, then one linear layer.
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from hoptm_plugin.core.interfaces import NetworkBuilder, networks
+from hoptm_plugin.core.interfaces import NetworkBuilder
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, scaled, too_small
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
@@ -68,7 +69,7 @@ def _build(
     return Classifier([*layers, *head], channels * pixels, num_classes)
 
 
-@networks.register("resnet18")
+@register("resnet18")
 class ResNet18(NetworkBuilder):
     """ResNet18: four stages of two basic blocks (64, 128, 256, 512; strides 1, 2, 2, 2), average pool, linear layer.
 
@@ -98,7 +99,7 @@ class ResNet18(NetworkBuilder):
         return _build("resnet18", image_shape, num_classes, self.norm, self.widths, pooled=False, largest=1)
 
 
-@networks.register("resnet18_ap")
+@register("resnet18_ap")
 class ResNet18AP(NetworkBuilder):
     """ResNet18_AP: ResNet18 with stride-2 convolutions replaced by 2x2 average pooling, and no final pool.
 

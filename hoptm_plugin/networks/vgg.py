@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from hoptm_plugin.core.interfaces import NetworkBuilder, networks
+from hoptm_plugin.core.interfaces import NetworkBuilder
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.networks.layers import Classifier, DeepNorm, norm_layers, pool_to_head, scaled, too_small
 
 STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
-@networks.register("vgg11")
+@register("vgg11")
 class VGG11(NetworkBuilder):
     """VGG11: eight 3x3 convolutions with norm and ReLU in five stages, each ended by a 2x2 max pool; one linear layer.
 

@@ -13,7 +13,7 @@ from hoptm_plugin.cards.card import Cost
 from hoptm_plugin.pages import figures
 from hoptm_plugin.pages.content import Cell, Drawing, Folded, NamedRun, Part, Row, Section, Table
 from hoptm_plugin.pages.svg import Drawer
-from hoptm_plugin.runs.paths import LEFT_OUT, without_paths
+from hoptm_plugin.storage.paths import LEFT_OUT, without_paths
 
 UNKNOWN, SHORTEST = "-", 0.001
 MOST_CHARACTERS = 200_000  # of a configuration

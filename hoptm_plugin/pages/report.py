@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hoptm_plugin.cards.card import FILE_NAME, Card
+from hoptm_plugin.cards.significance import Test
 from hoptm_plugin.cli.streams import say
 from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
-from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.pages.content import Run
 from hoptm_plugin.pages.curves import Curve, read_curves
 from hoptm_plugin.pages.page import render
 from hoptm_plugin.pages.pictures import trimmed
-from hoptm_plugin.runs.folder import CONFIG, GRID, INITIAL_GRID, read_config
 from hoptm_plugin.runs.grid import Tiles, read_grid
 from hoptm_plugin.storage.files import sha256, write_text
+from hoptm_plugin.storage.run_files import CONFIG, GRID, INITIAL_GRID, METRICS, read_config
 from hoptm_plugin.tables.asked import compare_as_asked
 from hoptm_plugin.tables.compare import find_cards, refuse_card
 from hoptm_plugin.tables.scores import ScoreName
-from hoptm_plugin.tables.significance import Test
 
 LARGEST_CONFIG, MEMORY = 2**20, 2**30  # of a file; of all pictures
 MOST_NAMED, REMEDY = 5, "name another file with -o FILE"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, Problems
@@ -26,7 +25,6 @@ from hoptm_plugin.core.interfaces import (
     networks,
 )
 from hoptm_plugin.core.loggers import RunLogger
-from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import check_ipc, check_spec, load
 from hoptm_plugin.engine.evaluation import CreateNetwork, Evaluator
@@ -34,10 +32,9 @@ from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
 from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.networks import create
 from hoptm_plugin.networks.flat import FlatNetwork
-from hoptm_plugin.runs.settings import RunSettings, Runtime
-from hoptm_plugin.runtime.compute import can_compile, default_budget, forward_operations, worth_compiling
-from hoptm_plugin.runtime.environment import private_folder
-from hoptm_plugin.runtime.gpus import claim_gpu
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.runtime.compute import default_budget, forward_operations, worth_compiling
+from hoptm_plugin.runtime.device import computing, resolve
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import ProgressFactory
 
@@ -55,13 +52,22 @@ class Parts:
     loggers: Sequence[tuple[str, RunLogger]] = ()
 
 
+@contextmanager
+def workbench(settings: RunSettings, progress: ProgressFactory) -> Iterator[Workbench]:
+    """Make what a run needs, and let torch compute for it until the end of the block."""
+    runtime = settings.runtime
+    parts = build_parts(settings)
+    device = resolve(runtime.device, runtime.precision, runtime.compile is True)
+    with computing(device, runtime.precision, runtime.threads):
+        yield Workbench(settings, parts, device, progress)
+
+
 def build_parts(settings: RunSettings) -> Parts:
     """Build every part that needs no data.
 
     Raises:
         ConfigurationError: with all problems of all parts.
     """
-    load_plugins()
     problems = Problems()
     method = problems.attempt(lambda: methods.build(settings.method, "method"))
     augmentation = problems.attempt(lambda: augmentations.build(settings.augment, "augment"))
@@ -103,48 +109,21 @@ def network_label(spec: Mapping[str, Any]) -> str:
     return f"{spec['name']}({','.join(changed)})" if changed else str(spec["name"])
 
 
-def resolve_device(runtime: Runtime) -> torch.device:
-    """Return the device, of several GPUs a free one, and set what is global in torch: threads, TF32, determinism."""
-    available = torch.cuda.is_available()
-    if runtime.device == "cuda" and not available:
-        raise ConfigurationError("runtime.device: cuda was asked for, but torch sees no CUDA device; use cpu or auto")
-    name = ("cuda" if available else "cpu") if runtime.device == "auto" else runtime.device
-    if runtime.precision == "tf32" and name != "cuda":
-        raise ConfigurationError("runtime.precision: tf32 exists on CUDA only; use float32")
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.precision == "tf32"
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    device = torch.device(name)
-    if name == "cuda" and torch.cuda.device_count() > 1:
-        device = torch.device(name, claim_gpu(private_folder("gpus")))
-        torch.cuda.set_device(device)
-    if runtime.compile is True and not can_compile(device):
-        needed = "a C++ compiler (g++ or clang++)" if name == "cpu" else "Triton and a C compiler"
-        raise ConfigurationError(
-            f"runtime.compile: needs {needed} and Python's headers, which are not all there; use false or auto"
-        )
-    if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
-        torch.compiler.reset()
-    return device
-
-
 class Workbench:
     """Everything one run needs, checked: data on the device, parts, task, evaluator.
 
     Args:
-        settings: validated settings.
+        settings: of the run.
+        parts: that they describe.
+        device: where it computes.
         progress: reports what takes long.
 
     Raises:
-        ConfigurationError: with all problems at once, before any training.
         DataError: the data cannot be read.
     """
 
-    def __init__(self, settings: RunSettings, progress: ProgressFactory) -> None:
-        self.settings, self.progress = settings, progress
-        self.parts = build_parts(settings)
-        self.device = resolve_device(settings.runtime)
+    def __init__(self, settings: RunSettings, parts: Parts, device: torch.device, progress: ProgressFactory) -> None:
+        self.settings, self.parts, self.device, self.progress = settings, parts, device, progress
         self.seeds = Seeds(settings.seed)
         # splits have a seed of their own: runs of several seeds must share experts and test images
         with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):

@@ -1,30 +1,135 @@
-"""How settings from several places become one: composed groups, recipes, stored runs, the command line."""
+"""From overrides to settings: Hydra composes the groups, a recipe fills in, what was given by hand wins.
+
+Only this module, :mod:`hoptm_plugin.runs.hydra_errors` and the command line know Hydra's and OmegaConf's objects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
-from hoptm_plugin.core.registry import checked
-from hoptm_plugin.runs.folder import CONFIG, FREE_RUNTIME, read_config
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import DatasetReader
+from hoptm_plugin.runs.settings import RunSettings
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")
-# settings that leave a run what was published: any other one, given on the command line, drops ``reported``
-LEAVES_REPORTED = (
-    "method=", "dataset=", "dataset.root", "dataset.download", "ipc", "seed", "data_seed", "networks", "resume",
-    "worker", "synthetic", "method_title", "tuning", "note", "loggers", *FREE_RUNTIME, "experts.root", "experts.seed",
-    "hydra", "hydra/launcher", "distillation.checkpoint_every", "distillation.log_every", "protocol.random_subset",
-)  # fmt: skip
-
-STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
+NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else
 
 
-def explicit_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
-    """Return the dotted paths that command-line overrides set; a chosen group stands for all below it.
+def compose(*overrides: str, **settings: Any) -> RunSettings:
+    """Return the settings of a run, as ``hoptm-bench run`` would compose them, recipe included.
+
+    Args:
+        overrides: ``key=value``, in the command line's grammar: ``compose("method=mtt", "network.width=32")``.
+        settings: the same by keyword: ``compose(method="mtt", ipc=10)``. ``dataset`` may be data in memory
+            (:class:`hoptm_plugin.Arrays`), and a mapping describes a part whole: ``network={"name": "mine"}``.
+
+    Raises:
+        ConfigurationError: an override that is malformed or names what does not exist; a value that cannot be.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from hoptm_plugin.runs.hydra_errors import explain, group_error
+
+    lines, whole = list(overrides), dict[str, Any]()
+    for key, value in settings.items():
+        if isinstance(value, DatasetReader):
+            lines.append(f"{key}=arrays")
+            whole[key] = value
+        elif isinstance(value, Mapping):
+            whole[key] = dict(value)
+        else:
+            lines.append(f"{key}={as_override(value)}")
+    with_plugins_found()
+    try:
+        with _own_hydra(), hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name="hoptm"):
+            return settled(hydra.compose("config", lines, return_hydra_config=True), whole=whole)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(f"{explain(error)}\nSee hoptm-bench list") from error
+    except ValueError as error:
+        raise group_error(error) from error
+
+
+def parsed(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the value of each override by its dotted path, without composing anything.
+
+    Raises:
+        ConfigurationError: an override that is malformed.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from hoptm_plugin.runs.hydra_errors import explain
+
+    try:
+        return {each.key_or_group: each.value() for each in OverridesParser.create().parse_overrides(list(overrides))}
+    except HydraException as error:
+        raise ConfigurationError(explain(error)) from error
+
+
+def with_plugins_found() -> None:
+    """Let YAML of plug-ins join Hydra's search path; registered in code, so that launchers' workers see it too."""
+    from hydra.core.plugins import Plugins
+
+    from hoptm_plugin.runs.search_path import PluginSearchPath
+
+    Plugins.instance().register(PluginSearchPath)
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Compose also where the caller's own program runs under Hydra, which is then as it was."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    state = GlobalHydra.get_state()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_state(state)
+
+
+def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | None = None) -> RunSettings:
+    """Return the settings of a configuration that Hydra composed, with the recipe for its method and data set.
+
+    Args:
+        config: composed, a DictConfig.
+        hydra_config: Hydra's own, where ``config`` does not hold it.
+        whole: parts to put in the place of those composed.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from hoptm_plugin.runs.hydra_errors import explain
+
+    hydra_config = config.hydra if hydra_config is None else hydra_config
+    choices = {str(key): value for key, value in hydra_config.runtime.choices.items()}
+    # unresolved: the interpolations in overrides are for the settings, not for this list
+    overrides: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    given = (*_given_paths(map(str, overrides), set(choices)), *(whole or {}))
+    keys = [str(key) for key in config if key != "hydra"]
+    try:
+        values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(f"{error.full_key}: {explain(error)}") from error
+    recipe, note = values.pop("recipe", None), ""
+    if recipe:
+        note = _apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}")
+    for key, part in (whole or {}).items():
+        values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
+    settings = RunSettings.of({**values, "recipe": note, "given": given})
+    return settings.without_published(given) if recipe else settings
+
+
+def _given_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
+    """Return the dotted paths that overrides set; a chosen group stands for all below it.
 
     ``method`` and ``dataset`` are marked "method=" and "dataset=", because a recipe may still fill in below them.
     """
@@ -35,8 +140,8 @@ def explicit_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
     return paths
 
 
-def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[str], name: str) -> str:
-    """Merge a recipe's settings into ``values``, except below explicit paths; return a note for the user.
+def _apply_recipe(values: dict[str, Any], recipe: dict[str, Any], given: Iterable[str], name: str) -> str:
+    """Merge a recipe's settings into ``values``, except below paths that were given; return a note for the user.
 
     A recipe has settings for ``all`` images per class, and settings by ``ipc``; where the asked IPC is not listed, the
     nearest lower one serves, or the lowest.
@@ -55,105 +160,38 @@ def apply_recipe(values: dict[str, Any], recipe: dict[str, Any], explicit: list[
         layers.append(by_ipc[used])
         note += f", ipc {used}" if used == ipc else f": none for ipc {ipc}, that of ipc {used} is used"
     for layer in layers:
-        _merge(values, layer, "", explicit, name)
-    drop_reported(values, explicit)
+        _merge(values, layer, "", tuple(given), name)
     return note
 
 
-def drop_reported(values: dict[str, Any], explicit: list[str]) -> None:
-    """Forget what was published where the command line changed what it was published for."""
-    given = [path for path in explicit if not _below(path, ("reported",))]
-    if len(given) == len(explicit) and changes_what_was_published(given):
-        values["reported"] = None
-
-
-def changes_what_was_published(explicit: Iterable[str]) -> bool:
-    """Say whether settings at these paths make a run another than the one whose results were published."""
-    return not all(_below(path, LEAVES_REPORTED) for path in explicit)
-
-
-def _below(path: str, places: Iterable[str]) -> bool:
-    return any(path == place or path.startswith(f"{place}.") for place in places)
-
-
-def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, explicit: list[str], name: str) -> None:
+def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, given: tuple[str, ...], name: str) -> None:
     for key, value in source.items():
         path = f"{prefix}{key}"
-        if path in explicit:
+        if path in given:
             continue
         if isinstance(value, dict) and isinstance(target.get(key), dict):
-            _merge(target[key], value, f"{path}.", explicit, name)
-        elif not any(given.startswith(f"{path}.") for given in explicit):
+            _merge(target[key], value, f"{path}.", given, name)
+        elif not any(each.startswith(f"{path}.") for each in given):
             if not prefix and key not in target:
                 raise ConfigurationError(f"recipe {name}: no setting is called {key!r}")
             target[key] = deepcopy(value)
 
 
-def overlay(stored: dict[str, Any], values: dict[str, Any], explicit: list[str]) -> dict[str, Any]:
-    """Return ``stored`` with what the command line set explicitly taken from ``values``."""
-    result = deepcopy(stored)
-    for path in explicit:
-        if path == "method=":
-            result |= {key: deepcopy(values[key]) for key in ("method", "method_id", "method_title", "method_cites")}
-        else:
-            _take(result, values, path.rstrip("=").split("."))
-    return result
-
-
-def _take(target: dict[str, Any], source: dict[str, Any], keys: list[str]) -> None:
-    """Make ``target`` as ``source`` is at the path ``keys``, absent if it is absent there."""
-    key, *inner = keys
-    if key not in source:
-        target.pop(key, None)
-    elif inner and isinstance(source[key], dict) and isinstance(target.get(key), dict):
-        _take(target[key], source[key], inner)
-    else:
-        target[key] = deepcopy(source[key])
-
-
-def resumed(values: dict[str, Any], explicit: list[str], folder: Path) -> dict[str, Any]:
-    """Return the settings to run with in ``folder``: stored ones, command line on top, where a run is resumed there.
-
-    Raises:
-        RunFolderError: ``resume`` is true and there is no run.
-    """
-    resume = checked(bool | Literal["auto"], values["resume"], "resume")
-    if resume == "auto":
-        resume = (folder / CONFIG).exists()
-    values = values | {"resume": resume}
-    if not resume:
-        return values
-    if not (folder / CONFIG).exists():
-        raise RunFolderError(f"{folder}: holds no run to resume; name its folder with hydra.run.dir=PATH")
-    return trusted(overlay(read_config(folder / CONFIG), values, explicit), values, explicit, folder / CONFIG)
-
-
-def trusted(
-    stored: dict[str, Any], values: dict[str, Any], explicit: list[str], source: Path | None = None
-) -> dict[str, Any]:
-    """Return settings from a file that may come from elsewhere, which must not say where on this machine to write.
-
-    Args:
-        stored: the file's settings, with those of the command line on top.
-        values: what this command would use without the file.
-        explicit: paths that the command line set.
-        source: the file, where experts may be trained; None where none are.
-
-    Raises:
-        ConfigurationError: experts would be written into a folder that only the file names, and that holds none.
-    """
-    experts, dataset = stored.get("experts"), stored.get("dataset")
-    if isinstance(dataset, dict) and "dataset.download" not in explicit and dataset.get("download"):
-        stored = stored | {"dataset": dataset | {"download": False}}  # it was downloaded already
-    if source is None or "experts.root" in explicit:
-        return stored
-    if not isinstance(experts, dict) or not isinstance(experts.get("root"), str):
-        return stored  # which is refused when it is validated
-    root = Path(experts["root"])
-    usual = (Path("experts"), Path(str(values["experts"]["root"])))  # without and with HOPTM_EXPERTS
-    if root not in usual and not any(root.glob(STORES)):
-        raise ConfigurationError(
-            f"experts.root: {source} names {root}, where no experts lie; to train them there give experts.root={root}, "
-            f"or name another folder"
-        )
-    return stored
+def as_override(value: Any) -> str:
+    """Return a value as Hydra's grammar of overrides has it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{as_override(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    if isinstance(value, str | Path):
+        text = str(value)
+        if re.fullmatch(r"[A-Za-z_/][\w/.-]*", text) and text.lower() not in NO_TEXT:
+            return text
+        # a text is no interpolation, and must not become one
+        return "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return str(value).lower() if isinstance(value, bool) else repr(value)
+    raise ConfigurationError(f"a setting of type {type(value).__name__} is none of numbers, texts, lists and mappings; "
+                             f"images in memory are dataset=Arrays(train=(images, labels), test=...)")  # fmt: skip

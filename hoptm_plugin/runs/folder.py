@@ -1,60 +1,27 @@
-"""The run folder: what a run writes, and when a folder may be used."""
+"""The run folder: when it may be used, and by whom."""
 
 from __future__ import annotations
 
-import hashlib
-import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import yaml
+from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card
-from hoptm_plugin.cli.streams import say
-from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError, RunFolderError
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
-from hoptm_plugin.runs.paths import without_paths
-from hoptm_plugin.storage.files import is_leftover, read_bounded, remove_leftovers, sha256, write_text
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.storage.files import is_leftover, remove_leftovers, sha256
 from hoptm_plugin.storage.locks import Lock
-from hoptm_plugin.storage.plain_yaml import load_plain
+from hoptm_plugin.storage.run_files import CARD, CONFIG, LOCK, read_config, write_config
 
-CONFIG, CARD, SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, SPLIT = (
-    "config.yaml",
-    "result.json",
-    "synthetic.safetensors",
-    "synthetic_average.safetensors",
-    "synthetic.png",
-    "initial.png",
-    "split.json",
-)
-LOCK: Final = ".lock"
-LARGEST_CONFIG: Final = 2**20
-# the first line of a stored configuration; older ones have none
-_CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")
-_DIGITS = re.compile(rb"[0-9a-f]{30}")  # what is left of that line where it is damaged
 KILLED = (
     "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
-# settings that do not determine the synthetic set, or only by chance
-NOT_OF_THE_SET = ("seed", "networks", "protocol", "reported", "synthetic", "method_title", "method_cites")
-# how a run is computed; lower precision is more than that
-FREE_RUNTIME = tuple(
-    f"runtime.{name}" for name in ("device", "unroll", "compile", "memory_budget", "parallel_networks", "threads")
-)
-# what may differ between a run and its continuation: it changes nothing that is computed, but for rounding
-FREE_TO_CHANGE = (
-    "resume", "worker", "loggers", "tuning", "note", *FREE_RUNTIME, "experts.root", "dataset.root", "dataset.download",
-)  # fmt: skip
-# left out at their defaults, so that runs and cards from before they existed still count as made alike
-ADDED_LATER = {
-    "runtime.precision": "float32", "experts.training.precision": "float32", "protocol.precision": "float32",
-    "protocol.labels": "stored", "protocol.split": "test", "network.width_factor": 1.0,
-    "method.schedulers.pace.quantile": None,
-}  # fmt: skip
+STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
 
 
 class RunFolder:
@@ -71,15 +38,33 @@ class RunFolder:
         """Return the path of a file in it."""
         return self.path / name
 
+    def continued(self, settings: RunSettings) -> RunSettings:
+        """Return the settings to run with: where a run is resumed, the stored ones with what was given on top.
+
+        Raises:
+            RunFolderError: ``resume`` is true and there is no run.
+            FileFormatError: the stored settings are damaged, or none.
+        """
+        resume = self._is_begun() if settings.resume == "auto" else settings.resume
+        if not resume:
+            return settings.model_copy(update={"resume": False})
+        if not self._is_begun():
+            raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
+        stored = trusted(overlaid(read_config(self / CONFIG), settings), settings, self / CONFIG)
+        return stored.model_copy(update={"resume": True})
+
+    def _is_begun(self) -> bool:
+        return (self / CONFIG).exists()
+
     @contextmanager
-    def taken(self, settings: dict[str, Any], resume: bool | Literal["auto"]) -> Iterator[Card | None]:
+    def taken(self, settings: RunSettings) -> Iterator[Card | None]:
         """Hold the folder for a run with these settings; where that is finished, give its card instead.
 
         Raises:
             RunFolderError: it cannot be used as asked, see :meth:`check`, or another process works in it.
             StorageError: it cannot be written to.
         """
-        go_on = (self / CONFIG).exists() if resume == "auto" else resume
+        go_on = self._is_begun() if settings.resume == "auto" else settings.resume
         self.check(settings, go_on)
         if not (go_on and (self / CARD).exists()):
             with self.held():
@@ -103,7 +88,7 @@ class RunFolder:
                                  f"with hydra.run.dir=PATH")  # fmt: skip
         try:
             if lock.left_over and not (self / CARD).exists():
-                say(KILLED.format(folder=self.path))
+                warnings.warn(KILLED.format(folder=self.path), stacklevel=2)
             remove_leftovers(self.path)
             yield
         finally:
@@ -119,14 +104,13 @@ class RunFolder:
                     path.unlink(missing_ok=True)
         return card
 
-    def check(self, settings: dict[str, Any], resume: bool) -> None:
+    def check(self, settings: RunSettings, resume: bool) -> None:
         """Refuse a folder that cannot be used as asked; nothing is written.
 
         Raises:
             RunFolderError: it holds a run and ``resume`` is off; or ``resume`` is on and there is no run in it, or one
                 made with other settings.
         """
-        config = self / CONFIG
         if not resume:
             path = self.path
             if path.exists() and (not path.is_dir() or any(map(_is_content, path.iterdir()))):
@@ -135,23 +119,20 @@ class RunFolder:
                     f"for a new run choose another hydra.run.dir."
                 )
             return
-        if not config.exists():
+        if not self._is_begun():
             raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
-        stored = read_config(config)
-        differing = _differences(_decisive(stored), _decisive(plain(settings)))
+        differing = _differences(RunSettings.of(read_config(self / CONFIG)).deciding(), settings.deciding())
         if differing:
             raise RunFolderError(
                 f"{self.path}: was made with other settings; give the same ones to resume it:\n  "
                 + "\n  ".join(differing)
             )
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Make the folder and store the composed settings in it."""
+    def begin(self, settings: RunSettings) -> None:
+        """Make the folder and store the settings in it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self / CONFIG).exists():
-            text = yaml.safe_dump(plain(settings), sort_keys=False)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            write_text(self / CONFIG, f"# SHA-256 of all below: {digest}\n{text}")
+        if not self._is_begun():
+            write_config(settings.plain(), self / CONFIG)
 
     def artefacts(self, *names: str) -> dict[str, str]:
         """Return the SHA-256 of those of the named files that exist."""
@@ -163,70 +144,6 @@ def _is_content(path: Path) -> bool:
     return path.name != LOCK and not is_leftover(path)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a stored configuration; plain YAML, nothing in it is ever instantiated.
-
-    Raises:
-        FileFormatError: missing, damaged or edited, or no configuration.
-    """
-    remedy = "restore it, or start the run again in another folder"
-    content = read_bounded(path, LARGEST_CONFIG, "configuration of a run")
-    if content.startswith(b"#") or _DIGITS.search(content.partition(b"\n")[0]):
-        first = _CHECKSUM.match(content)
-        if first is None or hashlib.sha256(content[first.end() :]).hexdigest() != first[1].decode():
-            raise FileFormatError(
-                f"{path}: damaged or edited: its content is not that of its checksum; settings are changed on the "
-                f"command line; {remedy}"
-            )
-    try:
-        values = load_plain(content.decode())
-        without_paths(values)  # more settings than a run can have
-    except RecursionError:
-        raise FileFormatError(f"{path}: not a configuration of a run: nested too deeply; {remedy}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise FileFormatError(f"{path}: not a readable configuration ({reason}); {remedy}") from None
-    if not isinstance(values, dict):
-        raise FileFormatError(f"{path}: not a configuration of a run; {remedy}")
-    return values
-
-
-def config_sha256(settings: dict[str, Any]) -> str:
-    """Return the SHA-256 of what determines a run's result."""
-    return hashlib.sha256(yaml.safe_dump(_decisive(plain(settings)), sort_keys=True).encode()).hexdigest()
-
-
-def distillation_sha256(settings: dict[str, Any]) -> str:
-    """Return the SHA-256 of what determines a synthetic set, its seed left out: seeds of one setting share it."""
-    decisive = {key: value for key, value in _decisive(plain(settings)).items() if key not in NOT_OF_THE_SET}
-    return hashlib.sha256(yaml.safe_dump(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _decisive(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    decisive: dict[str, Any] = {}
-    for key, value in settings.items():
-        path = f"{prefix}{key}"
-        if path in FREE_TO_CHANGE or (path in ADDED_LATER and value == ADDED_LATER[path]):
-            continue
-        decisive[key] = _decisive(value, f"{path}.") if isinstance(value, dict) else value
-    if decisive.get("runtime") == {}:
-        del decisive["runtime"]
-    return decisive
-
-
-def plain(value: Any) -> Any:
-    """Return values as YAML can hold them: paths as text, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise ConfigurationError(f"a setting of type {type(value).__name__} cannot be stored: {value!r}")
-
-
 def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
     if isinstance(stored, dict) and isinstance(given, dict):
         lines = []
@@ -234,6 +151,58 @@ def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
             lines += _differences(stored.get(key), given.get(key), f"{path}.{key}" if path else str(key))
         return lines
     return [] if stored == given else [f"{path}: {stored!r} in the folder, {given!r} now"]
+
+
+def overlaid(stored: dict[str, Any], settings: RunSettings) -> RunSettings:
+    """Return stored settings with what ``settings.given`` names taken from ``settings``.
+
+    Raises:
+        ConfigurationError: the stored ones are no settings of a run.
+    """
+    result, values = dict(stored), settings.values()
+    for path in settings.given:
+        if path == "method=":  # all that a method's YAML chooses of itself
+            result |= {key: value for key, value in values.items() if key.partition("_")[0] == "method"}
+        else:
+            _take(result, values, path.rstrip("=").split("."))
+    return RunSettings.of({**result, "given": settings.given})
+
+
+def _take(target: dict[str, Any], source: dict[str, Any], keys: list[str]) -> None:
+    """Make ``target`` as ``source`` is at the path ``keys``, absent if it is absent there."""
+    key, *inner = keys
+    if key not in source:
+        target.pop(key, None)
+    elif inner and isinstance(source[key], dict) and isinstance(target.get(key), dict):
+        target[key] = dict(target[key])
+        _take(target[key], source[key], inner)
+    else:
+        target[key] = source[key]
+
+
+def trusted(stored: RunSettings, given: RunSettings | None, source: Path | None = None) -> RunSettings:
+    """Return settings from a file that may come from elsewhere, which must not say where on this machine to write.
+
+    Args:
+        stored: the file's settings, with what was given on top.
+        given: what this command would use without the file.
+        source: the file, where experts may be trained; None where none are.
+
+    Raises:
+        ConfigurationError: experts would be written into a folder that only the file names, and that holds none.
+    """
+    if stored.dataset.get("download") and "dataset.download" not in stored.given:  # it was downloaded already
+        stored = stored.changed(dataset=stored.dataset | {"download": False})
+    if source is None or given is None or "experts.root" in stored.given:
+        return stored
+    root = stored.experts.root
+    usual = (Path("experts"), given.experts.root)  # without and with HOPTM_EXPERTS
+    if root not in usual and not any(root.glob(STORES)):
+        raise ConfigurationError(
+            f"experts.root: {source} names {root}, where no experts lie; to train them there give experts.root={root}, "
+            f"or name another folder"
+        )
+    return stored
 
 
 def remove_if_empty(path: Path) -> None:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
-from hoptm_plugin.cli.help import PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.text import unknown_name
 
 # whose errors may come out of a sweep; and the extras that bring launchers
 LAUNCHER_PACKAGES = ("joblib", "submitit", "ray")
 LAUNCHERS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
-
-
-def unknown_name(text: str, name: str, known: Iterable[str]) -> str:
-    """Return ``text`` with the nearest of the known names, and all of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"{text}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(names) or 'none'})"
 
 
 def of_a_launcher(error: Exception) -> bool:
@@ -55,4 +45,4 @@ def group_error(error: ValueError) -> Exception:
     if "Config group override must be" not in str(error):
         return error
     groups = "method=, dataset=, network= and the other groups of settings"
-    return ConfigurationError(f"{groups} take one of the names that {PROGRAM} list settings shows")
+    return ConfigurationError(f"{groups} take one of the names that hoptm-bench list settings shows")

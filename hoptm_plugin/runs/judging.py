@@ -1,57 +1,87 @@
-"""``hoptm-bench eval``: judge a stored synthetic set."""
+"""Judging a synthetic set: of a run, of an export, of a file, or one in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card, write_card
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
-from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import is_export, load_distilled
-from hoptm_plugin.runs.assembly import Workbench
-from hoptm_plugin.runs.composition import drop_reported, overlay, trusted
-from hoptm_plugin.runs.folder import (
-    AVERAGE,
-    CARD,
-    CONFIG,
-    SYNTHETIC,
-    RunFolder,
-    distillation_sha256,
-    read_config,
-)
-from hoptm_plugin.runs.running import evaluate, finished_card, finished_networks
-from hoptm_plugin.runs.settings import RunSettings, validate_settings
+from hoptm_plugin.runs.assembly import workbench
+from hoptm_plugin.runs.composition import compose
+from hoptm_plugin.runs.folder import RunFolder, overlaid, trusted
+from hoptm_plugin.runs.running import finished_card, finished_networks, judge
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, read_config
+from hoptm_plugin.storage.sets import write_set
 
 REMEDY = "name the folder of a finished run, an exported folder or a .safetensors file, with synthetic=PATH"
 
 
-def settings_of_stored(values: dict[str, Any], explicit: list[str]) -> dict[str, Any] | None:
-    """Return the settings of the run a synthetic set lies in, explicit ones on top; None where it lies in no run.
+def evaluate(
+    judged: Any, *overrides: str, settings: RunSettings | None = None, folder: str | Path | None = None,
+    progress: ProgressFactory | None = None, **changes: Any,
+) -> Card:  # fmt: skip
+    """Train fresh networks on a synthetic set, test them, and return the card.
+
+    Settings are those of the run that the set lies in, with what is given on top; of a set that lies in no run, what is
+    given. Of a run folder that holds a moving average as well, both are evaluated; an exported set is judged as it was
+    exported. What the card says of the method comes from the set.
+
+    Args:
+        judged: a :class:`Run`, the path of a run folder, an exported folder or a ``.safetensors`` file, or a
+            :class:`SyntheticSet`; None takes ``settings.synthetic``.
+        overrides: as :func:`compose` takes them: ``evaluate(run, "networks=[vgg11]")``.
+        settings: composed already; instead of ``overrides`` and ``changes``.
+        folder: where the card is written, and networks that are done are kept for going on with ``resume``; None keeps
+            nothing but what is returned.
+        progress: reports what takes long; None: bars on a terminal or in a notebook, else nothing.
+        changes: as the keywords of :func:`compose`.
+
+    Raises:
+        ConfigurationError: settings that cannot be; a set that was distilled from other data.
+        FileFormatError: no set, or one that is damaged or not the one its card judges.
+    """
+    with TemporaryDirectory() as place:
+        if isinstance(judged, SyntheticSet):
+            path = Path(place) / SYNTHETIC
+            write_set(judged, path)
+        else:
+            path = getattr(judged, "folder", judged)
+        settings = settings or compose(*overrides, **changes)
+        if path is not None:
+            settings = settings.model_copy(update={"synthetic": Path(path)})
+        return _evaluate(settings, Path(place) / "judged" if folder is None else Path(folder), progress)
+
+
+def settings_to_judge(settings: RunSettings) -> RunSettings:
+    """Return the settings to judge ``settings.synthetic`` with: of its run, where it lies in one, given ones on top.
 
     Raises:
         ConfigurationError: no set is named, or there is none.
     """
-    if values["synthetic"] is None:
+    if settings.synthetic is None:
         raise ConfigurationError(f"synthetic: missing; {REMEDY}")
-    file = _file(checked(Path, values["synthetic"], "synthetic"))
+    file = _file(settings.synthetic)
     if not file.is_file():
         raise ConfigurationError(f"synthetic: {file} does not exist{why_no_set(file.parent)}; {REMEDY}")
     config = file.parent / CONFIG
     if not config.exists():
-        return None
-    stored = trusted(overlay(read_config(config), values, explicit), values, explicit)
-    drop_reported(stored, explicit)
-    stored["loggers"] = []  # of the distillation: they need not be installed here
-    stored["resume"] = values["resume"]  # of this evaluation, and not of the run
-    return stored
+        return settings.model_copy(update={"reported": None})  # nothing says how it was distilled
+    stored = trusted(overlaid(read_config(config), settings), None).without_published(settings.given)
+    # loggers are of the distillation, and need not be installed here
+    return stored.changed(loggers=[], resume=settings.resume, synthetic=settings.synthetic, recipe="")
 
 
 def why_no_set(folder: Path) -> str:
@@ -84,40 +114,31 @@ class _Judged:
         return self.files[0].parent / CONFIG
 
 
-def evaluate_stored(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
-    """Evaluate the set that ``values`` name and write its card into ``path``.
-
-    Of a run folder that holds a moving average as well, both are evaluated; an exported set is judged as it was
-    exported. What the card says of the method comes from the stored set. With ``resume``, networks that an interrupted
-    evaluation had done are not trained again, and the card of a finished one is returned as it is.
-    """
-    judged = _Judged.read(validate_settings(values).synthetic or Path())
-    if not judged.config.exists():
-        values = values | {"reported": None}  # nothing says how it was distilled
-    values = _described_by(judged.synthetic, values)
-    settings, folder = validate_settings(values), RunFolder(path)
-    with folder.taken(values, settings.resume) as finished:
-        return finished or _evaluate(values, settings, judged, folder, progress)
+def _evaluate(settings: RunSettings, path: Path, progress: ProgressFactory | None) -> Card:
+    settings = settings_to_judge(settings)
+    judged = _Judged.read(settings.synthetic or Path())
+    settings, folder = _described_by(judged.synthetic, settings), RunFolder(path)
+    with folder.taken(settings) as finished:
+        return finished or _judge(settings, judged, folder, progress or usual_progress())
 
 
-def _evaluate(
-    values: dict[str, Any], settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory
-) -> Card:
-    bench, synthetic, average = Workbench(settings, progress), judged.synthetic, judged.average
-    _check_fit(synthetic, bench.data, judged.files[0])
-    bench.check()
-    distilled = Distilled(synthetic.to(bench.device), None if average is None else average.to(bench.device))
-    folder.begin(values)
-    finished = finished_networks(folder, values, bench, distilled)
-    results = evaluate(distilled, bench, replace(bench.evaluator(), finished=finished))
-    cost = {"experts_s": None, "distill_s": None, "evaluate_s": finished.seconds, "seconds_per_iteration": None}
-    artefacts = folder.artefacts(CONFIG) | {file.name: sha256(file) for file in judged.files}
-    # nothing else says how it was made
-    origin = distillation_sha256(read_config(judged.config)) if judged.config.exists() else None
-    card = finished_card(values, bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin)
-    write_card(card, folder / CARD)
-    finished.discard()
-    return card
+def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory) -> Card:
+    synthetic, average = judged.synthetic, judged.average
+    with workbench(settings, progress) as bench:
+        _check_fit(synthetic, bench.data, judged.files[0])
+        bench.check()
+        distilled = Distilled(synthetic.to(bench.device), None if average is None else average.to(bench.device))
+        folder.begin(settings)
+        finished = finished_networks(folder, bench, distilled)
+        results = judge(distilled, bench, replace(bench.evaluator(), finished=finished))
+        cost = {"experts_s": None, "distill_s": None, "evaluate_s": finished.seconds, "seconds_per_iteration": None}
+        artefacts = folder.artefacts(CONFIG) | {file.name: sha256(file) for file in judged.files}
+        # nothing else says how it was made
+        origin = RunSettings.of(read_config(judged.config)).set_digest() if judged.config.exists() else None
+        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin)
+        write_card(card, folder / CARD)
+        finished.discard()
+        return card
 
 
 def _check_card(named: Path, files: list[Path]) -> None:
@@ -153,23 +174,24 @@ def _file(path: Path) -> Path:
     return path / (manifest.FILE_NAME if is_export(path) else SYNTHETIC)
 
 
-def _described_by(synthetic: SyntheticSet, values: dict[str, Any]) -> dict[str, Any]:
+def _described_by(synthetic: SyntheticSet, settings: RunSettings) -> RunSettings:
+    """Return the settings with what the set says of its making."""
     info = synthetic.info
     name = str(info.get("method_id", "unknown"))
-    values = values | {
+    fields: dict[str, Any] = {
         "method_id": name,
         "method_title": str(info.get("method_title", name)),
         "ipc": info.get("ipc", max(1, len(synthetic.images) // len(synthetic.class_names))),
+        "distillation": settings.distillation.model_dump() | {"selection": info.get("selection", "last")},
     }
-    values["distillation"] = values["distillation"] | {"selection": info.get("selection", "last")}
     if info.get("average"):  # judged alone, it must not pass for the set itself
-        values |= {"method_title": f"{values['method_title']} (moving average)", "reported": None}
-    return values
+        fields |= {"method_title": f"{fields['method_title']} (moving average)", "reported": None}
+    return settings.changed(**fields)
 
 
 def _check_fit(synthetic: SyntheticSet, data: ImageData, file: Path) -> None:
     """Refuse a set that was not distilled from data like these."""
-    theirs = {
+    theirs: Mapping[str, tuple[Any, Any]] = {
         "classes": (synthetic.class_names, data.class_names),
         "image shape": (tuple(synthetic.images.shape[1:]), data.image_shape),
         "normalisation": (synthetic.normalisation, data.normalisation),

@@ -1,11 +1,11 @@
-"""``hoptm-bench run``: experts, distillation, evaluation, card."""
+"""A whole run: experts, distillation, evaluation, card."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,71 +18,104 @@ from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
-from hoptm_plugin.loggers import METRICS, GuardedLoggers
-from hoptm_plugin.runs.assembly import Workbench, network_label
+from hoptm_plugin.loggers import GuardedLoggers
+from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
-from hoptm_plugin.runs.folder import (
-    AVERAGE,
-    CARD,
-    CONFIG,
-    GRID,
-    INITIAL_GRID,
-    SPLIT,
-    SYNTHETIC,
-    RunFolder,
-    config_sha256,
-    distillation_sha256,
-)
+from hoptm_plugin.runs.folder import RunFolder
 from hoptm_plugin.runs.grid import write_grid
-from hoptm_plugin.runs.settings import RunSettings, validate_settings
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.storage.files import write_json
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, GRID, INITIAL_GRID, METRICS, SPLIT, SYNTHETIC
 from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.storage.tensors import digest
 
 
-def run(values: dict[str, Any], path: Path, progress: ProgressFactory) -> Card:
-    """Distil and evaluate as ``values`` say, in the run folder ``path``; return the card that was written.
+def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | None = None) -> Card:
+    """Train missing experts, distil, evaluate, and write it all into the folder; return the card.
 
-    Nothing is written before settings, data and folder have been checked. With ``resume`` a finished run is returned
-    as it is.
+    Nothing is written before settings, data and folder have been checked. With ``settings.resume`` an interrupted run
+    goes on, and a finished one is returned as it is; its stored settings hold, with ``settings.given`` on top.
+
+    Args:
+        settings: as :func:`hoptm_plugin.compose` gives them.
+        folder: a new one, or the one to go on in.
+        progress: reports what takes long; None: bars on a terminal or in a notebook, else nothing.
+
+    Raises:
+        ConfigurationError: all that does not fit together, at once, before any work.
+        RunFolderError: the folder holds another run, or none to resume.
+        DataError: the data cannot be read.
+        StorageError: a file cannot be written; what was stored before is intact, and the run can go on.
     """
-    settings = validate_settings(values)
-    folder = RunFolder(path)
-    with folder.taken(values, settings.resume) as finished:
-        return finished or _run(values, settings, folder, progress)
+    taken = RunFolder(Path(folder))
+    settings = taken.continued(settings)
+    with taken.taken(settings) as finished:
+        return finished or _run(settings, taken, progress or usual_progress())
 
 
-def _run(values: dict[str, Any], settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:
-    bench = Workbench(settings, progress)
-    bench.check()
-    bench.check_experts()
-    folder.begin(values)
-    if "split" in bench.data.provenance:
-        write_json(folder / SPLIT, bench.data.provenance["split"])
-    evaluator = bench.evaluator()
-    with closing(GuardedLoggers(bench.parts.loggers)) as logger:
-        distilled, cost = _distil(bench, evaluator, folder, logger)
-        finished = finished_networks(folder, values, bench, distilled)
-        results = evaluate(distilled, bench, replace(evaluator, finished=finished))
-        cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
-        logger.scalars(settings.distillation.iterations, _means(results))
-    artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
-    card = finished_card(values, bench, results, cost, artefacts, settings.seed, distilled.synthetic,
-                         distillation_sha256(values))  # fmt: skip
-    write_card(card, folder / CARD)
-    finished.discard()
-    return card
+def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:
+    with workbench(settings, progress) as bench:
+        bench.check()
+        bench.check_experts()
+        folder.begin(settings)
+        if "split" in bench.data.provenance:
+            write_json(folder / SPLIT, bench.data.provenance["split"])
+        evaluator = bench.evaluator()
+        with closing(GuardedLoggers(bench.parts.loggers)) as logger:
+            distilled, cost = _distil(bench, evaluator, folder, logger)
+            finished = finished_networks(folder, bench, distilled)
+            results = judge(distilled, bench, replace(evaluator, finished=finished))
+            cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
+            logger.scalars(settings.distillation.iterations, _means(results))
+        artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
+        card = finished_card(bench, results, cost, artefacts, settings.seed, distilled.synthetic, settings.set_digest())
+        write_card(card, folder / CARD)
+        finished.discard()
+        return card
 
 
-def finished_networks(
-    folder: RunFolder, values: dict[str, Any], bench: Workbench, distilled: Distilled
-) -> KeptNetworks:
+@dataclass(frozen=True)
+class BuiltExperts:
+    """A store of trained experts.
+
+    Attributes:
+        folder: of the store; None where the method reads no experts.
+        count: experts in it that the run reads.
+        epochs: of each.
+        seconds: that their training took, whenever it was.
+    """
+
+    folder: Path | None
+    count: int = 0
+    epochs: int = 0
+    seconds: float = 0.0
+
+
+def build_experts(settings: RunSettings, progress: ProgressFactory | None = None) -> BuiltExperts:
+    """Train and store the experts that :func:`run` would read with these settings; those that are there stay.
+
+    Raises:
+        ConfigurationError: all that does not fit together, at once, before any work.
+    """
+    with workbench(settings, progress or usual_progress()) as bench:
+        bench.check()
+        needed = bench.parts.method.last_expert_epoch()
+        if not max(needed, settings.experts.epochs or 0):
+            return BuiltExperts(None)
+        bench.check_experts()
+        trajectories = bench.experts(needed)
+        store = trajectories.store
+        return BuiltExperts(store.folder, len(trajectories), store.epochs(0), trajectories.seconds)
+
+
+def finished_networks(folder: RunFolder, bench: Workbench, distilled: Distilled) -> KeptNetworks:
     """Return the networks that an interrupted evaluation of the same sets had done."""
     sets = [each for each in (distilled.synthetic, distilled.average) if each is not None]
     tensors = [part for each in sets for part in (each.images, each.labels, each.step_size) if part is not None]
-    decisive = [config_sha256(values), bench.data.fingerprint, *(digest(tensor) for tensor in tensors)]
+    decisive = [bench.settings.digest(), bench.data.fingerprint, *(digest(tensor) for tensor in tensors)]
     return KeptNetworks(folder / EVALUATIONS, hashlib.sha256(" ".join(decisive).encode()).hexdigest())
 
 
@@ -131,24 +164,7 @@ def _distil(
     return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 
-def build_experts_only(values: dict[str, Any], progress: ProgressFactory) -> str:
-    """Train the experts that a run with these settings would read; return where they are and how many."""
-    settings = validate_settings(values)
-    bench = Workbench(settings, progress)
-    bench.check()
-    needed = bench.parts.method.last_expert_epoch()
-    if not max(needed, settings.experts.epochs or 0):
-        return f"method {settings.method_id} reads no experts, so none are trained"
-    bench.check_experts()
-    trajectories = bench.experts(needed)
-    epochs = trajectories.store.epochs(0)
-    return (
-        f"{len(trajectories)} experts of {epochs} epochs in {trajectories.store.folder}"
-        f" ({trajectories.seconds:.0f} s of training)"
-    )
-
-
-def evaluate(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
+def judge(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
     """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split."""
     settings, average = bench.settings, distilled.average
     tested: Split = getattr(bench.data, settings.protocol.split)
@@ -166,7 +182,6 @@ def evaluate(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> di
 
 
 def finished_card(
-    values: dict[str, Any],
     bench: Workbench,
     results: dict[str, Any],
     cost: dict[str, Any],
@@ -175,7 +190,7 @@ def finished_card(
     synthetic: SyntheticSet,
     origin: str | None,
 ) -> Card:
-    """Return the card of results that :func:`evaluate` gave; ``origin`` is what :func:`distillation_sha256` gave."""
+    """Return the card of results that :func:`judge` gave; ``origin`` is what :meth:`RunSettings.set_digest` gave."""
     settings = bench.settings
     ipc = None if bench.parts.method.whole_split else settings.ipc
     # a card's reported accuracy is that of its first network: only of the one distilled with
@@ -193,7 +208,7 @@ def finished_card(
         reported=None if published is None else published.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,
-        config_sha256=config_sha256(values),
+        config_sha256=settings.digest(),
         distillation_sha256=origin,
         labels="soft" if synthetic.soft else "hard",
         artefacts=artefacts,

@@ -1,16 +1,17 @@
-"""The validated form of a whole configuration."""
+"""All settings of a run as one frozen object; what each decides is said beside it (:mod:`hoptm_plugin.core.roles`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ByteSize,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -19,23 +20,31 @@ from pydantic import (
 )
 
 from hoptm_plugin.cards.card import ReportedAccuracy
-from hoptm_plugin.cards.software import Line
+from hoptm_plugin.cards.software import Line, Record
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.compute import Precision, UnrollStrategy
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import Augmentation, DatasetReader, Method, NetworkBuilder
 from hoptm_plugin.core.registry import validation_problems
+from hoptm_plugin.core.roles import (
+    Chance,
+    Decides,
+    Machine,
+    Nothing,
+    Result,
+    Role,
+    Settings,
+    decides,
+    of_part,
+)
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
 
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 _OR_AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
+OF_THE_RUN: tuple[Role, ...] = ("result", "chance", "judgement")
 
 
-class Experts(_Settings):
+class Experts(Settings):
     """How many experts, where they are stored, and how they are trained.
 
     Attributes:
@@ -47,14 +56,14 @@ class Experts(_Settings):
         training: recipe of one expert.
     """
 
-    count: PositiveInt = 100
-    root: Path = Path("experts")
-    epochs: PositiveInt | None = None
-    seed: NonNegativeInt = 0
+    count: Result[PositiveInt] = 100
+    root: Nothing[Path] = Path("experts")
+    epochs: Result[PositiveInt | None] = None
+    seed: Chance[NonNegativeInt] = 0
     training: ExpertTraining
 
 
-class Runtime(_Settings):
+class Runtime(Settings):
     """Where and how it computes; none of it but ``precision`` changes more than rounding.
 
     Attributes:
@@ -71,13 +80,13 @@ class Runtime(_Settings):
         threads: CPU threads; None leaves torch's choice.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision = "float32"
-    unroll: UnrollStrategy = "auto"
-    compile: Literal["auto", True, False] = "auto"
-    memory_budget: Annotated[Annotated[ByteSize, Field(ge=0)] | None, _OR_AUTO] = None
-    parallel_networks: Annotated[PositiveInt | None, _OR_AUTO] = None
-    threads: PositiveInt | None = None
+    device: Machine[Literal["auto", "cpu", "cuda"]] = "auto"
+    precision: Result[Precision] = "float32"
+    unroll: Machine[UnrollStrategy] = "auto"
+    compile: Machine[Literal["auto", True, False]] = "auto"
+    memory_budget: Machine[Annotated[Annotated[ByteSize, Field(ge=0)] | None, _OR_AUTO]] = None
+    parallel_networks: Machine[Annotated[PositiveInt | None, _OR_AUTO]] = None
+    threads: Machine[PositiveInt | None] = None
 
 
 class PublishedAccuracy(ReportedAccuracy):
@@ -86,7 +95,7 @@ class PublishedAccuracy(ReportedAccuracy):
     networks: dict[Line, ReportedAccuracy] = Field(default_factory=dict)
 
 
-class Published(_Settings):
+class Published(Record):
     """What a publication reports for a method on a data set.
 
     Attributes:
@@ -105,7 +114,17 @@ class Published(_Settings):
         return None if entry is None else {"source": self.source, **entry.model_dump()}
 
 
-class RunSettings(_Settings):
+@dataclass(frozen=True)
+class Describes:
+    """A field that describes a part of this kind by ``name`` and keywords, each of which says itself what it decides."""
+
+    kind: type
+
+
+Spec: TypeAlias = dict[str, Any]
+
+
+class RunSettings(Settings):
     """A whole run. Mappings describe parts by ``name`` and are checked when the parts are built.
 
     Attributes:
@@ -124,37 +143,41 @@ class RunSettings(_Settings):
         ipc: images per class.
         seed: of distillation and evaluation.
         data_seed: of splits that a data set does not fix; part of the data's fingerprint.
-        worker: which of several processes that share the work; changes nothing.
+        worker: which of several processes that share the work.
         resume: continue the run that lies in the run folder; "auto": if there is one, else begin it.
-        synthetic: for ``eval``: the stored set, or the run folder that holds it.
+        synthetic: for an evaluation: the stored set, or the run folder that holds it.
         loggers: told how the distillation goes, by name or as mappings; ``metrics.jsonl`` is written in any case.
         reported: what was published for this setting, or None.
-        tuning: how these settings were chosen, for the card; changes nothing.
-        note: what to know when reading the result, for the card and the tables; changes nothing.
+        tuning: how these settings were chosen, for the card.
+        note: what to know when reading the result, for the card and the tables.
+        recipe: which recipe filled in settings that nobody gave, in words; "" where none did.
+        given: dotted paths of what was set by hand, which beats recipes and the settings of stored runs; not stored.
     """
 
-    method_id: Line
-    method_title: Line
-    method_cites: list[str] = Field(default_factory=list)
-    method: dict[str, Any]
-    dataset: dict[str, Any]
-    network: dict[str, Any]
-    augment: dict[str, Any]
+    method_id: Result[Line]
+    method_title: Nothing[Line]
+    method_cites: Nothing[list[str]] = Field(default_factory=list)
+    method: Annotated[Result[Spec], Describes(Method)]
+    dataset: Annotated[Result[Spec], Describes(DatasetReader)]
+    network: Annotated[Result[Spec], Describes(NetworkBuilder)]
+    augment: Annotated[Result[Spec], Describes(Augmentation)]
     experts: Experts
     distillation: Distillation
     protocol: Protocol
-    networks: list[str | dict[str, Any]] | None = None
+    networks: Annotated[list[str | Spec] | None, Decides("judgement", published=True)] = None
     runtime: Runtime
-    ipc: PositiveInt
-    seed: NonNegativeInt
-    data_seed: NonNegativeInt = 0
-    worker: NonNegativeInt = 0
-    resume: bool | Literal["auto"] = False
-    synthetic: Path | None = None
-    loggers: list[str | dict[str, Any]] = Field(default_factory=list)
-    reported: Published | None = None
-    tuning: Tuning | None = None
-    note: Line | None = None
+    ipc: Annotated[PositiveInt, Decides("result", published=True)]
+    seed: Chance[NonNegativeInt]
+    data_seed: Chance[NonNegativeInt] = 0
+    worker: Nothing[NonNegativeInt] = 0
+    resume: Nothing[bool | Literal["auto"]] = False
+    synthetic: Annotated[Path | None, Decides("judgement", published=True)] = None
+    loggers: Nothing[list[str | Spec]] = Field(default_factory=list)
+    reported: Nothing[Published | None] = None
+    tuning: Nothing[Tuning | None] = None
+    note: Nothing[Line | None] = None
+    recipe: Nothing[str] = ""
+    given: Nothing[tuple[str, ...]] = Field((), exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _test_split_is_not_looked_at(self) -> Self:
@@ -163,14 +186,114 @@ class RunSettings(_Settings):
                              "test_leaky looks at it; use distillation.selection=validation or last")  # fmt: skip
         return self
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RunSettings:
+        """Return validated settings.
 
-def validate_settings(values: Mapping[str, Any]) -> RunSettings:
-    """Return validated settings.
+        Raises:
+            ConfigurationError: with every problem, each naming its setting.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigurationError(validation_problems(error)) from None
 
-    Raises:
-        ConfigurationError: with every problem, each naming its setting.
-    """
-    try:
-        return RunSettings.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigurationError(validation_problems(error)) from None
+    def changed(self, **fields: Any) -> RunSettings:
+        """Return the settings with other values of whole fields, validated."""
+        return self.of({**self.values(), **fields})
+
+    def values(self) -> dict[str, Any]:
+        """Return all settings as nested mappings, data in memory and ``given`` included."""
+        return {**self.model_dump(), "given": self.given}
+
+    def plain(self) -> dict[str, Any]:
+        """Return what YAML and JSON can hold of all settings; ``given`` is left out.
+
+        Raises:
+            ConfigurationError: a setting that is none of numbers, texts, lists, mappings and paths.
+        """
+        return self.model_dump(mode="json", fallback=_storable)
+
+    def deciding(self, roles: Iterable[Role] = OF_THE_RUN) -> dict[str, Any]:
+        """Return, as plain values, the settings that decide one of ``roles``; by default what makes the run."""
+        return _deciding(type(self), self.plain(), set(roles))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what determines a run's result."""
+        return _sha256(self.deciding())
+
+    def set_digest(self) -> str:
+        """Return the SHA-256 of what determines a synthetic set, its seeds left out: seeds of one setting share it."""
+        return _sha256(self.deciding(["result"]))
+
+    def decided_by(self, path: str) -> Decides:
+        """Return what the setting at a dotted path decides; a group of settings decides the result."""
+        head, *rest = path.removesuffix("=").split(".")
+        settings: type[Settings] = type(self)
+        while head in settings.model_fields:
+            known = decides(settings, head)
+            if known is not None:
+                kind = _described(settings, head)
+                return known if kind is None else _keyword(getattr(self, head), kind, rest)
+            if not rest:
+                return Decides("result")
+            settings, (head, *rest) = settings.model_fields[head].annotation, rest  # type: ignore[assignment]
+        return Decides("result")
+
+    def without_published(self, given: Iterable[str]) -> RunSettings:
+        """Return the settings, without what was published where one of the given paths changes what it was for."""
+        others = [path for path in given if path.partition(".")[0] not in ("reported", "reported=")]
+        kept = len(others) < len(list(given)) or all(
+            path in ("method=", "dataset=") or self.decided_by(path).published for path in others
+        )
+        return self if kept or self.reported is None else self.model_copy(update={"reported": None})
+
+
+def _described(settings: type[Settings], name: str) -> type | None:
+    return next((each.kind for each in settings.model_fields[name].metadata if isinstance(each, Describes)), None)
+
+
+def _keyword(spec: Any, kind: type | None, path: list[str]) -> Decides:
+    """Return what the keyword at a path within a part's description decides."""
+    if isinstance(spec, Mapping) and "name" not in spec and path:  # parts by names of their own, such as matchers
+        return _keyword(spec.get(path[0]), kind, path[1:])
+    known = of_part(spec, kind) if isinstance(spec, Mapping) else {}
+    if not path or path[0] not in known:
+        return Decides("result")
+    mark, inner = known[path[0]]
+    return mark if len(path) == 1 or inner is None else _keyword(spec[path[0]], inner, path[1:])
+
+
+def _deciding(settings: type[Settings], plain: Mapping[str, Any], roles: set[Role]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in plain.items():
+        known = decides(settings, name)
+        if known is None:
+            group = _deciding(settings.model_fields[name].annotation, value, roles)  # type: ignore[arg-type]
+            kept |= {name: group} if group else {}
+        elif known.role in roles:
+            kind = _described(settings, name)
+            kept[name] = value if kind is None else _deciding_part(value, kind, roles)
+    return kept
+
+
+def _deciding_part(spec: Any, kind: type | None, roles: set[Role]) -> Any:
+    if not isinstance(spec, Mapping):
+        return spec
+    if "name" not in spec:  # parts by names of their own, such as matchers
+        return {key: _deciding_part(value, kind, roles) for key, value in spec.items()}
+    return {
+        key: _deciding_part(spec[key], inner, roles) if inner else spec[key]
+        for key, (mark, inner) in of_part(spec, kind).items()
+        if mark.role in roles
+    }
+
+
+def _storable(value: Any) -> Any:
+    if hasattr(value, "described"):  # data in memory
+        return value.described()
+    raise ConfigurationError(f"a setting of type {type(value).__name__} cannot be stored: {value!r}")
+
+
+def _sha256(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,52 +1,39 @@
-"""``hoptm-bench verify``: is a finished run still what its card says it is?"""
+"""Is a finished run still what its card says it is?"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, pstdev, variance
-from typing import Any, Final
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from statistics import fmean, variance
+from typing import Any, Final, Literal
 
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.significance import holm, welch
 from hoptm_plugin.cards.software import software_versions
-from hoptm_plugin.cli.console import output_console
 from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
+from hoptm_plugin.data.in_memory import Arrays
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange.loading import is_export, load_distilled
-from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
 from hoptm_plugin.exchange.manifest import read_manifest
-from hoptm_plugin.runs.assembly import Workbench
-from hoptm_plugin.runs.composition import trusted
-from hoptm_plugin.runs.folder import (
-    AVERAGE,
-    CARD,
-    CONFIG,
-    FREE_RUNTIME,
-    config_sha256,
-    read_config,
-)
-from hoptm_plugin.runs.running import device_name, evaluate
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.assembly import Workbench, workbench
+from hoptm_plugin.runs.composition import parsed
+from hoptm_plugin.runs.folder import trusted
+from hoptm_plugin.runs.running import device_name, judge
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.storage.files import sha256
-from hoptm_plugin.tables.significance import holm, welch
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, read_config
 
-# where and how it is computed; of the others nothing would be heeded
-ALLOWED: Final = (*FREE_RUNTIME, "dataset.root", "dataset.download")
 LEVEL, MOST_ERRORS, ROUNDING = 0.01, 10, 1e-9
 KINDS: Final = {"evaluations": "synthetic set", "averaged": "moving average", "random_subset": "random subset"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Repeated:
     """One architecture's accuracies in the card and now.
 
     Attributes:
@@ -85,7 +72,7 @@ class Comparison:
         return "within noise" if agrees else "DIFFERS"
 
 
-def compare(pairs: Sequence[tuple[str, Evaluation, Evaluation]], test_images: int) -> list[Comparison]:
+def compared(pairs: Sequence[tuple[str, Evaluation, Evaluation]], test_images: int) -> list[Repeated]:
     """Compare evaluations of a card with those of now, (kind, stored, found), by Welch's test at 1 %, Holm-corrected.
 
     Where no scatter is known (one network, or all alike on both sides), the means may differ by twice the standard
@@ -95,53 +82,103 @@ def compare(pairs: Sequence[tuple[str, Evaluation, Evaluation]], test_images: in
     """
     values = [(_accuracies(stored), _accuracies(found)) for _, stored, found in pairs]
     corrected = holm([welch(found, stored).p for stored, found in values])
-    comparisons = []
+    repeated = []
     for (kind, evaluation, _), (stored, found), p in zip(pairs, values, corrected, strict=True):
         mean = fmean(stored)
         tolerance = max(1 / test_images, 2 * math.sqrt(2 * mean * (1 - mean) / test_images))
-        comparisons.append(Comparison(kind, evaluation.network, stored, found, p, tolerance))
-    return comparisons
+        repeated.append(Repeated(kind, evaluation.network, stored, found, p, tolerance))
+    return repeated
 
 
 def _accuracies(evaluation: Evaluation) -> tuple[float, ...]:
     return tuple(value for value in evaluation.accuracy.values if value is not None)
 
 
-def verify(folder: Path, changes: dict[str, Any], progress: ProgressFactory, checksums_only: bool) -> bool:
-    """Recompute the checksums of a run, evaluate it again, compare with its card, and print all of it.
+@dataclass(frozen=True)
+class CheckedFile:
+    """A file and what became of it since its checksum was written down."""
+
+    name: str
+    state: Literal["agrees", "CHANGED", "MISSING"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` found.
+
+    Attributes:
+        folder: of the run, the evaluation or the exported set.
+        exported: it is an exported set, of which there are checksums alone.
+        trained: networks were trained again.
+        files: with their checksums compared.
+        networks: accuracies in the card and now.
+        problems: all that does not agree, in words; empty where everything does.
+        changed: software and hardware that is not what the card was made with, in words.
+    """
+
+    folder: Path
+    exported: bool
+    trained: bool
+    files: tuple[CheckedFile, ...]
+    networks: tuple[Repeated, ...] = ()
+    problems: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @property
+    def verified(self) -> bool:
+        """Whether everything agrees."""
+        return not self.problems
+
+
+def verify(
+    folder: str | Path, *overrides: str, checksums_only: bool = False, dataset: Arrays | None = None,
+    progress: ProgressFactory | None = None,
+) -> Verification:  # fmt: skip
+    """Recompute the checksums of a run, evaluate it again, and compare with its card; nothing is written.
 
     Args:
         folder: of a finished run, of an evaluation, or an exported set (of which there are only checksums).
-        changes: settings by their dotted path, beside those of the run; only what changes no result.
-        progress: reports the training.
+        overrides: settings that change no result: where the data are, and how it is computed
+            (``"dataset.root=PATH"``, ``"runtime.device=cpu"``).
         checksums_only: train nothing.
-
-    Returns:
-        Whether everything agrees. Nothing is written.
+        dataset: the data of a run that was made with data in memory.
+        progress: reports the training; None: bars on a terminal or in a notebook, else nothing.
 
     Raises:
         ConfigurationError: a setting that would change the result, or data that are not those of the card.
         RunFolderError: no finished run.
         FileFormatError: a damaged card, configuration or set.
     """
-    if refused := [path for path in changes if path not in ALLOWED]:
-        raise ConfigurationError(f"{', '.join(refused)}: would make it another run; verify takes only what changes no "
-                                 f"result: {', '.join(ALLOWED)}")  # fmt: skip
+    folder = Path(folder)
+    changes: dict[str, Any] = parsed(overrides) | ({} if dataset is None else {"dataset.data": dataset})
     if is_export(folder):
         return _verify_export(folder)
     if not (folder / CARD).is_file():
         what = "the run in it is not finished" if (folder / CONFIG).is_file() else "holds no run"
         raise RunFolderError(f"{folder}: {what}; name the folder of a finished run, with {CARD}")
-    card, stored = read_card(folder / CARD), read_config(folder / CONFIG)
-    settings = _changed(trusted(stored, {}, list(changes)), changes) | {"loggers": []}
-    problems = list(_check_files(folder, card, stored))
-    if not checksums_only and not problems:
-        problems += _check_results(folder, card, settings, progress)
-    return _conclude(problems, "checksums verified, nothing was trained" if checksums_only else "verified")
+    card, stored = read_card(folder / CARD), RunSettings.of(read_config(folder / CONFIG))
+    if refused := [path for path in changes if path != "dataset.data" and stored.decided_by(path).role != "machine"]:
+        raise ConfigurationError(f"{', '.join(refused)}: would make it another run; verify takes only what changes no "
+                                 f"result: where the data are, such as dataset.root, and how it is computed: runtime, "
+                                 f"but for its precision")  # fmt: skip
+    files = list(_checked_files(folder, card, stored))
+    problems = [*_wrong(files), *_wrong_settings(card, stored)]
+    if checksums_only or problems:
+        return Verification(folder, False, False, tuple(files), problems=tuple(problems))
+    values = {**_changed(stored.plain(), changes), "loggers": [], "given": tuple(changes)}
+    settings = trusted(RunSettings.of(values), None)
+    with workbench(settings, progress or usual_progress()) as bench:
+        networks, missing = _evaluated_again(folder, card, bench)
+        changed = _changes(card, bench)
+    differing = [
+        f"{each.network} on the {each.kind}: {100 * each.difference:+.2f} points"
+        for each in networks
+        if each.verdict == "DIFFERS"
+    ]
+    return Verification(folder, False, True, tuple(files), tuple(networks), (*missing, *differing), changed)
 
 
-def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    values = deepcopy(values)
+def _changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     for path, value in changes.items():
         group, _, key = path.rpartition(".")
         target = values.get(group) if group else values
@@ -151,107 +188,72 @@ def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _conclude(problems: Sequence[str], good: str) -> bool:
-    text = f"NOT verified: {'; '.join(problems)}" if problems else good
-    output_console().print(Text(text, "bold red" if problems else "bold green"), soft_wrap=True)
-    return not problems
-
-
-def _verify_export(folder: Path) -> bool:
+def _verify_export(folder: Path) -> Verification:
     manifest = read_manifest(folder)
-    problems = list(_compare_files([(name, folder / name, digest) for name, digest in manifest.files.items()]))
+    files = [_checked(name, folder / name, digest) for name, digest in manifest.files.items()]
+    problems = _wrong(files)
     if not problems and manifest.format != "ddranking":
         load_distilled(folder)
-    console = output_console()
-    console.print(Text(f"{folder}: an exported set; its {len(manifest.files)} files were compared with {MANIFEST}; "
-                       f"to judge it, use hoptm-bench eval synthetic={folder}"), soft_wrap=True)  # fmt: skip
-    return _conclude(problems, "checksums verified")
+    return Verification(folder, True, False, tuple(files), problems=tuple(problems))
 
 
-def _check_files(folder: Path, card: Card, config: dict[str, Any]) -> Iterator[str]:
-    """Print what became of each file that the card names; yield what is wrong."""
-    files = [(name, _place(folder, name, config), digest) for name, digest in card.artefacts.items()]
-    yield from _compare_files(files)
-    if CONFIG not in card.artefacts:
-        yield f"the card names no checksum of {CONFIG}"
-    if config_sha256(config) != card.config_sha256:
-        yield f"the settings in {CONFIG} are not those of the card"
+def _checked_files(folder: Path, card: Card, settings: RunSettings) -> Iterator[CheckedFile]:
+    """Yield what became of each file that the card names; what an evaluation judged lies where its settings say."""
+    for name, digest in card.artefacts.items():
+        judged = settings.synthetic
+        path = folder / name
+        if not path.exists() and judged is not None:
+            path = judged / name if judged.is_dir() else judged
+        yield _checked(name, path, digest)
 
 
-def _place(folder: Path, name: str, config: dict[str, Any]) -> Path:
-    """Return where a file lies; what an evaluation judged lies where its settings say."""
-    judged = config.get("synthetic")
-    if (folder / name).exists() or not isinstance(judged, str):
-        return folder / name
-    return Path(judged) / name if Path(judged).is_dir() else Path(judged)
+def _checked(name: str, path: Path, digest: str) -> CheckedFile:
+    if not path.is_file():
+        return CheckedFile(name, "MISSING")
+    return CheckedFile(name, "agrees" if sha256(path) == digest else "CHANGED")
 
 
-def _compare_files(files: Sequence[tuple[str, Path, str]]) -> Iterator[str]:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("file")
-    table.add_column("SHA-256")
-    found = []
-    for name, path, digest in files:
-        state = "agrees" if path.is_file() and sha256(path) == digest else "CHANGED" if path.is_file() else "MISSING"
-        table.add_row(Text(name), state)
-        if state != "agrees":
-            found.append(f"{name} is {'missing' if state == 'MISSING' else 'not what it was'}")
-    output_console().print(table)
-    yield from found
+def _wrong(files: Iterable[CheckedFile]) -> list[str]:
+    said = {"MISSING": "missing", "CHANGED": "not what it was"}
+    return [f"{file.name} is {said[file.state]}" for file in files if file.state != "agrees"]
 
 
-def _check_results(folder: Path, card: Card, values: dict[str, Any], progress: ProgressFactory) -> list[str]:
-    """Evaluate again, print the comparison, and return what differs."""
-    settings = validate_settings(values)
-    bench = Workbench(settings, progress)
+def _wrong_settings(card: Card, settings: RunSettings) -> list[str]:
+    problems = [] if CONFIG in card.artefacts else [f"the card names no checksum of {CONFIG}"]
+    if settings.digest() != card.config_sha256:
+        problems.append(f"the settings in {CONFIG} are not those of the card")
+    return problems
+
+
+def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[Repeated], list[str]]:
+    """Return the networks of the card and of now, and what could not be repeated."""
     if bench.data.fingerprint != card.dataset.fingerprint:
         raise ConfigurationError(
             f"dataset: the data are not those of the card: fingerprint {bench.data.fingerprint}, in the card "
             f"{card.dataset.fingerprint}; name the folder or file of the original data with dataset.root=PATH"
         )
     bench.check()
-    found = evaluate(_distilled(folder, card, bench), bench, bench.evaluator())
+    found = judge(_distilled(folder, card, bench), bench, bench.evaluator())
     pairs = [
         (what, stored, Evaluation.from_metrics(stored.network, found[kind][stored.network]))
         for kind, what in KINDS.items()
         for stored in getattr(card, kind) or ()
         if found[kind] and stored.network in found[kind]
     ]
-    comparisons = compare(pairs, card.tested)
-    _print_results(comparisons, card, bench)
     wanted = sum(len(getattr(card, kind) or ()) for kind in KINDS)
     missing = [] if len(pairs) == wanted else [f"{wanted - len(pairs)} evaluations of the card were not repeated"]
-    return missing + [
-        f"{each.network} on the {each.kind}: {100 * each.difference:+.2f} points"
-        for each in comparisons
-        if each.verdict == "DIFFERS"
-    ]
+    return compared(pairs, card.tested), missing
 
 
 def _distilled(folder: Path, card: Card, bench: Workbench) -> Distilled:
     if card.ipc is None:
         return Distilled(bench.parts.method.setup(bench.task), None)
     named = bench.settings.synthetic or folder
-    average = named / AVERAGE
-    sets = [load_distilled(named), load_distilled(average) if card.averaged is not None else None]
-    return Distilled(*(None if each is None else each.to(bench.device) for each in sets))  # type: ignore[arg-type]
+    average = load_distilled(named / AVERAGE).to(bench.device) if card.averaged is not None else None
+    return Distilled(load_distilled(named).to(bench.device), average)
 
 
-def _print_results(comparisons: Sequence[Comparison], card: Card, bench: Workbench) -> None:
-    console, table = output_console(), Table(box=box.SIMPLE_HEAD)
-    for column in ("trained on", "network", "card, %", "now, %", "difference", "verdict"):
-        table.add_column(column, justify="left" if column in ("trained on", "network", "verdict") else "right")
-    for each in comparisons:
-        p = "" if each.p is None or each.verdict == "identical" else f" (p = {each.p:.2g})"
-        table.add_row(each.kind, Text(each.network), _percent(each.stored), _percent(each.found),
-                      f"{100 * each.difference:+.2f}", each.verdict + p)  # fmt: skip
-    console.print(table)
+def _changes(card: Card, bench: Workbench) -> tuple[str, ...]:
     now = software_versions() | {"device": device_name(bench)}
     then = card.software.model_dump() | {"device": card.cost.device}
-    changed = [f"{name} {then[name]}, now {now[name]}" for name in now if now[name] != then[name]]
-    if changed and any(each.verdict != "identical" for each in comparisons):
-        console.print(Text(f"made with other software or hardware: {'; '.join(changed)}"), soft_wrap=True)
-
-
-def _percent(values: Sequence[float]) -> str:
-    return f"{100 * fmean(values):.2f} ± {100 * pstdev(values):.2f}"
+    return tuple(f"{name} {then[name]}, now {now[name]}" for name in now if now[name] != then[name])

@@ -13,7 +13,7 @@ from typing import Self, TextIO
 from rich import progress
 from rich.console import Console
 
-from hoptm_plugin.runtime.progress import Progress, ProgressFactory, Shown
+from hoptm_plugin.runtime.progress import Progress, ProgressFactory, Shown, silent
 
 DRAWS_PER_SECOND = 5
 
@@ -21,6 +21,11 @@ DRAWS_PER_SECOND = 5
 def is_terminal(stream: TextIO) -> bool:
     """Say whether ``stream`` is a terminal that can redraw a line."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def usual_progress() -> ProgressFactory:
+    """Return what a library call reports to unless told: bars on a terminal or in a notebook, else nobody."""
+    return console_progress() if is_terminal(sys.stderr) or Console().is_jupyter else silent
 
 
 def console_progress(stream: TextIO | None = None, interval: float = 10) -> ProgressFactory:
@@ -31,7 +36,11 @@ def console_progress(stream: TextIO | None = None, interval: float = 10) -> Prog
     time. Reports may be nested.
     """
     stream = sys.stderr if stream is None else stream
-    console = Console(file=stream) if is_terminal(stream) else None  # one, since nested bars must share it
+    console = None  # one, since nested bars must share it
+    if is_terminal(stream):
+        console = Console(file=stream)
+    elif Console().is_jupyter:
+        console = Console()
 
     def begin(title: str, total: int, done: int = 0) -> Progress:
         title = title[:1].upper() + title[1:]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hoptm_plugin.core.interfaces import Schedule, schedules
+from hoptm_plugin.core.interfaces import Schedule
+from hoptm_plugin.core.registry import register
 
 
-@schedules.register("geometric")
+@register("geometric")
 class Geometric(Schedule):
     """A number that grows by a factor every so many iterations: start * growth^floor(step / every) (HoP-TM Eq. 7).
 
@@ -27,7 +28,7 @@ class Geometric(Schedule):
         return self.start * self.growth ** (step // self.every)  # HoP-TM Eq. 7
 
 
-@schedules.register("linear")
+@register("linear")
 class Linear(Schedule):
     """A number that goes from one to another in equal steps: start + (end - start) * min(1, step / over).
 

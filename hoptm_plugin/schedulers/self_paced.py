@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import Number, Scheduler, State, schedulers, value_at
+from hoptm_plugin.core.interfaces import Number, Scheduler, State, value_at
 from hoptm_plugin.core.observations import TrajectoryPair
+from hoptm_plugin.core.registry import register
 
 
-@schedulers.register("self_paced")
+@register("self_paced")
 class SelfPaced(Scheduler):
     """Weights 1 for parameters whose error is below kappa, 0 for the others; kappa grows (HoP-TM Eq. 5 to 7).
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from hoptm_plugin.core.interfaces import Scheduler, schedulers
+from hoptm_plugin.core.interfaces import Scheduler
+from hoptm_plugin.core.registry import register
 
 
-@schedulers.register("sequential_start_epochs")
+@register("sequential_start_epochs")
 class SequentialStartEpochs(Scheduler):
     """Start epochs up to upper(step) - 1, where upper = min(last, first + int((last - first) * step / expansion_end)).
 

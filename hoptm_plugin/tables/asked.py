@@ -12,15 +12,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import yaml
 
 from hoptm_plugin.cards.card import Card
+from hoptm_plugin.cards.significance import Test
 from hoptm_plugin.cli.help import PROGRAM
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.plugins import configuration_packages
 from hoptm_plugin.engine.settings import Protocol
-from hoptm_plugin.runs.folder import CONFIG, SYNTHETIC, read_config
+from hoptm_plugin.storage.run_files import CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.tables.cells import RANDOM, FoundCard, distillation_seed
 from hoptm_plugin.tables.compare import HARMLESS, Comparison, compare
 from hoptm_plugin.tables.scores import FULL, Missing, ScoreName, scored, tabled
-from hoptm_plugin.tables.significance import Test
 
 Values: TypeAlias = Mapping[str, Any]
 NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else

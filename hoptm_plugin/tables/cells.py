@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, ReportedAccuracy
 from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.significance import LEVEL, Difference, Test, holm, paired, welch
 from hoptm_plugin.engine.metrics import summarise
-from hoptm_plugin.tables.significance import LEVEL, Difference, Test, holm, paired, welch
 
 FoundCard: TypeAlias = tuple[Path, Card]
 Column: TypeAlias = tuple[int | None, str]

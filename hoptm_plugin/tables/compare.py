@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, read_card
+from hoptm_plugin.cards.significance import Test
 from hoptm_plugin.cards.words import SELECTIONS
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserError
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
-from hoptm_plugin.tables.significance import Test
 
 # the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
 HARMLESS = ("random_subset", "warm_start_average")

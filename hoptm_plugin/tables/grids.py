@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from hoptm_plugin.cards.significance import LEVEL, Difference, Test
 from hoptm_plugin.cards.words import percent, published
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
 from hoptm_plugin.tables.compare import Bound, Comparison
-from hoptm_plugin.tables.significance import LEVEL, Difference, Test
 
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 _SCORE_NOTES = {

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.core.interfaces import Initialiser, Task, initialisers
+from hoptm_plugin.core.interfaces import Initialiser, Task
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.trajectory.teachers import teacher_logits
 
 
@@ -15,7 +16,7 @@ def class_major(task: Task) -> Tensor:
     return torch.arange(len(task.data.class_names), device=task.data.device).repeat_interleave(task.ipc)
 
 
-@initialisers.register("real")
+@register("real")
 class RealImages(Initialiser):
     """Random training images of each class, without replacement."""
 
@@ -24,7 +25,7 @@ class RealImages(Initialiser):
         return task.train.batch(torch.cat([order[: task.ipc] for order in _shuffled(task)]))
 
 
-@initialisers.register("noise")
+@register("noise")
 class Noise(Initialiser):
     """Standard normal noise in normalised space."""
 
@@ -34,7 +35,7 @@ class Noise(Initialiser):
         return torch.randn(shape, generator=task.seeds.generator("noise")).to(task.data.device)
 
 
-@initialisers.register("correct")
+@register("correct")
 class CorrectlyPredicted(Initialiser):
     """Training images that an expert predicts correctly; the next expert serves where one does not suffice (DATM).
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from hoptm_plugin.core.interfaces import LabelPolicy, Task, label_policies
+from hoptm_plugin.core.interfaces import LabelPolicy, Task
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.trajectory.teachers import teacher_logits
 
 
-@label_policies.register("hard")
+@register("hard")
 class HardLabels(LabelPolicy):
     """Fixed class indices (MTT, FTD, ATT, HoP-TM)."""
 
@@ -21,7 +22,7 @@ class HardLabels(LabelPolicy):
         return classes.clone()
 
 
-@label_policies.register("soft")
+@register("soft")
 class SoftLabels(LabelPolicy):
     """Logits, learned with the images; the student trains on softmax(logits) (DATM).
 

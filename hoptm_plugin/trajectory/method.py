@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,11 +23,10 @@ from hoptm_plugin.core.interfaces import (
     State,
     Task,
     matchers,
-    methods,
     value_at,
 )
 from hoptm_plugin.core.observations import TrajectoryPair
-from hoptm_plugin.core.registry import convert
+from hoptm_plugin.core.registry import convert, register
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.runtime.compute import keep_freed_memory
@@ -44,6 +43,7 @@ LATE = 10**9  # an iteration by which every schedule has come to its end
 class WeightedMatcher:
     """A matcher and its weight in the total loss (lambda for HoP-TM's shape term)."""
 
+    kind: ClassVar[type] = Matcher  # what a mapping that it is built from describes
     matcher: Matcher
     weight: Number = 1.0
 
@@ -59,7 +59,7 @@ class WeightedMatcher:
         return cls(matcher, weight)  # type: ignore[arg-type]
 
 
-@methods.register("trajectory_matching")
+@register("trajectory_matching")
 class TrajectoryMatching(Method):
     """Makes a student trained on the synthetic set follow the experts: L = sum_m weight_m * L_m(expert, student).
 

@@ -6,11 +6,12 @@ from typing import Literal
 
 import torch
 
-from hoptm_plugin.core.interfaces import SegmentSampler, samplers
+from hoptm_plugin.core.interfaces import SegmentSampler
+from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.seeding import Seeds
 
 
-@samplers.register("uniform")
+@register("uniform")
 class UniformSegments(SegmentSampler):
     """Start epochs drawn uniformly; experts in shuffled rounds, or each time at random.
 

@@ -208,6 +208,6 @@ def test_every_entry_has_typed_settings_and_a_docstring(registry, name):
 
 @OVER_ENTRIES
 def test_every_citation_is_known(registry, name):
-    from hoptm_plugin.runs.references import load_references
+    from hoptm_plugin.cards.references import load_references
 
     assert set(registry.get(name).cites) <= set(load_references())

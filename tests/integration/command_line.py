@@ -40,7 +40,7 @@ class Result:
     err: str
 
 
-PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli.entry")
+PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli")
 
 
 def start(

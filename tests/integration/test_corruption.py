@@ -23,7 +23,7 @@ from hoptm_plugin.experts.store import Begun
 from hoptm_plugin.loggers import JsonLines
 from hoptm_plugin.pages.report import read_run
 from hoptm_plugin.runs.finished import KeptNetworks
-from hoptm_plugin.runs.folder import read_config
+from hoptm_plugin.storage.run_files import read_config
 
 DAMAGES, LEAST = 42, 1000
 

@@ -269,7 +269,7 @@ def test_a_whole_process_whose_output_caches_and_temporary_files_find_no_space(d
     disk.resize(1)
     (disk / "ballast").write_bytes(bytes(PAGE))
     places = dict.fromkeys(("TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "HOME"), str(disk.path))
-    program = ("sh", "-c", f'exec "{sys.executable}" -m hoptm_plugin.cli.entry "$@" >/dev/full', "sh")
+    program = ("sh", "-c", f'exec "{sys.executable}" -m hoptm_plugin.cli "$@" >/dev/full', "sh")
     result = command_line.call(
         "run", *tiny, f"experts.root={undisturbed / 'experts'}", "hydra.run.dir=out", cwd=tmp_path, program=program,
         environment={**places, "PYTHONUNBUFFERED": ""},

@@ -8,7 +8,7 @@ import pytest
 from command_line import call
 
 PACKAGE = Path(__file__).with_name("plugin_package") / "src"
-TIMED = (sys.executable, "-X", "importtime", "-m", "hoptm_plugin.cli.entry")
+TIMED = (sys.executable, "-X", "importtime", "-m", "hoptm_plugin.cli")
 HEAVY = {"torch", "torchvision", "kornia", "numpy", "pandas", "pydantic", "hydra", "hoptm_baselines"}
 ENTRY_POINTS = """
 [hoptm_plugin.plugins]

@@ -10,13 +10,12 @@ import torch
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.augment import DSA
-from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.interfaces import methods
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.engine.average import MovingAverage
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.composition import compose
 
 ITERATIONS = 3
 SMALL = {"student_steps": 6, "expert_epochs": 2, "student_batch": 4, "step_size": 0.05}
@@ -27,12 +26,12 @@ ONE_HOT = {"name": "soft", "start": "one_hot", "confidence": 1 - 1e-15}
 def composed(method, **changes):
     """Return a method as its YAML has it, with a small unroll and ``changes`` to its settings."""
     load_plugins()
-    spec = compose([f"method={method}", "dataset=npz"])[0]["method"]
+    spec = compose(f"method={method}", "dataset=npz").plain()["method"]
     return methods.build({**spec, **SMALL, "sampler": {"name": "uniform", "max_start_epoch": 3}, **changes})
 
 
 def without(part, name, method):
-    return {part: {**compose([f"method={method}", "dataset=npz"])[0]["method"][part], name: None}}
+    return {part: {**compose(f"method={method}", "dataset=npz").plain()["method"][part], name: None}}
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def mtt(task, **changes):
 
 def test_hoptm_with_an_open_mask_and_no_shape_weight_is_mtt(task):
     opened = without("schedulers", "pace", "hoptm")
-    parts = compose(["method=hoptm", "dataset=npz"])[0]["method"]["matchers"]
+    parts = compose("method=hoptm", "dataset=npz").plain()["method"]["matchers"]
     no_weight = {"matchers": {**parts, "shape": {**parts["shape"], "weight": 0.0}}}
     assert worst_difference(losses_and_gradients(composed("hoptm", **opened, **no_weight), task), mtt(task)) < 1e-12
     left_out = without("matchers", "shape", "hoptm")
@@ -100,12 +99,12 @@ def test_datm_with_hard_labels_no_schedule_and_no_skip_is_mtt(task):
     assert worst_difference(losses_and_gradients(composed("datm", **plain), task), mtt(task)) == 0
     certain = plain | {"labels": ONE_HOT}
     assert worst_difference(losses_and_gradients(composed("datm", **certain), task), mtt(task)) < 1e-12
-    assert compose(["method=datm", "dataset=npz"])[0]["distillation"]["skip_above"] == 1.0
-    assert compose(["method=mtt", "dataset=npz"])[0]["distillation"]["skip_above"] is None
+    assert compose("method=datm", "dataset=npz").plain()["distillation"]["skip_above"] == 1.0
+    assert compose("method=mtt", "dataset=npz").plain()["distillation"]["skip_above"] is None
 
 
 def test_ftd_differs_from_mtt_by_experts_and_average_only():
-    settings = {name: compose([f"method={name}", "dataset=cifar10", "ipc=10"])[0] for name in ("ftd", "mtt")}
+    settings = {name: compose(f"method={name}", "dataset=cifar10", "ipc=10").plain() for name in ("ftd", "mtt")}
     for values in settings.values():
         for key in ("method_id", "method_title", "method_cites"):
             del values[key]
@@ -113,9 +112,7 @@ def test_ftd_differs_from_mtt_by_experts_and_average_only():
         values["experts"].pop("training")
         values["experts"].pop("count")
     assert settings["ftd"] == settings["mtt"]
-    ftd, mtt_ = (
-        validate_settings(compose([f"method={name}", "dataset=cifar10", "ipc=10"])[0]) for name in ("ftd", "mtt")
-    )
+    ftd, mtt_ = (compose(f"method={name}", "dataset=cifar10", "ipc=10") for name in ("ftd", "mtt"))
     assert (ftd.experts.training.algorithm, mtt_.experts.training.algorithm) == ("gsam", "sgd")
     assert (ftd.distillation.average_decay, mtt_.distillation.average_decay) == (0.9995, None)
 

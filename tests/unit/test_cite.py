@@ -7,17 +7,18 @@ import re
 import pytest
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
-from hoptm_plugin.cli.entry import compose, main
+from hoptm_plugin.cards import references
+from hoptm_plugin.cards.citing import bibliography, citations
+from hoptm_plugin.cards.references import load_references, short_reference, split_entries
+from hoptm_plugin.cli.entry import main
 from hoptm_plugin.core.errors import ConfigurationError, PluginError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
-from hoptm_plugin.runs import references
-from hoptm_plugin.runs.citing import bibliography, citations
-from hoptm_plugin.runs.references import load_references, short_reference, split_entries
+from hoptm_plugin.runs.composition import compose
 
 
 def cited(*overrides):
-    return set(citations(compose(overrides)[0]))
+    return set(citations(compose(*overrides).plain()))
 
 
 def test_every_reference_has_author_title_year_and_balanced_braces():
@@ -39,7 +40,7 @@ def test_every_part_cites_only_what_is_held():
 
 
 def test_a_composition_is_cited_part_by_part_each_entry_once():
-    text = bibliography(compose(["method=hoptm", "dataset=pathmnist"])[0])
+    text = bibliography(compose("method=hoptm", "dataset=pathmnist").plain())
     keys = re.findall(r"^@\w+\{(.+),$", text, re.MULTILINE)
     assert len(keys) == len(set(keys))
     lines = text.splitlines()
@@ -70,13 +71,13 @@ def test_overrides_change_what_is_cited():
 
 
 def test_what_the_method_itself_cites_comes_first():
-    values, _ = compose(["method=mtt"])
+    values = compose("method=mtt").plain()
     values["method_cites"] = ["dong2025hoptm"]
     assert bibliography(values).startswith("% method: dong2025hoptm\n")
 
 
 def test_an_unknown_key_and_an_unknown_part_are_named():
-    values, _ = compose(["method=mtt"])
+    values = compose("method=mtt").plain()
     with pytest.raises(PluginError, match=r"method: cites 'nobody1999', which no references\.bib holds"):
         bibliography(values | {"method_cites": ["nobody1999"]})
     values["method"]["matchers"]["endpoint"]["name"] = "endpiont"

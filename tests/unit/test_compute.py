@@ -11,9 +11,9 @@ from torch import nn
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.networks import ConvNet
-from hoptm_plugin.runs.assembly import resolve_device
 from hoptm_plugin.runs.settings import Runtime
 from hoptm_plugin.runtime import compute
+from hoptm_plugin.runtime.device import computing, resolve
 from hoptm_plugin.runtime.environment import COMPILED_CODE, prepare
 
 
@@ -53,9 +53,9 @@ def test_without_a_compiler_auto_goes_without_and_true_is_refused(monkeypatch, t
     monkeypatch.setattr(compute.sysconfig, "get_path", lambda name: str(tmp_path))  # no Python.h in it
     assert not compute.can_compile(CPU)
     assert not compute.worth_compiling(CPU, 1e9, 1e9)
-    resolve_device(Runtime(device="cpu"))
+    resolve("cpu", "float32", False)
     with pytest.raises(ConfigurationError, match=r"runtime\.compile: needs a C\+\+ compiler.*use false or auto"):
-        resolve_device(Runtime(device="cpu", compile=True))
+        resolve("cpu", "float32", True)
 
 
 def test_operations_of_a_forward_pass_are_those_counted_by_hand():
@@ -164,3 +164,25 @@ def test_a_compiled_function_has_code_for_each_shape_and_none_for_shapes_in_gene
     for size in (3, 4, 5, 3):
         assert float(step(torch.ones(size))) == 2 * size
     assert torch._dynamo.config.recompile_limit >= 64
+
+
+def test_torch_is_left_as_it_was_found():
+    """Threads, TF32 and determinism are those of the run only for as long as it lasts, also where it fails."""
+    backends = torch.backends
+
+    def found():
+        return (torch.get_num_threads(), backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32,
+                backends.cudnn.deterministic, backends.cudnn.benchmark)  # fmt: skip
+
+    before = found()
+    with computing(CPU, "float32", before[0] + 1):
+        assert found() == (before[0] + 1, False, False, True, False)
+    assert found() == before
+
+    def fails():
+        with computing(CPU, "float32", before[0] + 1):
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fails()
+    assert found() == before

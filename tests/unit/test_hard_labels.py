@@ -13,8 +13,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks import ConvNet, create
-from hoptm_plugin.runs.folder import config_sha256, distillation_sha256
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runtime.progress import silent
 
 
@@ -52,19 +51,12 @@ def test_mosaics_are_taken_apart_with_their_hardened_labels(sets):
     assert judged(data, replace(soft, mosaic=2), labels="hard") == judged(data, replace(hard, mosaic=2))
 
 
-def test_the_default_is_left_out_of_cards_and_digests():
-    assert "labels" not in Protocol().model_dump()
-    assert Protocol(labels="hard").model_dump()["labels"] == "hard"
-    before = {"protocol": {"epochs": 3}, "ipc": 1}
-    assert config_sha256({"protocol": {"epochs": 3, "labels": "stored"}, "ipc": 1}) == config_sha256(before)
-    hard = {"protocol": {"epochs": 3, "labels": "hard"}, "ipc": 1}
-    assert config_sha256(hard) != config_sha256(before)
-    assert distillation_sha256(hard) == distillation_sha256(before)
+def test_labels_decide_the_judgement_alone():
+    stored, hard = compose(), compose("protocol.labels=hard")
+    assert hard.digest() != stored.digest()
+    assert hard.set_digest() == stored.set_digest()
 
 
 def test_other_labels_are_refused():
-    from hoptm_plugin.cli.entry import compose
-
-    values = compose(["protocol.labels=soft"])[0]
     with pytest.raises(ConfigurationError, match=r"protocol\.labels.*'stored' or 'hard'"):
-        validate_settings(values)
+        compose("protocol.labels=soft")

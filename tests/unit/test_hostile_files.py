@@ -20,11 +20,11 @@ from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import Begun
 from hoptm_plugin.runs.finished import KeptNetworks
-from hoptm_plugin.runs.folder import read_config
 from hoptm_plugin.runs.grid import LAYOUT, read_grid, write_grid
 from hoptm_plugin.storage.files import read_json, with_checksum
 from hoptm_plugin.storage.locks import Lock
 from hoptm_plugin.storage.plain_yaml import load_plain
+from hoptm_plugin.storage.run_files import read_config
 from hoptm_plugin.storage.sets import read_set, write_set
 from hoptm_plugin.storage.tensors import read_header, read_tensors, write_tensors
 

@@ -14,7 +14,7 @@ from hoptm_plugin.pages.content import Run, run_names
 from hoptm_plugin.pages.curves import Curve
 from hoptm_plugin.pages.page import render
 from hoptm_plugin.runs.grid import Tiles
-from hoptm_plugin.runs.paths import without_paths
+from hoptm_plugin.storage.paths import without_paths
 from hoptm_plugin.tables.compare import compare
 
 HOSTILE = "<script>alert('1')</script>\"&{{ 7*7 }}$x$"

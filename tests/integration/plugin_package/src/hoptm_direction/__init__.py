@@ -2,10 +2,10 @@
 
 import torch
 
-from hoptm_plugin import Matcher, TrajectoryPair, matchers
+from hoptm_plugin import Matcher, TrajectoryPair, register
 
 
-@matchers.register("direction")
+@register("direction")
 class Direction(Matcher):
     """Angle between the student's and the expert's way from start to end: 1 - cosine."""
 

@@ -1,9 +1,9 @@
 """A third party's scheduler."""
 
-from hoptm_plugin import Scheduler, schedulers
+from hoptm_plugin import Scheduler, register
 
 
-@schedulers.register("from_the_start")
+@register("from_the_start")
 class FromTheStart(Scheduler):
     """Matches only what experts do first, up to iteration ``until``; then whatever the sampler draws.
 

@@ -8,11 +8,11 @@ from importlib.resources import files
 import pytest
 import yaml
 
-from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.data.covid19cxr import CLASSES as COVID_CLASSES
 from hoptm_plugin.runs.assembly import build_parts
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.composition import compose
+from hoptm_plugin.runs.settings import RunSettings
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 SHARED = "shared"
@@ -48,7 +48,8 @@ CELLS = sorted((method, data, ipc) for package, method, data in recipes() for ip
 @cache
 def settings(method, dataset, ipc):
     """Return the settings that the command line would have, and its note."""
-    return compose([f"method={method}", f"dataset={dataset}", f"ipc={ipc}"])
+    composed = compose(f"method={method}", f"dataset={dataset}", f"ipc={ipc}")
+    return composed.plain(), composed.recipe
 
 
 def at(values, path):
@@ -77,7 +78,7 @@ def test_every_cell_builds(method, dataset, ipc, roots):
     if "root" in values["dataset"]:
         values = values | {"dataset": values["dataset"] | {"root": str(roots / dataset)}}
     assert values["method_id"] == method
-    build_parts(validate_settings(values))
+    build_parts(RunSettings.of(values))
 
 
 def test_every_recipe_belongs_to_a_method_and_a_data_set():
@@ -92,12 +93,12 @@ def test_every_recipe_belongs_to_a_method_and_a_data_set():
 
 def test_shared_settings_are_no_method():
     with pytest.raises(ConfigurationError, match="no such choice"):
-        compose([f"method={SHARED}"])
+        compose(f"method={SHARED}")
 
 
 def test_other_data_take_the_method_s_defaults():
-    values, note = compose(["method=mtt", "dataset=npz", "ipc=10"])
-    assert (note, values["method"]["student_steps"], values["reported"]) == ("", 20, None)
+    composed = compose("method=mtt", "dataset=npz", "ipc=10")
+    assert (composed.recipe, composed.method["student_steps"], composed.reported) == ("", 20, None)
 
 
 @pytest.mark.parametrize("method", [*TRAJECTORY, "dm", "idm"])

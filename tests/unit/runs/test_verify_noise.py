@@ -3,7 +3,7 @@
 import pytest
 
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.runs.verifying import compare
+from hoptm_plugin.runs.verifying import compared
 
 
 def evaluation(*accuracies):
@@ -17,7 +17,7 @@ def evaluation(*accuracies):
 
 
 def verdict(stored, found, test_images=1000):
-    (one,) = compare([("synthetic set", evaluation(*stored), evaluation(*found))], test_images)
+    (one,) = compared([("synthetic set", evaluation(*stored), evaluation(*found))], test_images)
     return one.verdict
 
 
@@ -46,7 +46,7 @@ def test_many_comparisons_are_corrected_together():
     """p of about 0.004 alone is below 1 %; as one of ten it is not."""
     odd = ("synthetic set", evaluation(0.50, 0.51, 0.52, 0.53), evaluation(0.54, 0.55, 0.56, 0.555))
     alike = ("random subset", evaluation(0.1, 0.2), evaluation(0.11, 0.19))
-    (alone,) = compare([odd], 1000)
+    (alone,) = compared([odd], 1000)
     assert alone.verdict == "DIFFERS"
     assert 0.001 < alone.p < 0.01
-    assert compare([odd, *[alike] * 9], 1000)[0].verdict == "within noise"
+    assert compared([odd, *[alike] * 9], 1000)[0].verdict == "within noise"

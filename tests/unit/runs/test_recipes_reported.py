@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.interfaces import networks
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.composition import compose
 
 MEDICAL = {"pathmnist": (1, 5, 10, 100, 1000), "covid19cxr": (1, 5, 10, 50)}
 
 
 def settings(method, dataset, ipc):
-    return compose([f"method={method}", f"dataset={dataset}", f"ipc={ipc}"])[0]
+    return compose(f"method={method}", f"dataset={dataset}", f"ipc={ipc}")
 
 
 # Dong et al. 2025, Tables 1 and 2
@@ -56,12 +55,12 @@ def percent(entry):
 @pytest.mark.parametrize("method", OTHER_NETWORKS)
 def test_reported_accuracies(method, dataset):
     values = settings(method, dataset, 10)
-    published = validate_settings(values).reported
+    published = values.reported
     table = "Tables 1 and 3" if dataset == "pathmnist" else "Table 2"
     assert published.source == f"Dong et al. 2025 (HoP-TM), {table}"
     expected = dict(zip(MEDICAL[dataset], REPORTED[dataset][method], strict=True))
     assert {ipc: percent(published.of(ipc)) for ipc in published.ipc} == expected
-    others = {ipc: entry["networks"] for ipc, entry in values["reported"]["ipc"].items() if "networks" in entry}
+    others = {ipc: entry.model_dump()["networks"] for ipc, entry in published.ipc.items() if entry.networks}
     assert {ipc: {name: percent(entry) for name, entry in nets.items()} for ipc, nets in others.items()} == (
         {10: OTHER_NETWORKS[method]} if dataset == "pathmnist" else {}
     )
@@ -71,5 +70,5 @@ def test_reported_accuracies(method, dataset):
 @pytest.mark.parametrize(("dataset", "expected"), [("pathmnist", (89.89, 0.49)), ("covid19cxr", (91.49, 0.42))])
 def test_reported_accuracies_of_all_images(dataset, expected):
     values = settings("full", dataset, 1)
-    published = validate_settings(values).reported
+    published = values.reported
     assert (percent(published.of(None)), published.of(1)) == (expected, None)

@@ -17,14 +17,13 @@ from hoptm_plugin.core.interfaces import (
     Number,
     Part,
     Schedule,
-    label_policies,
     matchers,
     methods,
     networks,
     schedulers,
     schedules,
 )
-from hoptm_plugin.core.registry import _BY_BASE, Registry, build
+from hoptm_plugin.core.registry import _BY_BASE, Registry, build, register
 from hoptm_plugin.schedulers import Geometric, SelfPaced
 from hoptm_plugin.trajectory import TrajectoryMatching
 
@@ -40,7 +39,7 @@ class Wheel(Part):
 def wheels():
     registry = Registry("wheel", Wheel)
 
-    @registry.register("round")
+    @register("round")
     class Round(Wheel):
         """A round wheel.
 
@@ -64,16 +63,16 @@ def test_a_taken_name_is_refused_and_both_are_named(wheels):
         pass
 
     with pytest.raises(PluginError, match=r"wheel 'round' \(.*Other\): the name is taken by .*Round"):
-        wheels.register("round")(Other)
+        register("round")(Other)
     assert wheels.get("round").__name__ == "Round"
     again = wheels.get("round")
-    assert wheels.register("round")(again) is again  # a module imported twice is no mistake
+    assert register("round")(again) is again  # a module imported twice is no mistake
 
 
 @pytest.mark.parametrize("thing", [object, int, lambda: 3])
 def test_wrong_bases_are_refused(thing):
-    with pytest.raises(PluginError, match=r"matcher 'x' .*must be a subclass of Matcher"):
-        matchers.register("x")(thing)
+    with pytest.raises(PluginError, match=r"'x' \(.*must be a subclass of one of .*Matcher"):
+        register("x")(thing)
     assert "x" not in list(matchers)
 
 
@@ -86,9 +85,9 @@ def test_abstract_leftovers_are_refused_by_name():
         def more(self): ...
 
     with pytest.raises(PluginError, match=r"Half\): abstract methods are left: initial"):
-        label_policies.register("half")(Half)
+        register("half")(Half)
     with pytest.raises(PluginError, match="abstract methods are left: loss, more"):
-        matchers.register("unfinished")(Unfinished)
+        register("unfinished")(Unfinished)
 
 
 def test_unknown_names_come_with_a_near_match_and_all_known_ones(wheels):
@@ -210,7 +209,7 @@ def test_the_specification_is_not_changed(wheels):
 
 
 def test_listing_is_sorted_and_takes_the_first_line(wheels):
-    @wheels.register("a wheel")
+    @register("a wheel")
     class Other(Wheel):
         """Another wheel."""
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import entry_points
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from importlib.util import find_spec
-from pathlib import Path
 
 from hoptm_plugin.core.errors import PluginError
 from hoptm_plugin.core.plugins import MODULES
@@ -37,11 +35,9 @@ def _entries(package: str) -> dict[str, str]:
     spec = find_spec(package)
     if spec is None or spec.submodule_search_locations is None:  # a plug-in of a single file has no files beside it
         return {}
-    places = [Path(place) for place in spec.submodule_search_locations]
-    # files() imports the package, and torch with it; only one in an archive needs that
-    folders: list[Traversable] = list(places) if all(place.is_dir() for place in places) else [files(package)]
-    found = [file for folder in folders if (file := folder / FILE_NAME).is_file()]
-    return split_entries("\n".join(file.read_text(encoding="utf-8") for file in found), f"{FILE_NAME} of {package}")
+    file = files(package) / FILE_NAME
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return split_entries(text, f"{FILE_NAME} of {package}")
 
 
 def split_entries(text: str, where: str) -> dict[str, str]:

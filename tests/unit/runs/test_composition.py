@@ -6,19 +6,15 @@ from importlib.resources import files
 
 import hydra
 import pytest
-from hydra.core.plugins import Plugins
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
-from hoptm_plugin.cli.entry import _settings
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks
-from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.data.prepare import Preprocess
-from hoptm_plugin.experts import ExpertRecipe, ExpertTraining
-from hoptm_plugin.runs.composition import apply_recipe, explicit_paths, overlay, resumed
-from hoptm_plugin.runs.folder import RunFolder, config_sha256, distillation_sha256, read_config, remove_if_empty
-from hoptm_plugin.runs.search_path import PluginSearchPath
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.composition import _apply_recipe, _given_paths, compose
+from hoptm_plugin.runs.folder import RunFolder, overlaid, remove_if_empty
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.storage.run_files import read_config
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 MULTI_LABEL = "chestmnist"
@@ -30,17 +26,9 @@ def choices(group):
     return sorted(name.removesuffix(".yaml") for name in found)
 
 
-def compose(*overrides):
-    """Return the settings that the command line would have, recipe included."""
-    Plugins.instance().register(PluginSearchPath)
-    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3"):
-        return _settings(hydra.compose("config", list(overrides), return_hydra_config=True))
-
-
 def builds(values):
     """Check a whole configuration: it is valid, and every part that needs no data can be built."""
-    load_plugins()
-    settings = validate_settings(values)
+    settings = RunSettings.of(values)
     dataset = dict(settings.dataset)
     Preprocess.model_validate(dataset.pop("preprocess"))
     for registry, spec in ((methods, settings.method), (networks, settings.network),
@@ -55,11 +43,14 @@ PAIRS = [("hoptm", dataset) for dataset in choices("dataset")] + [
 
 @pytest.mark.parametrize(("method", "dataset"), PAIRS)
 def test_methods_compose_with_data_sets(method, dataset):
-    values, explicit, _ = compose(f"method={method}", f"dataset={dataset}")
-    assert explicit == ["method=", "dataset="]
-    assert values["method_id"] == method
-    if dataset == MULTI_LABEL:
-        with pytest.raises(ConfigurationError, match="multi-label"):
+    settings = compose(f"method={method}", f"dataset={dataset}")
+    values = settings.values()
+    assert settings.given == ("method=", "dataset=")
+    assert settings.method_id == method
+    assert RunSettings.of(settings.plain()).deciding() == settings.deciding(), "stored and read, they must be the same"
+    refused = {MULTI_LABEL: "multi-label", "arrays": "arrays in memory"}
+    if dataset in refused:
+        with pytest.raises(ConfigurationError, match=refused[dataset]):
             builds(values)
     else:
         builds(values)
@@ -70,13 +61,13 @@ def test_methods_compose_with_data_sets(method, dataset):
                for name in choices(group)]
 )  # fmt: skip
 def test_every_other_choice_composes(choice):
-    builds(compose(choice)[0])
+    builds(compose(choice).values())
 
 
 def test_explicit_paths():
     overrides = ["method=mtt", "network=vgg11", "dataset@dataset=npz", "+a.b=1", "++c=2", "~d.e", "ipc=3", "x=a=b"]
     groups = {"method", "dataset", "network"}
-    assert explicit_paths(overrides, groups) == ["method=", "network", "dataset=", "a.b", "c", "d.e", "ipc", "x"]
+    assert _given_paths(overrides, groups) == ["method=", "network", "dataset=", "a.b", "c", "d.e", "ipc", "x"]
 
 
 def values():
@@ -93,7 +84,7 @@ RECIPE = {
 
 def applied(recipe=RECIPE, explicit=(), **changed):
     result = values() | changed
-    note = apply_recipe(result, recipe, list(explicit), "mine")
+    note = _apply_recipe(result, recipe, list(explicit), "mine")
     return result, note
 
 
@@ -151,7 +142,9 @@ def test_an_explicit_path_below_keeps_a_recipe_from_replacing_what_holds_it():
     ],
 )
 def test_what_was_reported_belongs_to_the_setting_as_it_is(explicit, kept):
-    assert (applied(explicit=explicit, reported={"mine": 1})[0]["reported"] is not None) == kept
+    settings = compose("method=hoptm", "dataset=pathmnist")
+    assert settings.reported is not None
+    assert (settings.without_published(explicit).reported is not None) == kept
 
 
 def test_recipes_are_not_shared_between_runs():
@@ -173,79 +166,74 @@ def test_an_impossible_ipc_is_left_to_validation(ipc):
     assert result["ipc"] == ipc
 
 
-def test_overlay_takes_explicit_settings_only():
-    stored, given = values(), values() | {"ipc": 9, "network": {"width": 8, "depth": 2}, "reported": {"x": 1}}
-    result = overlay(stored, given, ["network.width", "reported"])
-    assert result == stored | {"network": {"width": 8, "depth": 3}, "reported": {"x": 1}}
-    assert stored == values(), "what is stored must not change"
+@pytest.fixture
+def small():
+    return compose("method=mtt", "dataset=digits", "ipc=5")
 
 
-def test_overlay_adds_below_null_and_removes_what_was_deleted():
-    given = values()
-    given["method"] = {"part": {"new": {"name": "a"}}}
-    assert overlay(values(), given, ["method.part.new"])["method"] == {"steps": 1, "part": {"new": {"name": "a"}}}
-    assert overlay(values(), given, ["method.steps"])["method"] == {"part": None}
+def with_given(settings, *given, **fields):
+    return settings.changed(given=given, **fields)
 
 
-def test_overlay_of_a_chosen_method_takes_its_name_along():
-    stored = values() | {"method_id": "a", "method_title": "A", "method_cites": ["x"]}
-    given = values() | {"method_id": "b", "method_title": "B", "method_cites": [], "method": {"name": "b"}, "ipc": 7}
-    taken = ("method", "method_id", "method_title", "method_cites")
-    assert overlay(stored, given, ["method="]) == stored | {key: given[key] for key in taken}
+def test_what_was_given_beats_what_is_stored_and_nothing_else_does(small):
+    stored = small.plain()
+    given = with_given(small, "network.width", ipc=9, network=small.network | {"width": 8, "depth": 2})
+    result = overlaid(stored, given)
+    assert (result.ipc, result.network["width"], result.network["depth"]) == (5, 8, small.network["depth"])
+    assert stored == small.plain(), "what is stored must not change"
 
 
-def test_resumed_settings_are_the_stored_ones(tmp_path):
-    resume = values() | {"resume": True}
-    with pytest.raises(RunFolderError, match="no run to resume"):
-        resumed(resume, [], tmp_path)
-    RunFolder(tmp_path / "run").begin(values())
-    given = resume | {"ipc": 8, "network": {"width": 4, "depth": 4}}
-    wanted = resume | {"network": {"width": 128, "depth": 4}}
-    assert resumed(given, ["network.depth", "resume"], tmp_path / "run") == wanted
+def test_a_part_that_was_added_or_deleted_by_hand_is_so_on_top_of_stored_settings(small):
+    added = with_given(small, "method.schedulers.new", method=small.method | {"schedulers": {"new": {"name": "a"}}})
+    assert overlaid(small.plain(), added).method["schedulers"] == {"new": {"name": "a"}}
+    without = {key: value for key, value in small.method.items() if key != "student_batch"}
+    assert (
+        "student_batch" not in overlaid(small.plain(), with_given(small, "method.student_batch", method=without)).method
+    )
 
 
-def test_resume_auto_goes_on_where_a_run_lies_and_begins_elsewhere(tmp_path):
-    auto = values() | {"resume": "auto", "ipc": 8}
-    assert resumed(auto, ["resume", "ipc"], tmp_path / "run") == auto | {"resume": False}
-    RunFolder(tmp_path / "run").begin(values())
-    assert resumed(auto, ["resume"], tmp_path / "run") == values() | {"resume": True}
-    with pytest.raises(ConfigurationError, match="resume"):
-        resumed(values() | {"resume": "perhaps"}, [], tmp_path)
+def test_a_chosen_method_takes_its_name_along(small):
+    other = compose("method=dm", "dataset=digits", "ipc=7")
+    result = overlaid(small.plain(), with_given(other, "method="))
+    assert (result.method_id, result.method_title, result.method) == ("dm", other.method_title, other.method)
+    assert (result.ipc, result.distillation) == (5, small.distillation)
 
 
-def test_folder_check_names_what_differs_but_not_what_may(tmp_path):
+def test_resumed_settings_are_the_stored_ones_with_what_was_given(small, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.check(values(), resume=False)
-    folder.begin(values() | {"runtime": {"device": "cuda"}, "resume": False})
-    folder.check(values() | {"runtime": {"device": "cpu"}, "resume": True}, resume=True)
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        folder.continued(small.changed(resume=True))
+    folder.begin(small)
+    given = with_given(small, "network.depth", "resume", resume=True, ipc=8, network=small.network | {"depth": 2})
+    result = folder.continued(given)
+    assert (result.ipc, result.network["depth"], result.resume) == (5, 2, True)
+
+
+def test_resume_auto_goes_on_where_a_run_lies_and_begins_elsewhere(small, tmp_path):
+    folder, auto = RunFolder(tmp_path / "run"), with_given(small, "resume", resume="auto", ipc=8)
+    assert (folder.continued(auto).resume, folder.continued(auto).ipc) == (False, 8)
+    folder.begin(small)
+    assert (folder.continued(auto).resume, folder.continued(auto).ipc) == (True, 5)
+    with pytest.raises(ConfigurationError, match="resume"):
+        small.changed(resume="perhaps")
+
+
+def test_folder_check_names_what_differs_but_not_what_may(small, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.check(small, resume=False)
+    folder.begin(small)
+    folder.check(compose("method=mtt", "dataset=digits", "ipc=5", "runtime.threads=1", "experts.root=x"), resume=True)
     with pytest.raises(RunFolderError, match=r"network.depth: 3 in the folder, 4 now"):
-        folder.check(values() | {"network": {"width": 128, "depth": 4}}, resume=True)
+        folder.check(compose("method=mtt", "dataset=digits", "ipc=5", "network.depth=4"), resume=True)
     with pytest.raises(RunFolderError, match="not empty"):
-        folder.check(values(), resume=False)
-
-
-def test_config_digest_ignores_what_changes_no_result():
-    digest = config_sha256(values())
-    assert config_sha256(values() | {"resume": True, "runtime": {"device": "cpu"}}) == digest
-    assert config_sha256(dict(reversed(values().items()))) == digest
-    assert config_sha256(values() | {"ipc": 6}) != digest
-
-
-def test_the_digests_of_default_settings_are_those_from_before_lower_precision_could_be_chosen():
-    """Runs made earlier and later stand in one row, and stores of experts are found again."""
-    settings = compose("method=mtt", "dataset=digits", "ipc=1")[0]
-    assert config_sha256(settings) == "1d0427f01f4985fb97537a7ca958f8a4c8fc3c70f8723f921f01950ff84e7d94"
-    assert distillation_sha256(settings) == "bc1775b2840b4cbe731ede432d33073631b83c83d84a7a8b7a6eb9e3f60ae21a"
-    recipe = ExpertRecipe(data="d", network={"name": "convnet"}, augmentation={"name": "dsa"},
-                          training=ExpertTraining(), seed=0)  # fmt: skip
-    assert recipe.digest == "d7ed1354071a885e"
+        folder.check(small, resume=False)
 
 
 @pytest.mark.parametrize("setting", ["runtime.precision", "experts.training.precision"])
 def test_lower_precision_makes_another_set_and_cannot_be_changed_on_resuming(setting, tmp_path):
-    plain, low = (compose("dataset=digits", *more)[0] for more in ((), (f"{setting}=bf16",)))
-    assert config_sha256(plain) != config_sha256(low)
-    assert distillation_sha256(plain) != distillation_sha256(low)
+    plain, low = (compose("dataset=digits", *more) for more in ((), (f"{setting}=bf16",)))
+    assert plain.digest() != low.digest()
+    assert plain.set_digest() != low.set_digest()
     folder = RunFolder(tmp_path / "run")
     folder.begin(plain)
     with pytest.raises(RunFolderError, match=f"{setting.split('.')[0]}.*bf16"):
@@ -274,25 +262,38 @@ def test_only_empty_folders_below_the_working_folder_are_removed(tmp_path, monke
 def test_a_run_on_the_validation_split_may_not_choose_its_checkpoint_on_the_test_split():
     settings = ("protocol.split=validation", "distillation.selection=test_leaky")
     with pytest.raises(ConfigurationError, match=r"protocol\.split=validation leaves the test split alone"):
-        validate_settings(compose(*settings)[0])
-    assert (
-        validate_settings(compose(settings[0], "distillation.selection=validation")[0]).protocol.split == "validation"
-    )
+        compose(*settings)
+    assert compose(settings[0], "distillation.selection=validation").protocol.split == "validation"
 
 
-def test_notes_and_records_of_a_search_change_nothing(tmp_path):
-    """A run may be resumed under another note; and what did not exist yet counts as its default."""
-    values, folder = compose("method=mtt", "network=alexnet")[0], RunFolder(tmp_path / "run")
-    tuning = {"split": "validation", "networks": 1, "seed": 0, "chosen": "a", "candidates": []}
-    changed = values | {"note": "other words", "tuning": tuning}
-    folder.begin(values)
+def test_notes_and_records_of_a_search_change_nothing(small, tmp_path):
+    """A run may be resumed under another note."""
+    folder = RunFolder(tmp_path / "run")
+    tried = {"settings": "a", "accuracy": 0.5}
+    tuning = {"split": "validation", "networks": 1, "seed": 0, "chosen": "a", "candidates": (tried,)}
+    changed = small.changed(note="other words", tuning=tuning)
+    folder.begin(small)
     folder.check(changed, resume=True)
-    assert config_sha256(changed) == config_sha256(values)
-    assert distillation_sha256(changed) == distillation_sha256(values)
-    protocol = {key: value for key, value in values["protocol"].items() if key != "split"}
-    network = {key: value for key, value in values["network"].items() if key != "width_factor"}
-    older = {key: value for key, value in values.items() if key not in ("note", "tuning")}
-    assert config_sha256(older | {"protocol": protocol, "network": network}) == config_sha256(values)
-    judged = values | {"protocol": values["protocol"] | {"split": "validation"}}
-    assert config_sha256(judged) != config_sha256(values)
-    assert distillation_sha256(judged) == distillation_sha256(values)
+    assert (changed.digest(), changed.set_digest()) == (small.digest(), small.set_digest())
+    judged = small.changed(protocol=small.protocol.model_dump() | {"split": "validation"})
+    assert judged.digest() != small.digest()
+    assert judged.set_digest() == small.set_digest()
+
+
+def test_python_says_the_same_as_the_command_line(tmp_path):
+    typed = compose("method=mtt", "ipc=3", "networks=[convnet,vgg11]", "dataset=npz", f"dataset.root={tmp_path}")
+    said = compose(f"dataset.root={tmp_path}", method="mtt", ipc=3, networks=["convnet", "vgg11"], dataset="npz")
+    assert said == typed.changed(given=said.given)
+    assert sorted(said.given) == sorted(typed.given)
+    assert compose(note="it's 5 % ${off}").note == "it's 5 % ${off}"
+    with pytest.raises(ConfigurationError, match=r"seed: no such|unknown setting"):
+        compose("sede=3")
+
+
+def test_composing_leaves_another_program_s_hydra_as_it_was():
+    from hydra.core.global_hydra import GlobalHydra
+
+    with hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3"):
+        before = GlobalHydra.instance().hydra
+        assert compose("method=mtt").method_id == "mtt"
+        assert GlobalHydra.instance().hydra is before

@@ -1,0 +1,213 @@
+"""Commands with settings. ``run``, ``experts`` and ``eval`` are Hydra's jobs, once or for every job of a sweep."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hoptm_plugin.cli.arguments import Parser
+from hoptm_plugin.cli.help import PROGRAM
+from hoptm_plugin.cli.streams import fail, plain_warnings, say, show
+from hoptm_plugin.core.errors import HopTMError, OutOfMemoryError, StorageError
+from hoptm_plugin.runtime.environment import prepare
+from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from hoptm_plugin.runs.settings import RunSettings
+
+UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+              errno.ENAMETOOLONG)  # fmt: skip
+
+
+def with_settings(command: str, arguments: list[str]) -> None:
+    """Run a command whose arguments are settings."""
+    parser = Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
+    if command == "verify":
+        parser.add_argument("--checksums", action="store_true")
+        parser.add_argument("run", type=Path)
+    elif command != "cite":
+        mode = parser.add_mutually_exclusive_group()
+        mode.add_argument("-m", "--multirun", action="store_true")
+        mode.add_argument("--cfg", choices=["job"])
+    parser.add_argument("settings", nargs="*")
+    options = parser.parse_intermixed_args(arguments)
+    prepare()
+    if command == "verify":
+        _verify(options.run, options.settings, options.checksums)
+    elif command == "cite":
+        _cite(options.settings)
+    elif options.cfg:
+        _print_settings(options.settings)
+    else:
+        _through_hydra(command, options.settings, options.multirun)
+
+
+def _verify(folder: Path, overrides: list[str], checksums_only: bool) -> None:
+    from hoptm_plugin.cli.console import print_verification
+    from hoptm_plugin.runs.verifying import verify
+    from hoptm_plugin.runtime.bars import console_progress
+
+    found = verify(folder, *overrides, checksums_only=checksums_only, progress=console_progress())
+    print_verification(found)
+    if not found.verified:
+        raise SystemExit(1)
+
+
+def _cite(overrides: list[str]) -> None:
+    from hoptm_plugin.cards.citing import bibliography
+    from hoptm_plugin.runs.composition import compose
+
+    print(bibliography(compose(*overrides).plain()), end="")
+
+
+def _print_settings(overrides: list[str]) -> None:
+    import yaml
+
+    from hoptm_plugin.runs.composition import compose
+
+    settings = compose(*overrides)
+    _say(settings.recipe)
+    print(yaml.safe_dump(settings.plain(), sort_keys=False), end="")
+
+
+def _say(note: str) -> None:
+    if note:
+        say(note)
+
+
+def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from hoptm_plugin.runs.composition import with_plugins_found
+    from hoptm_plugin.runs.hydra_errors import explain, group_error, of_a_launcher
+
+    with_plugins_found()
+    # makes Hydra raise instead of printing a traceback of its own and exiting
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [PROGRAM, *(["--multirun"] if sweep else []), *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(JOBS[command])()
+    except (HydraException, OmegaConfBaseException) as error:
+        # Hydra composes a sweep first without what is swept over, so with the default method and data set
+        known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
+        hint = known if sweep and "unknown setting" in explain(error) else ""
+        fail(f"{explain(error)}{hint}\nSee {PROGRAM} list, and {PROGRAM} {command} --help", 2)
+    except OSError as error:
+        if error.errno not in UNWRITABLE or (error.filename is None and not sweep):
+            raise
+        what = error.filename or "the sweep's folder"  # Hydra writes multirun.yaml there
+        fail(f"{what}: {error.strerror}; choose another folder with hydra.{'sweep' if sweep else 'run'}.dir=PATH", 2)
+    except Exception as error:
+        if not of_a_launcher(error):
+            if isinstance(error, ValueError):
+                raise group_error(error) from error
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        again = "the same command with resume=auto and this sweep's folder as hydra.sweep.dir goes on"
+        fail(f"the launcher could not run the sweep to its end: {type(error).__name__}: {reason}; {again}", 1)
+
+
+def _hydra_config() -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get()
+
+
+def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictConfig) -> None:
+    """Do one job in its run folder; a failing job leaves no empty folder behind."""
+    from hydra.types import RunMode
+
+    from hoptm_plugin.runs.composition import settled
+    from hoptm_plugin.runs.folder import remove_if_empty
+    from hoptm_plugin.storage.run_files import CONFIG
+
+    plain_warnings()  # a launcher's worker does not come by main()
+    folder = Path(_hydra_config().runtime.output_dir)
+    sweep = _hydra_config().mode == RunMode.MULTIRUN
+
+    def going_on() -> str:
+        if not (folder / CONFIG).exists():
+            return "; the same command goes on" if command == "experts" else ""
+        whole = f", or with all runs by the same command, hydra.sweep.dir={folder.parent} and resume=auto"
+        what = "eval synthetic=PATH" if command == "eval" else command
+        return f"; go on with: {PROGRAM} {what} hydra.run.dir={folder} resume=true{whole if sweep else ''}"
+
+    try:
+        with stop_on_signals():
+            try:
+                work(settled(config, _hydra_config()), folder)
+            except Stopped as stopped:
+                said = "interrupted" if stopped.exit_code == INTERRUPTED else f"stopped by {stopped}"
+                say(f"error: {said}{going_on()}")
+                hand_on(stopped)
+                raise SystemExit(stopped.exit_code) from None
+    except HopTMError as error:
+        mended = isinstance(error, StorageError | OutOfMemoryError)
+        text = f"{error}{going_on() if mended else ''}"
+        if sweep:
+            _say(f"job {folder.name} failed: {text}")
+            raise  # the launcher goes on with the other jobs, and raises the first error at the end
+        fail(text, error.exit_code)
+    finally:
+        remove_if_empty(folder)
+        # data and networks stand in cycles: a sweep would hold those of several jobs until Python looks for them
+        gc.collect()
+
+
+def _run(config: DictConfig) -> None:
+    def work(settings: RunSettings, folder: Path) -> None:
+        from hoptm_plugin.cli.console import print_card
+        from hoptm_plugin.runs.running import run
+        from hoptm_plugin.runtime.bars import console_progress
+        from hoptm_plugin.storage.run_files import CARD, CONFIG
+
+        if not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists()):
+            _say(settings.recipe)
+        card = run(settings, folder, console_progress())
+        show(lambda: print_card(card, folder), folder / CARD)
+
+    _job("run", work, config)
+
+
+def _experts(config: DictConfig) -> None:
+    def work(settings: RunSettings, folder: Path) -> None:
+        from hoptm_plugin.runs.folder import remove_if_empty
+        from hoptm_plugin.runs.running import build_experts
+        from hoptm_plugin.runtime.bars import console_progress
+
+        _say(settings.recipe)
+        remove_if_empty(folder)
+        built = build_experts(settings, console_progress())
+        said = f"method {settings.method_id} reads no experts, so none are trained"
+        if built.folder is not None:
+            said = (f"{built.count} experts of {built.epochs} epochs in {built.folder} "
+                    f"({built.seconds:.0f} s of training)")  # fmt: skip
+        show(lambda: print(said))
+
+    _job("experts", work, config)
+
+
+def _eval(config: DictConfig) -> None:
+    def work(settings: RunSettings, folder: Path) -> None:
+        from hoptm_plugin.cli.console import print_card
+        from hoptm_plugin.runs.judging import evaluate, settings_to_judge
+        from hoptm_plugin.runtime.bars import console_progress
+        from hoptm_plugin.storage.run_files import CARD
+
+        _say(settings_to_judge(settings).recipe)
+        card = evaluate(None, settings=settings, folder=folder, progress=console_progress())
+        show(lambda: print_card(card, folder), folder / CARD)
+
+    _job("eval", work, config)
+
+
+JOBS: dict[str, Callable[[Any], None]] = {"run": _run, "experts": _experts, "eval": _eval}

@@ -1,0 +1,102 @@
+"""Data that are in memory already: tensors or arrays of a notebook as a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoptm_plugin.core.errors import DataError
+from hoptm_plugin.core.interfaces import DatasetReader, RawImages
+from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data.files import check_split
+
+Given = tuple[Any, Any]
+
+
+class Arrays(DatasetReader):
+    """Images and labels of a notebook as a data set: ``compose(dataset=Arrays(train=(images, labels), test=...))``.
+
+    Args:
+        train: images, uint8 tensor or array (n, H, W), (n, C, H, W) or (n, H, W, C) with 1 or 3 channels, and integer
+            labels (n,).
+        test: the same, for the final report.
+        validation: the same; None: carved from train.
+        class_names: one per class index; None: the indices.
+        name: the data set's name in tables.
+
+    Raises:
+        DataError: other types or shapes; floats are not guessed to be pixels.
+    """
+
+    def __init__(
+        self, train: Given, test: Given, validation: Given | None = None, class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+    ) -> None:  # fmt: skip
+        given = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
+        self._splits = {split: _labelled(pair, f"Arrays: {split}") for split, pair in given.items()}
+        most = max((int(labels.max()) + 1 for _, labels in self._splits.values() if len(labels)), default=0)
+        self.class_names = tuple(map(str, range(most))) if class_names is None else tuple(map(str, class_names))
+        self.name = name
+        for split, (images, labels) in self._splits.items():
+            check_split(images, labels, len(self.class_names), f"Arrays: {split}")
+            if images.shape[1:] != self._splits["train"][0].shape[1:]:
+                raise DataError(f"Arrays: {split} images are {tuple(images.shape[1:])}, those of train "
+                                f"{tuple(self._splits['train'][0].shape[1:])}; all splits need one shape")  # fmt: skip
+
+    def read(self, seeds: Seeds) -> RawImages:
+        """Return the splits as they are; ``seeds`` decides nothing."""
+        return RawImages(self.name, self.class_names, self._splits["train"], self._splits["test"],
+                         self._splits.get("validation"))  # fmt: skip
+
+    def described(self) -> dict[str, Any]:
+        """Return what a run's stored settings say of the data: their name and the SHA-256 of all of them."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for split, (images, labels) in self._splits.items():
+            digest.update(f"{split} {tuple(images.shape)}".encode())
+            digest.update(images.numpy().data)
+            digest.update(labels.numpy().data)
+        return {"name": self.name, "sha256": digest.hexdigest()}
+
+
+@register("arrays")
+class GivenArrays(DatasetReader):
+    """Tensors or arrays that Python code gives as ``dataset=Arrays(...)``; the command line has none.
+
+    Args:
+        data: the arrays.
+    """
+
+    def __init__(self, data: Arrays | Mapping[str, Any] | None = None) -> None:
+        if not isinstance(data, Arrays):
+            which = "" if data is None else f" (those called {data.get('name')!r})"
+            raise ValueError(f"the data are arrays in memory{which}, which are not stored: give them again from "
+                             f"Python, with dataset=Arrays(train=(images, labels), test=...)")  # fmt: skip
+        self.data = data
+
+    def read(self, seeds: Seeds) -> RawImages:
+        """Return the arrays' splits."""
+        return self.data.read(seeds)
+
+
+def _labelled(pair: Given, where: str) -> tuple[Tensor, Tensor]:
+    try:
+        images, labels = (each if isinstance(each, Tensor) else torch.from_numpy(np.array(each)) for each in pair)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: must be a pair of images and labels, tensors or arrays ({error})") from None
+    if images.is_floating_point():
+        raise DataError(f"{where}: images are {images.dtype}; give pixels 0..255 as uint8, such as "
+                        f"(images * 255).round().to(torch.uint8) where they lie in [0, 1]")  # fmt: skip
+    images = images.detach().cpu()
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.permute(0, 3, 1, 2)
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(f"{where}: labels are {labels.dtype}; give class indices as integers")
+    return images.contiguous(), labels.detach().cpu().long().flatten()
