@@ -1,4 +1,4 @@
-"""docs/methods.md: what cites it finds it, and what it says of settings, files and functions is so."""
+"""docs/methods.md and the map in CONTRIBUTING.md: what they say of sections, settings, files and functions is so."""
 
 from __future__ import annotations
 
@@ -177,3 +177,14 @@ def test_equations_stand_where_the_page_says_they_are_computed():
             texts = [text for line, text in comments(ROOT / file) if line in inside]
             found = {number for text in texts for match in EQUATION.finditer(text) for number in match.groups()}
             assert set(numbers.split(", ")) <= found, (file, name)
+
+
+def test_the_map_names_every_room_and_only_what_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w./]+/[\w./]*|\w+\.py)`", text.partition("## Where is what\n")[2].partition("\n## ")[0])
+    inside = [path.relative_to(ROOT / "hoptm_plugin").as_posix() for path in (ROOT / "hoptm_plugin").rglob("*.py")]
+    for place in places:
+        here = (ROOT / place).exists() or (ROOT / "hoptm_plugin" / place).exists()
+        assert here or any(path.endswith(f"/{place}") for path in inside), place
+    rooms = {path.parent.name for path in (ROOT / "hoptm_plugin").glob("*/__init__.py")}
+    assert rooms <= {place.strip("/") for place in places}
