@@ -34,6 +34,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "alabaster"
 html_theme_options = {"description": "Dataset distillation, benchmarked", "page_width": "1100px"}
 html_static_path = ["_static"]
+html_extra_path = ["methods.md"]  # as it is: Sphinx reads no Markdown by itself
 html_css_files = ["narrow.css"]
 html_copy_source = False
 html_show_sourcelink = False

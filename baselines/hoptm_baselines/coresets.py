@@ -103,7 +103,7 @@ class Herding(Coreset):
         teacher_epoch: expert epoch whose parameters give the features.
 
     Source: Welling 2009; the greedy rule over images as in Rebuffi et al. 2017 (iCaRL), Algorithm 4, with features not
-    normalised. Deviates: no image is taken twice.
+    normalised; docs/methods.md 10.2. Deviates: no image is taken twice.
     """
 
     cites = ("welling2009herding",)
@@ -133,8 +133,8 @@ class KCenter(Coreset):
         features: "network" (of expert 0 after ``teacher_epoch`` epochs) or "pixels".
         teacher_epoch: expert epoch whose parameters give the features.
 
-    Source: Sener & Savarese 2018 (arXiv 1708.00489), Algorithm 1, within each class. Deviates: the paper starts from
-    images that are labelled already; here none are.
+    Source: Sener & Savarese 2018 (arXiv 1708.00489), Algorithm 1, within each class; docs/methods.md 10.3.
+    Deviates: the paper starts from images that are labelled already; here none are.
     """
 
     cites = ("sener2018coreset",)

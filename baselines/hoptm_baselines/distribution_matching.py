@@ -38,9 +38,9 @@ class DistributionMatching(Method):
         stepping: "joint" sums all classes into one optimiser step; "per_class" steps after each, which needs the
             memory of one class, and moves the others by momentum meanwhile.
 
-    Source: DM (Zhao & Bilen 2023, arXiv 2110.04181), Algorithm 1; methods.md 3. With BatchNorm and
-    joint steps the classes go through the network in one batch, as in the released code, so that its statistics are not
-    those of one class; per_class has only that class to offer.
+    Source: DM (Zhao & Bilen 2023, arXiv 2110.04181), Algorithm 1; docs/methods.md 8. With BatchNorm and joint
+    steps the classes go through the network in one batch, as in the released code, so that its statistics are not those
+    of one class; per_class has only that class to offer.
     """
 
     cites = ("zhao2023dm",)

@@ -13,7 +13,7 @@ from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, register
 class FullData(Method):
     """All training images with hard labels; nothing is learned, and the IPC asked for is left out of account.
 
-    The protocol's own learning rate trains on them (methods.md, section 2).
+    The protocol's own learning rate trains on them (docs/methods.md 11).
     """
 
     whole_split = True

@@ -56,7 +56,7 @@ class ImprovedDistributionMatching(Method):
         reset_meters_every: iterations between resets of all running accuracies (released scripts do so at every
             evaluation, after which the cross-entropy starts from weight 0); None never resets.
 
-    Source: IDM (Zhao et al. 2023, arXiv 2307.09742); methods.md 4.
+    Source: IDM (Zhao et al. 2023, arXiv 2307.09742); docs/methods.md 9.
     Deviates: networks for matching and training are drawn without replacement.
     """
 

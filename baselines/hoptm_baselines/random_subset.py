@@ -11,7 +11,7 @@ from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, real_subset, regi
 class RandomSubset(Method):
     """Random training images of each class, without replacement; nothing is learned.
 
-    The protocol's own learning rate trains on it (methods.md, section 2).
+    The protocol's own learning rate trains on it (docs/methods.md 10.1).
     """
 
     def setup(self, task: Task) -> SyntheticSet:

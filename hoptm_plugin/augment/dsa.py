@@ -63,7 +63,7 @@ class DSA(Augmentation):
             torch, where it was True and is now False. Both maps keep the centre, so it matters for rotate on images
             that are not square, and nowhere else.
 
-    Source: Zhao & Bilen 2021 (arXiv 2102.08259); methods.md 1.3.
+    Source: Zhao & Bilen 2021 (arXiv 2102.08259); docs/methods.md 1.4.
     Deviates: numbers come from the given generator, not from a reseeded global one.
     """
 

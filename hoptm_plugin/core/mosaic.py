@@ -16,7 +16,7 @@ def expand_mosaic(images: Tensor, factor: int) -> Tensor:
     Raises:
         ValueError: height or width is not a multiple of ``factor``.
 
-    Source: IDM (Zhao et al. 2023, arXiv 2307.09742), partitioning and expansion; methods.md 4.
+    Source: IDM (Zhao et al. 2023, arXiv 2307.09742), partitioning and expansion; docs/methods.md 9.
     """
     height, width = images.shape[2:]
     if factor < 1 or height % factor or width % factor:

@@ -76,7 +76,7 @@ def prepare(raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.
         ConfigurationError: settings that do not fit these images.
         DataError: raw images that break their contract, or too little memory.
 
-    Source: HoP-TM's released code for the order of operations; its antialiasing is unknown.
+    Source: HoP-TM's released code for the order of operations; its antialiasing is unknown; docs/methods.md 1.2.
     """
     for name in (raw.name, *raw.class_names):  # a card could not hold it, as would be found out at the end only
         if not 0 < len(name) <= LONGEST_NAME or UNPRINTABLE.search(name) or set(name) & {"\n", "\t"}:

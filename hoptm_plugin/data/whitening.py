@@ -30,7 +30,7 @@ def whiten(splits: dict[str, Tensor], eps: float) -> tuple[Tensor, Tensor]:
         ConfigurationError: D is too large to decompose.
         DataError: fewer than two train images, or too little memory.
 
-    Source: ``kornia.enhance.ZCAWhitening(eps, compute_inv=True)``, as MTT's released code uses it.
+    Source: ``kornia.enhance.ZCAWhitening(eps, compute_inv=True)``, as MTT's released code uses it; docs/methods.md 1.3.
     """
     from kornia.enhance import ZCAWhitening  # slow to import
 

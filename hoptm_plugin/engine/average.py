@@ -20,7 +20,7 @@ class MovingAverage:
         labels: average learned label logits as well; otherwise they are those of S, as alpha always is.
 
     Source: FTD (Du et al. 2023, arXiv 2211.11004) and ATT average the images; DATM's configurations name a decay that
-    its released code does not use. No bias correction.
+    its released code does not use. No bias correction; docs/methods.md 5.
     """
 
     def __init__(self, synthetic: SyntheticSet, decay: float, labels: bool) -> None:

@@ -64,7 +64,7 @@ class Distillation(Settings):
 
 
 class Protocol(Settings):
-    """How a synthetic set is judged: fresh networks trained on it, tested once at the end (methods.md 1.7).
+    """How a synthetic set is judged: fresh networks trained on it, tested once at the end (docs/methods.md 1.10).
 
     Attributes:
         split: images that the networks are tested on: "test", or "validation" to choose settings by; the test split is

@@ -37,7 +37,7 @@ def sharpness_aware_gradient(
     c = <g1, g2> / (||g1|| ||g2|| + tiny); g_perp = g1 - c ||g1|| g2 / (||g2|| + tiny); result g2 - alpha * g_perp.
     Of several networks (E, P) each row is one.
 
-    Source: Zhuang et al. 2022 (arXiv 2203.08065) as FTD, DATM and HoP-TM use it (methods.md 1.5).
+    Source: Zhuang et al. 2022 (arXiv 2203.08065) as FTD, DATM and HoP-TM use it (docs/methods.md 1.6).
     """
 
     def norm(rows: Tensor) -> Tensor:

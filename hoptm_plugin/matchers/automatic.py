@@ -26,7 +26,7 @@ class Automatic(Matcher):
         reduction: as in ``endpoint``.
         eps: as in ``endpoint``.
 
-    Source: ATT (Liu et al. 2024), methods.md 8.
+    Source: ATT (Liu et al. 2024), docs/methods.md 6.
     Deviates: no distance is too large to be chosen; the released code starts its running minimum at 10000 and has no
     defined step where every L1 sum is above it.
     """

@@ -20,8 +20,9 @@ def endpoint_loss(
     """Reduce squared errors d and squared distances n, both (P,), to one number; see :class:`Endpoint`."""
     v = torch.ones_like(errors) if weights is None else weights.to(errors)
     if reduction == "sum_of_ratios":
-        return (v * errors / (distances + eps)).sum()
+        return (v * errors / (distances + eps)).sum()  # HoP-TM Eq. 5, its first sum as printed
     denominator = (v * distances).sum() if reduction == "masked_ratio" else distances.sum()
+    # HoP-TM Eq. 2 where v = 1; else the first sum of HoP-TM Eq. 5 and 8, reduced as released.
     # torch.where keeps an empty mask (0/0) from poisoning the images, without asking the device for a number
     return torch.where(denominator > eps, (v * errors).sum() / denominator.clamp_min(eps), 0.0)
 
@@ -39,7 +40,7 @@ class Endpoint(Matcher):
         eps: denominators up to this give a loss of 0, so that an empty mask is harmless; in "sum_of_ratios" it is added
             to each n_i, because convolution biases before a norm layer never move (0/0).
 
-    Source: Cazenavette et al. 2022 (arXiv 2203.11932), Eq. 2; HoP-TM Eq. 2, 5.
+    Source: Cazenavette et al. 2022 (arXiv 2203.11932), Eq. 2; HoP-TM Eq. 2, 5; docs/methods.md 2.4 and 3.
     Deviates: the released code gives NaN on an empty mask. -kappa * sum(v) of Eq. 8 has no gradient and is absent here,
     as in the code; the self-paced scheduler logs it.
     """

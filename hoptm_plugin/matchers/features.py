@@ -18,7 +18,8 @@ class MeanFeatures(FeatureMatcher):
     Args:
         reduction: over feature dimensions, "sum" (default: the published learning rates assume it) or "mean".
 
-    Source: DM (Zhao & Bilen 2023, arXiv 2110.04181), Eq. 5, with one network and one augmentation per step.
+    Source: DM (Zhao & Bilen 2023, arXiv 2110.04181), Eq. 5, with one network and one augmentation per step;
+    docs/methods.md 8.
     """
 
     cites = ("zhao2023dm",)

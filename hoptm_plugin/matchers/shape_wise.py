@@ -21,7 +21,7 @@ def triangle_cosines(start: Tensor, middle: Tensor, end: Tensor) -> Tensor:
     An edge of length zero counts as the zero vector, so its cosines are 0 and nothing is divided by zero.
     """
     first, second, third = (normalize(edge, dim=0) for edge in (middle - start, end - middle, end - start))
-    return torch.stack([first @ third, -(first @ second), second @ third])
+    return torch.stack([first @ third, -(first @ second), second @ third])  # HoP-TM Eq. 3 at each vertex
 
 
 @register("shape_wise_potential")
@@ -40,7 +40,7 @@ class ShapeWisePotential(Matcher):
         vertices: "all" or "middle".
         beta: where smooth L1 turns from quadratic to linear; at 1 it is quadratic below a difference of 1.
 
-    Source: HoP-TM (Dong et al. 2025), Eq. 3 and 4.
+    Source: HoP-TM (Dong et al. 2025), Eq. 3 and 4; docs/methods.md 2.2.
     """
 
     cites = ("dong2025hoptm",)
@@ -56,7 +56,8 @@ class ShapeWisePotential(Matcher):
         expert = triangle_cosines(segment[0], segment[(len(segment) - 1) // 2], segment[-1])
         student = triangle_cosines(path[0], path[(len(path) - 1) // 2], path[-1])
         if self.vertices == "middle":
-            return smooth_l1_loss(student[1], expert[1], beta=self.beta)
+            return smooth_l1_loss(student[1], expert[1], beta=self.beta)  # HoP-TM Eq. 4 as printed
+        # HoP-TM Eq. 4 as released: the mean over all triples of points
         return smooth_l1_loss(student, expert, beta=self.beta, reduction="sum") * (2 / 27)
 
     def problems(self, expert_epochs: int, student_steps: int) -> list[str]:

@@ -20,8 +20,8 @@ class AlexNet(NetworkBuilder):
     Args:
         width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
-    Source: the AlexNet in the released code of Zhao et al. 2021 (arXiv 2006.05929); methods.md 1.4. At 32x32 it equals
-    that network.
+    Source: the AlexNet in the released code of Zhao et al. 2021 (arXiv 2006.05929); docs/methods.md 1.5. At 32x32 it
+    equals that network.
     Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
     released code fails there); smaller maps feed a smaller linear layer.
     """

@@ -34,7 +34,7 @@ class ConvNet(NetworkBuilder):
         act: "sigmoid", "relu" or "leaky_relu" (slope 0.01).
         pool: "none", "max" or "avg".
 
-    Source: Gidaris & Komodakis 2018; Zhao et al. 2021 (arXiv 2006.05929); methods.md 1.4.
+    Source: Gidaris & Komodakis 2018; Zhao et al. 2021 (arXiv 2006.05929); docs/methods.md 1.5.
     Deviates: layer norm and the linear layer follow the real map size for every input; the released code takes 32x32
     for its named variants.
     """

@@ -79,7 +79,7 @@ class ResNet18(NetworkBuilder):
         norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
         width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
-    Source: He et al. 2016; methods.md 1.4; at 32x32 it equals the published network.
+    Source: He et al. 2016; docs/methods.md 1.5; at 32x32 it equals the published network.
     Deviates: the final 4x4 average pool is adaptive, so that any size gives 1x1 (an extension beyond 32x32: the
     released code fails there).
     """
@@ -109,7 +109,7 @@ class ResNet18AP(NetworkBuilder):
         norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
         width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
-    Source: Zhao & Bilen 2021 (arXiv 2102.08259); methods.md 1.4; at 32x32 it equals the published network.
+    Source: Zhao & Bilen 2021 (arXiv 2102.08259); docs/methods.md 1.5; at 32x32 it equals the published network.
     Deviates: where the last map is larger than 4x4, adaptive average pooling brings it to 4x4 (an extension: the
     released code fails there); smaller maps (3x3 at 28x28) feed a smaller linear layer.
     """

@@ -22,7 +22,7 @@ class VGG11(NetworkBuilder):
         norm: "instance" or "batch" (running statistics: trajectory matching refuses it).
         width_factor: of all numbers of channels, rounded; 1 is the published network, less is for small budgets.
 
-    Source: Simonyan & Zisserman 2015; methods.md 1.4; at 32x32 it equals the published network.
+    Source: Simonyan & Zisserman 2015; docs/methods.md 1.5; at 32x32 it equals the published network.
     Deviates: where the last map is larger than 1x1, adaptive average pooling brings it to 1x1 (an extension: the
     released code fails there).
     """

@@ -25,7 +25,7 @@ class Geometric(Schedule):
 
     def at(self, step: int) -> float:
         """Return the number at iteration ``step``."""
-        return self.start * self.growth ** (step // self.every)
+        return self.start * self.growth ** (step // self.every)  # HoP-TM Eq. 7
 
 
 @register("linear")

@@ -34,7 +34,7 @@ class SelfPaced(Scheduler):
             decides for all of its entries).
         eps: added to n_i = (start_i - target_i)^2 when errors are normalised.
 
-    Source: HoP-TM (Dong et al. 2025), Eq. 5 to 7; the stickiness is the released code's.
+    Source: HoP-TM (Dong et al. 2025), Eq. 5 to 7; the stickiness is the released code's; docs/methods.md 2.3.
     Deviates: the quantile is this library's. The mask can be empty without harm (see the endpoint matcher).
     ``regulariser`` in the logs is -kappa * sum(v), the term of Eq. 8 that carries no gradient.
     """
@@ -65,7 +65,7 @@ class SelfPaced(Scheduler):
             held = self._mask.to(errors.device)
         if self.kappa is not None:
             self._kappa = value_at(self.kappa, pair.step)
-            self._mask = held | (errors < self._kappa)
+            self._mask = held | (errors < self._kappa)  # HoP-TM Eq. 6
         else:
             assert self.quantile is not None
             self._mask = held | self._easiest(errors, held, value_at(self.quantile, pair.step))
@@ -94,7 +94,7 @@ class SelfPaced(Scheduler):
         """Return kappa, the fraction of parameters matched, and the term -kappa * sum(v)."""
         if self._mask is None:
             return {}
-        count = self._mask.sum()
+        count = self._mask.sum()  # "regulariser": the second sum of HoP-TM Eq. 5 and 8
         return {"kappa": self._kappa, "mask_fraction": count / self._mask.numel(), "regulariser": -self._kappa * count}
 
     def state_dict(self) -> State:

@@ -15,7 +15,8 @@ class SequentialStartEpochs(Scheduler):
         last: upper end (not included) from ``expansion_end`` on (T+ in DATM).
         expansion_end: iteration at which ``last`` is reached (E in DATM).
 
-    Source: DATM (Guo et al. 2023, arXiv 2310.05773), "sequential generation". The lower end T- is the sampler's.
+    Source: DATM (Guo et al. 2023, arXiv 2310.05773), "sequential generation"; docs/methods.md 7. The lower end T- is
+    the sampler's.
     """
 
     cites = ("guo2024datm",)

@@ -42,7 +42,7 @@ class CorrectlyPredicted(Initialiser):
     Args:
         teacher_epoch: expert epoch whose parameters predict.
 
-    Source: DATM (Guo et al. 2023), initialisation "samples predicted correctly".
+    Source: DATM (Guo et al. 2023), initialisation "samples predicted correctly"; docs/methods.md 7.
     Deviates: every class starts again from expert 0; the released code goes on with the expert at hand.
     """
 

@@ -32,7 +32,8 @@ class SoftLabels(LabelPolicy):
         teacher_epoch: expert epoch whose parameters give the logits.
         confidence: for "one_hot".
 
-    Source: DATM (Guo et al. 2023). Deviates: the released code divides by zero where no expert is right.
+    Source: DATM (Guo et al. 2023); docs/methods.md 7. Deviates: the released code divides by zero where no expert is
+    right.
     """
 
     cites = ("guo2024datm",)

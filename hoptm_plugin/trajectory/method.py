@@ -80,7 +80,8 @@ class TrajectoryMatching(Method):
         gradient: "exact", or TESLA's approximation: "tesla", or "tesla_halved" as its released code has it; see
             :func:`hoptm_plugin.trajectory.unroll`.
 
-    Source: Cazenavette et al. 2022 (arXiv 2203.11932), Algorithm 1; HoP-TM (Dong et al. 2025), Algorithm 1.
+    Source: Cazenavette et al. 2022 (arXiv 2203.11932), Algorithm 1; HoP-TM (Dong et al. 2025), Algorithm 1 and
+    Eq. 8; docs/methods.md 2.4.
     """
 
     cites = ("cazenavette2022mtt",)
@@ -155,13 +156,14 @@ class TrajectoryMatching(Method):
         """Yield the one loss of iteration ``step``."""
         pair = self.observe(synthetic, step)
         detached = pair.detached()
-        weights: Tensor | None = None
+        weights: Tensor | None = None  # v of HoP-TM Eq. 8
         for scheduler in self.schedulers.values():
             chosen = scheduler.parameter_weights(detached)
             if chosen is not None:
                 weights = chosen if weights is None else weights * chosen
         pair = replace(pair, weights=weights)
         terms = {name: term.matcher.loss(pair) for name, term in self.matchers.items()}
+        # HoP-TM Eq. 8: the end point's sum_i v_i l_i plus lambda L_hotm; -kappa sum_i v_i has no gradient, so is logged
         total = torch.stack([value_at(self.matchers[name].weight, step) * loss for name, loss in terms.items()]).sum()
         logs: dict[str, float | Tensor] = {name: loss.detach() for name, loss in terms.items()}
         for scheduler in self.schedulers.values():

@@ -27,7 +27,7 @@ def plan_batches(images: int, batch: int | None, steps: int, generator: torch.Ge
     A random permutation is cut into consecutive chunks of ``batch`` (None: the whole set), and the chunks are taken
     from the last to the first, so that a short remainder comes first; then a new permutation is drawn.
 
-    Source: MTT's distillation loop (methods.md 1.6).
+    Source: MTT's distillation loop (docs/methods.md 1.7).
     """
     chunks: list[Tensor] = []
     taken: list[Tensor] = []

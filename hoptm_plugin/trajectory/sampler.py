@@ -15,7 +15,7 @@ from hoptm_plugin.core.seeding import Seeds
 class UniformSegments(SegmentSampler):
     """Start epochs drawn uniformly; experts in shuffled rounds, or each time at random.
 
-    t ~ U{min_start_epoch, ..., max_start_epoch - 1}, narrowed by a scheduler's bounds.
+    t ~ U{min_start_epoch, ..., max_start_epoch - 1}, narrowed by a scheduler's bounds (docs/methods.md 1.7).
 
     Args:
         min_start_epoch: T- in the papers.

@@ -34,7 +34,7 @@ def unroll(
 ) -> tuple[Tensor, ...]:
     """Return the student's path theta_0 ... theta_N, N+1 vectors (P,).
 
-    theta_{i+1} = theta_i - alpha * grad_theta mean cross-entropy(network(theta_i, X_i), Y_i)
+    theta_{i+1} = theta_i - alpha * grad_theta mean cross-entropy(network(theta_i, X_i), Y_i) (HoP-TM Eq. 1)
 
     Args:
         step: the student's loss and its derivatives.
@@ -50,7 +50,7 @@ def unroll(
             and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it.
         memory_budget: bytes for kept graphs.
 
-    Source of TESLA: Cui et al. 2023 (arXiv 2211.10586); methods.md 6.
+    Source of TESLA: Cui et al. 2023 (arXiv 2211.10586); docs/methods.md 4. The exact gradient: docs/methods.md 1.8.
     """
     start = start.detach()
     if strategy == "full" and gradient == "exact":
@@ -68,7 +68,7 @@ def _full(
     path = [start.requires_grad_()]
     for x, y in zip(images.split(list(sizes)), targets.split(list(sizes)), strict=True):
         (gradient,) = grad(step.loss(path[-1], x, y), path[-1], create_graph=True)
-        path.append(path[-1] - step_size * gradient)
+        path.append(path[-1] - step_size * gradient)  # HoP-TM Eq. 1
     return tuple(path)
 
 
@@ -102,7 +102,7 @@ class _Adjoint(torch.autograd.Function):
                 gradient = graphs[i].gradient.detach()
             else:
                 gradient = step.gradient(path[-1], x, y)
-            path.append(path[-1] - step_size * gradient)
+            path.append(path[-1] - step_size * gradient)  # HoP-TM Eq. 1
         ctx.step, ctx.sizes, ctx.gradient_kind, ctx.graphs = step, sizes, gradient_kind, graphs
         ctx.save_for_backward(images, targets, step_size, *path)
         ctx.set_materialize_grads(False)

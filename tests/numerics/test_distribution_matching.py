@@ -1,4 +1,4 @@
-"""DM and IDM against loops written out from methods.md 3 and 4, in float64."""
+"""DM and IDM against loops written out from docs/methods.md 8 and docs/methods.md 9, in float64."""
 
 from __future__ import annotations
 

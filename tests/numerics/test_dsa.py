@@ -1,4 +1,4 @@
-"""DSA against direct per-image loops written from the formulas of methods.md 1.3, in float64."""
+"""DSA against direct per-image loops written from the formulas of docs/methods.md 1.4, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expert training against methods.md 1.5: the five formulas of GSAM and SGD, in float64, over modules and tensors."""
+"""Expert training against docs/methods.md 1.6: GSAM's formulas and SGD, in float64, over modules and tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label policies and initialisers (methods.md 1.6, 9.1; 11.1 row 13)."""
+"""Label policies and initialisers (docs/methods.md 1.9 and docs/methods.md 7)."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_hard_labels_are_a_copy_of_the_classes(make_task):
 
 
 def test_soft_labels_average_the_experts_that_are_right(make_task):
-    """methods.md 9.1; where none is right, the mean over all instead of the released code's 0/0."""
+    """docs/methods.md 7; where none is right, the mean over all instead of the released code's 0/0."""
     task = make_task(ipc=6, experts=3, dtype=torch.float64)
     images, classes = RealImages().images(task), class_major(task)
     got = SoftLabels(teacher_epoch=2).initial(images, classes, task)

@@ -1,4 +1,4 @@
-"""The endpoint and shape-wise matchers against formulas written out from methods.md 10 and the paper, in float64."""
+"""The endpoint and shape-wise matchers against formulas written from docs/methods.md 2 and the paper, in float64."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_middle_equals_equation_4(beta):
 
 
 def test_middle_is_13_and_a_half_times_the_same_term_of_all():
-    """methods.md 11.1 row 5, beside the terms of the other two vertices."""
+    """docs/methods.md 2.2, beside the terms of the other two vertices."""
     pair = make_pair(seed=2)
     middle = ShapeWisePotential(vertices="middle").loss(pair).item()
     t, s = triangle_cosines(*triangle(pair.expert)), triangle_cosines(*triangle([p.detach() for p in pair.student]))
@@ -205,7 +205,7 @@ def test_middle_is_13_and_a_half_times_the_same_term_of_all():
 @pytest.mark.parametrize("vertices", ["all", "middle"])
 @pytest.mark.parametrize(("M", "N", "teacher_middle", "student_middle"), [(2, 80, 1, 40), (3, 5, 1, 2), (5, 3, 2, 1)])
 def test_which_points_are_used(vertices, M, N, teacher_middle, student_middle):
-    """floor(M/2) and floor(N/2); no other point matters (methods.md 11.1 row 7)."""
+    """floor(M/2) and floor(N/2); no other point matters (docs/methods.md 2.2)."""
     matcher = ShapeWisePotential(vertices=vertices)
     pair = make_pair(M, N)
     loss = matcher.loss(pair)
@@ -257,7 +257,7 @@ def test_edges_of_length_zero_are_finite(same, whose):
 
 
 def test_shape_is_not_masked():
-    """methods.md 11.1 row 19: L_hotm ignores v."""
+    """docs/methods.md 2.4: L_hotm ignores v."""
     values = [ShapeWisePotential().loss(make_pair(weights=w)).item() for w in (None, mask(), mask(2, 3))]
     assert values[0] == values[1] == values[2]
 

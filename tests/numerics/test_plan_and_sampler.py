@@ -1,4 +1,4 @@
-"""Mini-batch plans (methods.md 1.6, step 3) and segments (steps 1 and 2; 11.1 row 8)."""
+"""Mini-batch plans and segments (docs/methods.md 1.7)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.trajectory import UniformSegments
 from hoptm_plugin.trajectory.plan import plan_batches
 
-# data set, images, batch, steps, chunk sizes of one pass: methods.md 1.6, "per-step sizes implied by the configs"
+# data set, images, batch, steps, chunk sizes of one pass: as the released configurations imply (docs/methods.md 1.7)
 PLANS = [
     (9, 10, 80, [9]),
     (45, 10, 80, [5, 10, 10, 10, 10]),
@@ -70,7 +70,7 @@ def test_start_epochs_are_half_open_by_default_and_inclusive_when_asked():
 
 
 def test_published_ranges():
-    """PathMNIST IPC 1000: T- = 40, T+ = 60, M = 2 read snapshot 61 at most (methods.md 1.5)."""
+    """PathMNIST IPC 1000: T- = 40, T+ = 60, M = 2 read snapshot 61 at most (docs/methods.md 1.7)."""
     sampler = UniformSegments(max_start_epoch=60, min_start_epoch=40)
     assert {t for _, t in draws(sampler, count=1000)} == set(range(40, 60))
     assert sampler.last_start_epoch() + 2 == 61

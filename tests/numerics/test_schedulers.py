@@ -28,7 +28,7 @@ def pair_with(errors, distances=(1.0,) * P, step=0, dtype=torch.float64):
 
 # --- kappa -----------------------------------------------------------------------------------------------------------
 
-KAPPAS = [  # methods.md 10.3: base, growth, value in iterations [9500, 9999], and the |Delta| below which v is 1
+KAPPAS = [  # docs/methods.md 2.3: base, growth, value in iterations [9500, 9999], and the |Delta| below which v is 1
     (5e-9, 1.5, 1.11e-5, 7.1e-5, 3.3e-3),
     (5e-8, 1.5, 1.1e-4, 2.2e-4, 1.05e-2),
     (1e-10, 1.3, 1.46e-8, 1e-5, 1.2e-4),
@@ -289,7 +289,7 @@ def one_loss(method, synthetic, step=0):
 
 @pytest.mark.parametrize("unroll", ["full", "adjoint"])
 def test_all_ones_and_lambda_zero_give_mtts_loss_and_gradient(make_task, unroll):
-    """methods.md 13.2: v = 1 (kappa very large) and lambda = 0."""
+    """docs/methods.md 2.4: v = 1 (kappa very large) and lambda = 0."""
     task = make_task(dtype=torch.float64, compute=Compute(unroll=unroll))
     hoptm = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.0)}
     method, synthetic = prepared(task, hoptm, {"pace": SelfPaced(kappa=1e9)})

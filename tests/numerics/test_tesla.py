@@ -35,7 +35,7 @@ def gradients(problem, kind):
 
 
 def published(problem):
-    """dL/dS_i = 2 <alpha (target - start) + alpha^2 G, dg_i/dS_i> / D; L(alpha) with G constant (methods.md 6)."""
+    """dL/dS_i = 2 <alpha (target - start) + alpha^2 G, dg_i/dS_i> / D; L(alpha) with G constant (docs/methods.md 4)."""
     network, start, target, images, targets, step_size = problem
     alpha, theta, G = step_size.detach(), start, torch.zeros_like(start)
     visited = []

@@ -23,7 +23,7 @@ def make_network(act="relu", seed=0, shape=SHAPE, width=WIDTH, depth=DEPTH):
 
 
 def forward_by_hand(theta, x):
-    """ConvNet of methods.md 1.4 written out over a flat vector in ``parameters()`` order."""
+    """ConvNet of docs/methods.md 1.5 written out over a flat vector in ``parameters()`` order."""
     at = 0
 
     def take(*shape):

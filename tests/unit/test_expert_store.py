@@ -286,7 +286,7 @@ CHANGES = [{"data": "abd"}, {"network": {"name": "convnet", "width": 5}}, {"augm
 
 
 def test_whatever_changes_the_parameters_changes_the_folder():
-    """methods.md 12: buffer folders that do not record optimiser settings mix GSAM and SGD experts."""
+    """Folders that do not record how experts were trained, as released ones do not, mix GSAM and SGD experts."""
     digests = [recipe().digest, *(recipe(**change).digest for change in CHANGES)]
     assert len(set(digests)) == len(digests)
     assert recipe(network={"width": 4, "name": "convnet"}).digest == recipe().digest  # order does not matter

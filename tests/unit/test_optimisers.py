@@ -1,4 +1,4 @@
-"""How images, step size and label logits are stepped (methods.md 1.6, step 5; 11.1 row 12)."""
+"""How images, step size and label logits are stepped (docs/methods.md 1.9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluation protocol of methods.md 1.7 against a hand-written loop."""
+"""The evaluation protocol of docs/methods.md 1.10 against a hand-written loop."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_a_part_needs_a_name(wheels, spec):
 
 @pytest.mark.parametrize(("text", "value"), [("1e-10", 1e-10), ("5e-9", 5e-9), (2, 2.0), ("0.5", 0.5)])
 def test_yaml_numbers_without_a_dot_become_floats(wheels, text, value):
-    """PyYAML reads 1e-10 as a string (methods.md 12)."""
+    """PyYAML reads 1e-10 as a string."""
     wheel = wheels.build({"name": "round", "radius": text, "grip": text})
     assert isinstance(wheel.radius, float)
     assert isinstance(wheel.grip, float)
@@ -253,7 +253,7 @@ def test_hoptm_is_built_from_plain_settings():
     assert method.matchers["shape"].weight == 0.5
     assert method.step_size == 0.01
     assert method.schedulers["pace"].kappa.at(9999) == pytest.approx(1.11e-5, rel=0.01)
-    assert method.last_expert_epoch() == 5  # methods.md 1.5: PathMNIST IPC 1 to 10 reads index 5 at most
+    assert method.last_expert_epoch() == 5  # docs/methods.md 1.7: t is at most 3, and M is 2
     assert method.student_batch == 10
 
 

@@ -1,4 +1,4 @@
-"""Every recipe composes, validates and builds; its numbers are those of methods.md, typed here a second time."""
+"""Every recipe composes, validates and builds; its numbers are the published ones, typed here a second time."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ SEGMENTS = ("method.student_steps", "method.expert_epochs", "method.student_batc
             "method.sampler.min_start_epoch", "method.sampler.max_start_epoch", "distillation.iterations",
             "distillation.images.learning_rate", "distillation.step_size.learning_rate", "experts.count",
             "network.depth", "dataset.preprocess.zca")  # fmt: skip
-# methods.md, section 10: N, M, batch, alpha, T-, T+, iterations, lr_img, lr_lr, experts, depth, ZCA
+# docs/methods.md 2.5: N, M, batch, alpha, T-, T+, iterations, lr_img, lr_lr, experts, depth, ZCA
 RELEASED = {
     **{("pathmnist", ipc): (80, 2, 10, 0.01, 0, 4, 10000, 10, 1e-7, 100, 3, False) for ipc in (1, 5, 10)},
     ("pathmnist", 100): (80, 2, 100, 0.01, 0, 40, 10000, 10, 1e-5, 100, 3, False),
@@ -129,7 +129,7 @@ def test_medical_trajectory_methods_share_hoptm_s_segments(method):
         assert tuple(at(values, path) for path in SEGMENTS) == expected, (dataset, ipc)
 
 
-# methods.md, sections 5, 7, 8 and 9: N, M, T-, T+, batch, lr_img, lr_lr, alpha, depth, ZCA
+# docs/methods.md 3 to 7: N, M, T-, T+, batch, lr_img, lr_lr, alpha, depth, ZCA
 SHORT = ("method.student_steps", "method.expert_epochs", "method.sampler.min_start_epoch",
          "method.sampler.max_start_epoch", "method.student_batch", "distillation.images.learning_rate",
          "distillation.step_size.learning_rate", "method.step_size", "network.depth",
