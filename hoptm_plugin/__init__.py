@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.engine.evaluation import real_subset
     from hoptm_plugin.exchange.loading import load_distilled
-    from hoptm_plugin.networks.layers import features
+    from hoptm_plugin.networks.layers import Classifier, features
+    from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.trajectory.initial import class_major
 
 _HOMES = {
@@ -68,7 +69,8 @@ _HOMES = {
     "core.synthetic": ("SyntheticSet",),
     "engine.evaluation": ("real_subset",),
     "exchange.loading": ("load_distilled",),
-    "networks.layers": ("features",),
+    "networks.layers": ("Classifier", "features"),
+    "networks.needs": ("network_problems",),
     "trajectory.initial": ("class_major",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

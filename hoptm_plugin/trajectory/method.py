@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import ConfigurationError, Problems
+from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import (
     Gradient,
     Initialiser,
@@ -30,6 +30,7 @@ from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.registry import convert
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.networks.needs import network_problems
 from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.plan import plan_batches
@@ -130,11 +131,12 @@ class TrajectoryMatching(Method):
             self.sampler.draw(1, self._bounds(0), 0, task.seeds)
         except ValueError as error:
             found.append(f"method.schedulers: {error}; lower method.sampler.min_start_epoch or widen the schedule")
-        try:
-            FlatNetwork(task.network(torch.Generator()))
-        except ConfigurationError as error:
-            found += error.problems
-        return found
+        network, batch = task.network(torch.Generator()), slice(0, 2)
+        unfit = network_problems(
+            network, task.train.batch(batch), "no_randomness", "no_state", classes=len(task.data.class_names)
+        )
+        step = StudentStep(FlatNetwork(network), task.compute.compiled, task.compute.precision)
+        return [*found, *(unfit or step.problems(task.train.batch(batch), task.train.labels[batch]))]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Open the experts (training what is missing) and return the initial synthetic set."""
