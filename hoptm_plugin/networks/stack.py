@@ -16,6 +16,7 @@ from hoptm_plugin.core.compute import Compute, TrainingPrecision
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.needs import network_problems
 from hoptm_plugin.runtime.compute import compile_step, graph_bytes, keep_freed_memory
+from hoptm_plugin.runtime.randomness import seeded
 
 
 class TrainingLoss:
@@ -75,7 +76,8 @@ class TrainingLoss:
         """Return about what one training step of one network takes beside its parameters, in bytes."""
         theta, images, targets = self.network.flatten().to(images.device), images.clone(), targets.clone()
         buffers = {name: buffer.clone() for name, buffer in self.network.module.named_buffers()}
-        return graph_bytes(lambda: self._loss(theta.requires_grad_(), buffers, images, targets))
+        with seeded(0, images.device):  # dropout would draw
+            return graph_bytes(lambda: self._loss(theta.requires_grad_(), buffers, images, targets))
 
     def together(self, compute: Compute, images: Tensor, targets: Tensor) -> int:
         """Return how many networks are trained at once on mini-batches like this one: one, where no more can be."""

@@ -16,16 +16,21 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     python, array = random.getstate(), numpy.random.get_state()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            random.seed(seed)
-            numpy.random.seed(seed % 2**32)
+            reseed(seed, device)
             yield
     finally:
         random.setstate(python)
         numpy.random.set_state(array)
+
+
+def reseed(seed: int, device: torch.device) -> None:
+    """Let the global generators go on from ``seed``; within :func:`seeded`, which puts them back."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
 
 
 def generator_states(device: torch.device) -> tuple[object, ...]:

@@ -131,12 +131,10 @@ class TrajectoryMatching(Method):
             self.sampler.draw(1, self._bounds(0), 0, task.seeds)
         except ValueError as error:
             found.append(f"method.schedulers: {error}; lower method.sampler.min_start_epoch or widen the schedule")
-        network, batch = task.network(torch.Generator()), slice(0, 2)
-        unfit = network_problems(
-            network, task.train.batch(batch), "no_randomness", "no_state", classes=len(task.data.class_names)
-        )
+        network, images = task.network(torch.Generator()), task.train.batch(slice(0, 2))
+        unfit = network_problems(network, images, "no_randomness", "no_state", classes=len(task.data.class_names))
         step = StudentStep(FlatNetwork(network), task.compute.compiled, task.compute.precision)
-        return [*found, *(unfit or step.problems(task.train.batch(batch), task.train.labels[batch]))]
+        return [*found, *(unfit or step.problems(images[:1], task.train.labels[:1]))]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Open the experts (training what is missing) and return the initial synthetic set."""

@@ -113,7 +113,7 @@ class StudentStep:
         return products
 
     def problems(self, images: Tensor, targets: Tensor) -> list[str]:
-        """Return, before any work, why the step cannot be differentiated twice, by trying it on a small mini-batch."""
+        """Return, before any work, why the step cannot be differentiated twice, by trying it on a mini-batch."""
         theta, wanted = self.network.flatten(), (0, 1)
         try:
             if self.compiled:  # the same derivatives as they will be compiled
@@ -125,7 +125,7 @@ class StudentStep:
         except RuntimeError as error:
             return [
                 f"network {type(self.network.module).__name__}: a training step cannot be differentiated twice, which "
-                f"matching trajectories needs: {first_line(error)}; replace that operation in its forward pass, or "
+                f"matching trajectories needs ({first_line(error)}); replace that operation in its forward pass, or "
                 f"only evaluate on this network: networks=[...]"
             ]
         return []
