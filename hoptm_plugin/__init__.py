@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from hoptm_plugin.engine.evaluation import real_subset
     from hoptm_plugin.exchange.export import export
     from hoptm_plugin.exchange.loading import load_distilled
-    from hoptm_plugin.networks.layers import features
+    from hoptm_plugin.networks.layers import Classifier, features
+    from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.pages.report import report
     from hoptm_plugin.runs.composition import compose
     from hoptm_plugin.runs.judging import evaluate
@@ -57,7 +58,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
-    "core.interfaces": "Augmentation DatasetReader FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at",
+    "core.interfaces": (
+        "Augmentation DatasetReader FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
+        "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at"
+    ),
     "core.loggers": "RunLogger",
     "core.mosaic": "expand_mosaic",
     "core.observations": "FeaturePair TrajectoryPair",
@@ -70,7 +74,8 @@ _HOMES = {
     "engine.evaluation": "real_subset",
     "exchange.export": "export",
     "exchange.loading": "load_distilled",
-    "networks.layers": "features",
+    "networks.layers": "Classifier features",
+    "networks.needs": "network_problems",
     "pages.report": "report",
     "runs.composition": "compose",
     "runs.judging": "evaluate",

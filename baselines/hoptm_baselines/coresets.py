@@ -12,16 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from hoptm_plugin import (
-    ConfigurationError,
-    LossTerm,
-    Method,
-    SyntheticSet,
-    Task,
-    class_major,
-    features,
-    register,
-)
+from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, class_major, features, network_problems, register
 
 Array: TypeAlias = NDArray[Any]
 BLOCK = 256  # images that go through the network at once
@@ -55,15 +46,11 @@ class Coreset(Method):
         """Return why the network cannot give features."""
         if self.features == "pixels":
             return []
-        network = task.network(torch.Generator())
-        if next(network.buffers(), None) is not None:
-            return ["network.norm: experts hold no running statistics (BatchNorm), which features would need; use "
-                    "network.norm=instance or method.features=pixels"]  # fmt: skip
-        try:
-            features(network, task.train.batch(slice(0, 1)))
-        except ConfigurationError as error:
-            return error.problems
-        return []
+        images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
+        found = network_problems(
+            task.network(torch.Generator()), images, "features", "no_randomness", "no_state", classes=classes
+        )
+        return [f"{problem}; method.features=pixels needs no network" for problem in found]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Return the chosen images, class-major."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hoptm_baselines.real_batches import network_problems, real_batch, real_features
+from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
     FeatureMatcher,
     FeaturePair,
@@ -63,7 +63,7 @@ class DistributionMatching(Method):
 
     def problems(self, task: Task) -> list[str]:
         """Return why the network's features cannot be matched."""
-        return network_problems(task)
+        return feature_problems(task)
 
     def setup(self, task: Task) -> SyntheticSet:
         """Return the initial synthetic set."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from hoptm_baselines.network_queue import QueuedNetwork, QueueTraining, drawn
-from hoptm_baselines.real_batches import network_problems, real_batch, real_features
+from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
     FeatureMatcher,
     FeaturePair,
@@ -95,7 +95,7 @@ class ImprovedDistributionMatching(Method):
 
     def problems(self, task: Task) -> list[str]:
         """Return what does not fit together."""
-        found = network_problems(task)
+        found = feature_problems(task)
         if any(side % self.mosaic for side in task.data.image_shape[1:]):
             size = "x".join(map(str, task.data.image_shape[1:]))
             found.append(f"method.mosaic: images of {size} pixels cannot be cut into {self.mosaic}x{self.mosaic} tiles;"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
-from hoptm_plugin import ConfigurationError, Task, features
+from hoptm_plugin import Task, features, network_problems
 
 BLOCK = 256  # real images that go through a network at once, whatever the batch
 
@@ -23,13 +23,7 @@ def real_features(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([features(network, block) for block in images.split(BLOCK)])
 
 
-def network_problems(task: Task) -> list[str]:
-    """Return why the task's network cannot be matched on its features; one line each."""
-    try:
-        network = task.network(Generator())
-        features(network, task.train.batch(slice(0, 2)))
-        if not isinstance(getattr(network, "classifier", None), nn.Module):
-            return [f"network: {type(network).__name__} has no submodule `classifier` after its `features`"]
-    except ConfigurationError as error:
-        return error.problems
-    return []
+def feature_problems(task: Task) -> list[str]:
+    """Return why features of the task's network cannot be matched; one line each."""
+    images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
+    return network_problems(task.network(Generator()), images, "features", "no_randomness", classes=classes)

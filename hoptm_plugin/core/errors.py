@@ -75,6 +75,11 @@ class NonFiniteLossError(HopTMError):
     """A loss that became NaN or infinite; the synthetic set is left as it was before that step."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 class Problems:
     """Collects what is wrong, so that the user hears of all of it at once."""
 

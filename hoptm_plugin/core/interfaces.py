@@ -170,7 +170,10 @@ class NetworkBuilder(Part, ABC):
 
     @abstractmethod
     def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the module; its parameters are overwritten by :func:`hoptm_plugin.networks.create`."""
+        """Return the module as its constructors initialise it; what they draw comes from the run's seed.
+
+        It is built on the CPU by :func:`hoptm_plugin.networks.create`, and anew for every network that is trained.
+        """
 
 
 class Trajectories(Protocol):

@@ -13,9 +13,9 @@ from statistics import fmean
 from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError, PluginError
-from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.average import MovingAverage
 from hoptm_plugin.engine.checkpoint import REMEDY, read_checkpoint, take_back, write_checkpoint

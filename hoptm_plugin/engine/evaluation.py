@@ -19,9 +19,9 @@ from hoptm_plugin.engine.metrics import classification_metrics
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import predict, train_networks
 from hoptm_plugin.networks.stack import TrainingLoss
-from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.runtime.randomness import seeded
 from hoptm_plugin.runtime.stopping import deferred
 
 CreateNetwork: TypeAlias = Callable[[torch.Generator], nn.Module]
@@ -136,8 +136,11 @@ class Evaluator:
             first = None if key is None else f"{key}, warm-up"
             self._train(name, networks, [warm_up] * len(networks), again, after_epoch, first)
         self._train(name, networks, list(sets.values()), seeds, after_epoch, key)
-        labels = split.labels.cpu()
-        return [classification_metrics(labels, predict(network, split)) for network in networks]
+        labels, rows = split.labels.cpu(), []
+        for network, part in zip(networks, seeds, strict=True):
+            with seeded(part.number("prediction"), split.labels.device):  # for a network that draws even then
+                rows.append(classification_metrics(labels, predict(network, split)))
+        return rows
 
     def _train(
         self,
@@ -174,16 +177,9 @@ class Evaluator:
     def _side_by_side(self, name: str, sets: Mapping[int, SyntheticSet]) -> int:
         """Return how many networks are trained at once: one where they or their sets do not allow more."""
         kinds = {(synthetic.images.shape, self._learning_rate(synthetic)) for synthetic in sets.values()}
-        loss, device = self._loss(name), sets[0].images.device
-
-        def bytes_per_network() -> int:
-            whole, batch = sets[0].expanded(), slice(0, self.protocol.batch)
-            return loss.bytes_per_network(whole.images[batch], self._targets(whole)[batch])
-
-        keep_freed_memory(device, bytes_per_network)
-        if len(kinds) > 1 or not loss.stackable:
-            return 1
-        return self.compute.side_by_side(device, bytes_per_network)
+        whole, batch = sets[0].expanded(), slice(0, self.protocol.batch)
+        together = self._loss(name).together(self.compute, whole.images[batch], self._targets(whole)[batch])
+        return together if len(kinds) == 1 else 1
 
 
 def real_subset(data: ImageData, ipc: int, seeds: Seeds) -> SyntheticSet:

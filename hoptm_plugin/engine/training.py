@@ -16,6 +16,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
+from hoptm_plugin.runtime.randomness import reseed, seeded
 from hoptm_plugin.runtime.stopping import asked_to_stop, stop_if_asked
 
 SAVE_EVERY = 300.0  # seconds between copies of a training on disk
@@ -74,14 +75,17 @@ def train_networks(
             ) from None
         for _ in range(training.done):
             after_epoch()
-    saved = time.monotonic()
-    while training.done < protocol.epochs:
-        _train_epoch(training, sets, protocol.batch, augmentation)
-        after_epoch()
-        if save is not None and (asked_to_stop() or time.monotonic() - saved > SAVE_EVERY):
-            save(training.state())
-            saved = time.monotonic()
-            stop_if_asked()
+    saved, device = time.monotonic(), sets[0][0].device
+    with seeded(0, device):
+        while training.done < protocol.epochs:
+            # what a network draws itself (dropout) begins anew with each epoch, so that one which goes on repeats it
+            reseed(seeds[0].number("network", training.done), device)
+            _train_epoch(training, sets, protocol.batch, augmentation)
+            after_epoch()
+            if save is not None and (asked_to_stop() or time.monotonic() - saved > SAVE_EVERY):
+                save(training.state())
+                saved = time.monotonic()
+                stop_if_asked()
     training.stack.unload()
 
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import Split
-from hoptm_plugin.core.errors import NonFiniteLossError
+from hoptm_plugin.core.errors import ConfigurationError, NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.experts.store import Begun, ExpertStore, StoredTrajectories
+from hoptm_plugin.networks.needs import network_problems
 from hoptm_plugin.networks.stack import TrainingLoss
-from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import Progress, ProgressFactory
 from hoptm_plugin.runtime.stopping import deferred
@@ -189,6 +189,9 @@ def build_experts(
 
     Any number of processes may do so at once: each takes the next expert that nobody trains, and waits in the end for
     those that others train. Each is written when it is finished; what an interruption leaves of one is gone on from.
+
+    Raises:
+        ConfigurationError: the network draws random numbers or keeps running statistics; before any training.
     """
     store.tidy()
     if missing := store.missing(count, epochs):
@@ -219,16 +222,13 @@ class _Builder:
         compute: Compute,
     ) -> None:
         self.store, self.create, self.split, self.augmentation, self.epochs = store, create, split, augmentation, epochs
-        training, device = store.recipe.training, split.labels.device
+        training = store.recipe.training
         self.seeds = Seeds(store.recipe.seed)
-        self.loss = TrainingLoss(create(torch.Generator()), compute.compiled, training.precision)
-        rows = torch.arange(min(training.batch, len(split)), device=device)
-
-        def step_bytes() -> int:
-            return self.loss.bytes_per_network(split.batch(rows), split.labels[rows])
-
-        keep_freed_memory(device, step_bytes)
-        self.together = compute.side_by_side(device, step_bytes)
+        module, batch = create(torch.Generator()), slice(0, training.batch)
+        if found := network_problems(module, split.batch(slice(0, 2)), "no_randomness", "no_state"):
+            raise ConfigurationError(found)
+        self.loss = TrainingLoss(module, compute.compiled, training.precision)
+        self.together = self.loss.together(compute, split.batch(batch), split.labels[batch])
 
     def train(self, group: Mapping[int, Begun | None], bar: Progress) -> None:
         """Train experts whose locks are held, going on with what is begun, and store them."""

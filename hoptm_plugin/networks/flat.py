@@ -7,17 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector
-
-from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.networks.initialise import has_buffers
 
 
 class FlatNetwork:
     """The function (theta, images) -> logits of a module whose parameters, in ``parameters()`` order, are theta (P,).
 
-    It is differentiable in both, as often as the module's layers are. ``theta`` and the images decide device and
-    precision; those of the module do not matter, and calls leave it as it is.
+    It is differentiable in both, as often as the module's layers are; attention is computed by its definition, since
+    PyTorch's fused kernels can be differentiated only once. ``theta`` and the images decide device and precision; those
+    of the module do not matter, and calls leave it as it is, but for running statistics (BatchNorm).
 
     Attributes:
         module: the network whose shapes and forward pass are used.
@@ -26,19 +25,11 @@ class FlatNetwork:
 
     Args:
         module: the network.
-        running_statistics: whether the module may keep some; calls then update its own, or those given to the call.
-
-    Raises:
-        ConfigurationError: the module keeps running statistics, which theta does not hold, and may not.
     """
 
-    def __init__(self, module: nn.Module, running_statistics: bool = False) -> None:
-        if has_buffers(module) and not running_statistics:
-            raise ConfigurationError(
-                "network.norm: this network keeps running statistics (BatchNorm), which a vector of parameters does "
-                "not hold; use network.norm=instance"
-            )
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
+        self._buffers = tuple(name for name, _ in module.named_buffers())
         self._shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
         self.sizes = tuple(shape.numel() for shape in self._shapes.values())
         self.num_parameters = sum(self.sizes)
@@ -53,11 +44,21 @@ class FlatNetwork:
         return {name: part.view(shape) for (name, shape), part in parts}
 
     def __call__(self, theta: Tensor, images: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return logits (B, K) of images (B, C, H, W) under parameters ``theta`` (P,), with ``buffers`` by name."""
-        return functional_call(self.module, {**self.unflatten(theta), **(buffers or {})}, (images,))
+        """Return logits (B, K) of images (B, C, H, W) under parameters ``theta`` (P,), with ``buffers`` by name.
+
+        Buffers that are not given are the module's own.
+        """
+        held = {name: _like(self.module.get_buffer(name), theta) for name in self._buffers}
+        with sdpa_kernel(SDPBackend.MATH):
+            return functional_call(self.module, {**self.unflatten(theta), **held, **(buffers or {})}, (images,))
 
     @torch.no_grad()
     def load(self, theta: Tensor, module: nn.Module | None = None) -> None:
         """Copy ``theta`` (P,) into ``module``, by default the own one, cast to its precision and device."""
         for parameter, part in zip((module or self.module).parameters(), self.unflatten(theta).values(), strict=True):
             parameter.copy_(part)
+
+
+def _like(buffer: Tensor, theta: Tensor) -> Tensor:
+    """Return a buffer on the parameters' device and, unless it counts something, in their precision."""
+    return buffer.to(theta) if buffer.is_floating_point() else buffer.to(theta.device)

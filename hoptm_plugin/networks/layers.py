@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -15,6 +15,18 @@ Activation: TypeAlias = Literal["sigmoid", "relu", "leaky_relu"]
 Pool: TypeAlias = Literal["none", "max", "avg"]
 
 GROUPS = 4
+
+
+class HasFeatures(Protocol):
+    """What methods that compare features ask of a network: it is ``classifier`` after ``features``.
+
+    Attributes:
+        features: a module or a method from images (B, C, H, W) to what they are compared by, (B, F) once flattened.
+        classifier: a module or a method from flat features (B, F) to logits (B, K).
+    """
+
+    features: Callable[[Tensor], Tensor]
+    classifier: Callable[[Tensor], Tensor]
 
 
 class Classifier(nn.Module):
@@ -36,17 +48,23 @@ class Classifier(nn.Module):
 
 
 def features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the flat features (B, F) that ``network`` computes of images (B, C, H, W) before its last linear layer.
+    """Return the flat features (B, F) that ``network`` computes of images (B, C, H, W) before its classifier.
 
     Raises:
-        ConfigurationError: the network does not tell its features from its classifier.
+        ConfigurationError: the network is no :class:`HasFeatures`.
     """
-    if not isinstance(getattr(network, "features", None), nn.Module):
-        raise ConfigurationError(
-            f"network: {type(network).__name__} has no submodule `features`, which matching distributions compares; "
-            f"build it as a hoptm_plugin.networks.Classifier or choose a network that `hoptm-bench list networks` shows"
-        )
-    return network.features(images).flatten(1)  # type: ignore[operator]
+    if not all(callable(getattr(network, part, None)) for part in ("features", "classifier")):
+        raise no_features(network)
+    return cast(HasFeatures, network).features(images).flatten(1)
+
+
+def no_features(network: nn.Module) -> ConfigurationError:
+    """Say that a network is no :class:`HasFeatures`."""
+    return ConfigurationError(
+        f"network {type(network).__name__}: does not say what its features are, which this method compares; give it "
+        f"`features`, from images (B, C, H, W) to (B, F), and `classifier`, from these to logits, that in a row are "
+        f"the network, as hoptm_plugin.networks.Classifier has them, or choose one of `hoptm-bench list networks`"
+    )
 
 
 def norm_layers(norm: Norm, channels: int, height: int, width: int) -> list[nn.Module]:

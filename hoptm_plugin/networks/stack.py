@@ -12,17 +12,18 @@ from torch.autograd import grad
 from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
-from hoptm_plugin.core.compute import TrainingPrecision
+from hoptm_plugin.core.compute import Compute, TrainingPrecision
 from hoptm_plugin.networks.flat import FlatNetwork
-from hoptm_plugin.networks.initialise import has_buffers
-from hoptm_plugin.runtime.compute import compile_step, graph_bytes
+from hoptm_plugin.networks.needs import network_problems
+from hoptm_plugin.runtime.compute import compile_step, graph_bytes, keep_freed_memory
+from hoptm_plugin.runtime.randomness import seeded
 
 
 class TrainingLoss:
     """Mean cross-entropy of E networks of one architecture on a mini-batch each, and its gradients.
 
     E networks are one batched computation, a single one is computed as itself. Running statistics (BatchNorm) are
-    updated in place; networks that keep them are trained one at a time.
+    updated in place; networks that keep them, or draw random numbers (dropout), are trained one at a time.
 
     Args:
         module: any network of the architecture; it is copied, and its parameters do not matter.
@@ -31,9 +32,8 @@ class TrainingLoss:
     """
 
     def __init__(self, module: nn.Module, compiled: bool = False, precision: TrainingPrecision = "float32") -> None:
-        self.network = FlatNetwork(copy.deepcopy(module).train(), running_statistics=True)
+        self.network = FlatNetwork(copy.deepcopy(module).train())
         self.compiled, self.precision = compiled, precision
-        self.stackable = not has_buffers(module)
         self._functions: dict[bool, Callable[..., Any]] = {}
 
     def _loss(self, theta: Tensor, buffers: Mapping[str, Tensor], images: Tensor, targets: Tensor) -> Tensor:
@@ -76,26 +76,45 @@ class TrainingLoss:
         """Return about what one training step of one network takes beside its parameters, in bytes."""
         theta, images, targets = self.network.flatten().to(images.device), images.clone(), targets.clone()
         buffers = {name: buffer.clone() for name, buffer in self.network.module.named_buffers()}
-        return graph_bytes(lambda: self._loss(theta.requires_grad_(), buffers, images, targets))
+        with seeded(0, images.device):  # dropout would draw
+            return graph_bytes(lambda: self._loss(theta.requires_grad_(), buffers, images, targets))
+
+    def together(self, compute: Compute, images: Tensor, targets: Tensor) -> int:
+        """Return how many networks are trained at once on mini-batches like this one: one, where no more can be."""
+
+        def bytes_per_network() -> int:
+            return self.bytes_per_network(images, targets)
+
+        keep_freed_memory(images.device, bytes_per_network)
+        count = compute.side_by_side(images.device, bytes_per_network)
+        return count if count > 1 and self.stackable(images[:2], targets[:2]) else 1
+
+    def stackable(self, images: Tensor, targets: Tensor) -> bool:
+        """Return whether a training step of several networks can be one batched computation, by trying it."""
+        if network_problems(copy.deepcopy(self.network.module), images, "no_randomness", "no_state"):
+            return False
+        pairs = (torch.stack([part, part]) for part in (self.network.flatten().to(images), images, targets))
+        try:
+            self._stacked(*pairs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # such as a forward pass that looks at values
+            return False
+        return True
 
 
 class NetworkStack:
     """The parameters of E networks as one matrix, for one optimiser.
 
     Args:
-        networks: E networks of the architecture that ``loss`` computes.
+        networks: E networks of the architecture that ``loss`` computes; several only if they are stackable.
         loss: their training loss.
 
     Attributes:
         parameters: (E, P), a copy; :meth:`unload` writes it back.
-
-    Raises:
-        ValueError: several networks that keep running statistics.
     """
 
     def __init__(self, networks: Sequence[nn.Module], loss: TrainingLoss) -> None:
-        if len(networks) > 1 and not loss.stackable:
-            raise ValueError("networks with running statistics (BatchNorm) are trained one at a time")
         self._networks, self._loss = networks, loss
         self.parameters = torch.stack([loss.network.flatten(network) for network in networks])
         self._buffers = dict(networks[0].named_buffers())

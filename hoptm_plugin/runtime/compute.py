@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from hoptm_plugin.core.compute import CPU_BUDGET, MIB
-from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.errors import ConfigurationError, first_line
 
 # operations that eager code needs minutes for on two cores; compiling takes half a minute and saves a third or more
 WORTH_COMPILING = 1e13
@@ -85,9 +85,8 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
         try:
             return compiled(*arguments)
         except _compiler_errors() as error:
-            reason = str(error).strip().splitlines()[0]
             raise ConfigurationError(
-                f"runtime.compile: this network cannot be compiled ({reason}); use runtime.compile=false"
+                f"runtime.compile: this network cannot be compiled ({first_line(error)}); use runtime.compile=false"
             ) from error
 
     return call

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
-from hoptm_plugin.core.interfaces import Augmentation, Task
+from hoptm_plugin.core.interfaces import Augmentation, NetworkBuilder, Task
 from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
@@ -96,6 +96,7 @@ def example_task(
     seed: int = 0,
     stride: float = 0.02,
     data: ImageData | None = None,
+    network: NetworkBuilder | None = None,
 ) -> Task:
     """Return a task of :func:`example_data`, a small ConvNet, and experts in memory that walk at random.
 
@@ -111,18 +112,19 @@ def example_task(
         seed: of the distillation and of the experts.
         stride: standard deviation of an expert's step per epoch and parameter.
         data: other data than the example's.
+        network: another one than the ConvNet.
     """
     chosen = data or example_data(dtype=dtype)
-    builder = ConvNet(depth=depth, width=width)
+    builder = network or ConvNet(depth=depth, width=width)
 
-    def network(generator: torch.Generator) -> nn.Module:
+    def fresh(generator: torch.Generator) -> nn.Module:
         return create(builder, chosen.image_shape, len(chosen.class_names), generator).to(dtype)
 
     generator = torch.Generator().manual_seed(seed + 100)
     paths = []
     for _ in range(experts):
-        start = FlatNetwork(network(generator)).flatten()
+        start = FlatNetwork(fresh(generator)).flatten()
         steps = stride * torch.randn(epochs, len(start), generator=generator, dtype=dtype)
         paths.append(torch.cat([start[None], start + steps.cumsum(0)]))
     stored = partial(MemoryExperts, torch.stack(paths))
-    return Task(chosen, ipc, network, augmentation or DSA(), stored, Seeds(seed), compute or Compute())
+    return Task(chosen, ipc, fresh, augmentation or DSA(), stored, Seeds(seed), compute or Compute())

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
-from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from hoptm_plugin.core.interfaces import (
@@ -27,10 +26,13 @@ from hoptm_plugin.core.interfaces import (
     networks,
 )
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.networks import FlatNetwork, create, features, has_buffers
+from hoptm_plugin.networks import FlatNetwork, create, features, network_problems
+from hoptm_plugin.networks.needs import Need
+from hoptm_plugin.runtime.randomness import seeded
 from hoptm_plugin.testing.contract import Contract, Spec, same
 from hoptm_plugin.testing.examples import example_task
 from hoptm_plugin.trajectory.initial import class_major
+from hoptm_plugin.trajectory.student import StudentStep
 
 
 class LabelPolicyContract(Contract):
@@ -207,19 +209,38 @@ class NetworkContract(Contract):
         return torch.randn(3, *self.image_shape, generator=Seeds(0).generator("images"))
 
     def use(self, part: NetworkBuilder, step: int) -> Tensor:
-        """Return the logits of a fresh network."""
-        return self.create(part, seed=step)(self.images()).detach()
+        """Return the logits of a fresh network that is tested; while it is trained it may draw random numbers."""
+        return self.create(part, seed=step).eval()(self.images()).detach()
+
+    def refuse(self, network: nn.Module, *needs: Need) -> None:
+        """Skip where methods with these needs will refuse the network; fail where all will."""
+        assert network_problems(network, self.images(), classes=self.classes) == []
+        if problems := network_problems(network, self.images(), *needs):
+            pytest.skip("; ".join(problems))
 
     def test_logits_are_one_per_class(self, spec: Spec) -> None:
-        """Logits are finite, (B, K), and the features before the classifier lead to the same ones."""
-        network = self.create(self.build(spec)).eval()
-        logits = network(self.images())
-        assert logits.shape == (3, self.classes)
+        """Logits are finite, (B, K), and the same whenever it is tested."""
+        network = self.create(self.build(spec))
+        self.refuse(network)
+        logits = network.eval()(self.images())
         assert torch.isfinite(logits).all()
-        if not isinstance(getattr(network, "features", None), nn.Module):
-            pytest.skip("has no features, so that methods which compare features will refuse it")
-        assert isinstance(network.classifier, nn.Module)
-        assert torch.equal(network.classifier(features(network, self.images())), logits)
+        assert torch.equal(network(self.images()), logits)
+
+    def test_features_lead_to_the_logits(self, spec: Spec) -> None:
+        """``classifier`` after ``features`` is the network, for methods that compare features."""
+        network = self.create(self.build(spec))
+        self.refuse(network, "features", "no_randomness")
+        logits = network.eval()(self.images())
+        assert_close(network.classifier(features(network, self.images())), logits)  # type: ignore[operator]
+
+    def test_what_is_drawn_while_training_can_be_repeated(self, spec: Spec) -> None:
+        """Random numbers come from torch's, numpy's or Python's global generator, which an evaluation seeds."""
+        outputs = []
+        for _ in range(2):
+            network = self.create(self.build(spec)).train()
+            with seeded(0, torch.device("cpu")):
+                outputs.append(network(self.images()))
+        assert torch.equal(*outputs)
 
     def test_the_generator_decides_and_networks_share_nothing(self, spec: Spec) -> None:
         """The same generator gives the same bits in tensors of their own, another one others."""
@@ -234,14 +255,14 @@ class NetworkContract(Contract):
     def test_gradients_of_gradients_are_finite(self, spec: Spec) -> None:
         """A student's step can be differentiated with respect to the images, through the flat vector of parameters."""
         network = self.create(self.build(spec))
-        if has_buffers(network):
-            pytest.skip("keeps running statistics, so that trajectory matching will refuse it")
-        flat, images = FlatNetwork(network), self.images().requires_grad_()
-        theta = flat.flatten().requires_grad_()
-        logits = flat(theta, images)
-        assert torch.equal(logits, network(images))
-        (first,) = grad(cross_entropy(logits, torch.arange(3)), theta, create_graph=True)
-        (second,) = grad(first.square().sum(), images)
+        self.refuse(network, "no_randomness", "no_state")
+        flat, images, labels = FlatNetwork(network), self.images(), torch.arange(3)
+        theta = flat.flatten()
+        assert_close(flat(theta, images), network(images))
+        assert StudentStep(flat).problems(images, labels) == []
+        graph = StudentStep(flat).graph(theta, images, labels)
+        first = graph.gradient.detach()
+        _, (second,) = graph.products(first, wanted=[1])
         assert torch.isfinite(first).all()
         assert torch.isfinite(second).all()
         assert bool((second != 0).any()), "a step of training does not depend on the images"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import ConfigurationError, Problems
+from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import (
     Gradient,
     Initialiser,
@@ -29,6 +29,7 @@ from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.registry import convert, register
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.networks.needs import network_problems
 from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.plan import plan_batches
@@ -131,11 +132,10 @@ class TrajectoryMatching(Method):
             self.sampler.draw(1, self._bounds(0), 0, task.seeds)
         except ValueError as error:
             found.append(f"method.schedulers: {error}; lower method.sampler.min_start_epoch or widen the schedule")
-        try:
-            FlatNetwork(task.network(torch.Generator()))
-        except ConfigurationError as error:
-            found += error.problems
-        return found
+        network, images = task.network(torch.Generator()), task.train.batch(slice(0, 2))
+        unfit = network_problems(network, images, "no_randomness", "no_state", classes=len(task.data.class_names))
+        step = StudentStep(FlatNetwork(network), task.compute.compiled, task.compute.precision)
+        return [*found, *(unfit or step.problems(images[:1], task.train.labels[:1]))]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Open the experts (training what is missing) and return the initial synthetic set."""

@@ -13,6 +13,7 @@ from torch.func import grad_and_value, jvp
 from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.core.compute import Precision
+from hoptm_plugin.core.errors import first_line
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.runtime.compute import compile_step, graph_bytes
 
@@ -110,6 +111,24 @@ class StudentStep:
             return along, tangents
 
         return products
+
+    def problems(self, images: Tensor, targets: Tensor) -> list[str]:
+        """Return, before any work, why the step cannot be differentiated twice, by trying it on a mini-batch."""
+        theta, wanted = self.network.flatten(), (0, 1)
+        try:
+            if self.compiled:  # the same derivatives as they will be compiled
+                self._forward_over_reverse(wanted)(theta, images, targets, torch.ones_like(theta))
+            else:
+                self.products(theta, images, targets, torch.ones_like(theta), wanted)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return [
+                f"network {type(self.network.module).__name__}: a training step cannot be differentiated twice, which "
+                f"matching trajectories needs ({first_line(error)}); replace that operation in its forward pass, or "
+                f"only evaluate on this network: networks=[...]"
+            ]
+        return []
 
     def _call(self, key: object, function: Callable[..., Any], theta: Tensor, images: Tensor, *others: Tensor) -> Any:
         if key not in self._functions:

@@ -112,9 +112,27 @@ def test_running_statistics_are_kept_as_the_module_keeps_them(compiled):
 
 
 def test_several_networks_with_running_statistics_are_refused():
-    networks = make_networks(2, norm="batch")
-    with pytest.raises(ValueError, match=r"BatchNorm.*one at a time"):
-        NetworkStack(networks, TrainingLoss(networks[0]))
+    networks, sets = make_networks(2, norm="batch"), make_sets(2)
+    loss = TrainingLoss(networks[0])
+    assert not loss.stackable(*sets[0])
+    assert loss.together(Compute(parallel_networks=2), *sets[0]) == 1
+    with pytest.raises(RuntimeError, match=r"(?i)batch norm.*running_mean"):
+        NetworkStack(networks, loss).losses_and_gradients(*(torch.stack(part) for part in zip(*sets, strict=True)))
+
+
+def test_a_forward_pass_that_looks_at_values_is_trained_one_at_a_time():
+    class Looking(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(128, CLASSES)
+
+        def forward(self, images):
+            return self.linear(images.flatten(1)) if images.mean() > 100 else self.linear(images.flatten(1)) * 2
+
+    loss, batch = TrainingLoss(Looking().double()), make_sets(1)[0]
+    assert loss.together(Compute(parallel_networks=2), *batch) == 1
+    (network,) = make_networks(1)
+    assert TrainingLoss(network).together(Compute(parallel_networks=2), *batch) == 2
 
 
 def test_augmentation_side_by_side_draws_for_each_network_from_its_own_generator():

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import random
+import re
 from importlib.resources import files
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torchvision.ops import StochasticDepth
 
 from hoptm_plugin.core.errors import ConfigurationError, PluginError
 from hoptm_plugin.core.interfaces import NetworkBuilder, networks
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.networks import VGG11, AlexNet, ConvNet, FlatNetwork, ResNet18, ResNet18AP, create, has_buffers
+from hoptm_plugin.networks import (
+    VGG11,
+    AlexNet,
+    ConvNet,
+    FlatNetwork,
+    ResNet18,
+    ResNet18AP,
+    create,
+    network_problems,
+)
 
 SEEDS = Seeds(0)
 
@@ -233,18 +246,158 @@ def test_initialisation_is_torchs_default():
     assert all(torch.equal(buffer, dict(theirs.named_buffers())[name]) for name, buffer in running.items())
 
 
-def test_layers_without_a_known_initialisation_are_refused():
-    class Odd(nn.Module):
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("builder", "image_shape"),
+    [
+        (ConvNet(), (3, 32, 32)),
+        (ConvNet(depth=2, width=32, norm="group"), (1, 28, 28)),
+        (ConvNet(norm="batch"), (3, 32, 32)),
+        (AlexNet(), (3, 32, 32)),
+        (VGG11(width_factor=0.25), (3, 32, 32)),
+        (ResNet18(width_factor=0.25), (3, 32, 32)),  # convolutions without a bias
+        (ResNet18AP(width_factor=0.25), (3, 32, 32)),
+    ],
+)
+def test_the_bits_are_explicit_uniform_draws_layer_by_layer(builder, image_shape):
+    """U(-b, b) with b = 1 / sqrt(fan_in), weight before bias: cards and experts made so are to be made so again."""
+    module, generator, drawn = make(builder, image_shape), SEEDS.generator("network", 0), 0
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            for parameter in layer.parameters():
+                expected = torch.empty_like(parameter).uniform_(-bound, bound, generator=generator)
+                assert torch.equal(parameter, expected)
+                drawn += 1
+    assert drawn >= 3
+
+
+def test_a_second_network_of_the_same_generator_is_another_one():
+    generator = SEEDS.generator("network", 0)
+    first, second = (create(ConvNet(width=4), (3, 8, 8), 3, generator) for _ in range(2))
+    assert not torch.equal(first.classifier.weight, second.classifier.weight)
+
+
+def builder_of(make_module):
+    return type("Mine", (NetworkBuilder,), {"build": lambda self, image_shape, num_classes: make_module()})()
+
+
+def test_what_cannot_be_trained_is_refused_and_the_global_generator_put_back():
+    def frozen():
+        module = nn.Linear(2, 2)
+        module.weight.requires_grad_(False)
+        return module
+
+    def indivisible():
+        torch.rand(3)
+        raise AssertionError("image size indivisible by patch size")
+
+    before = torch.get_rng_state()
+    with pytest.raises(PluginError, match=r"network Mine: its parameter weight is frozen.*register_buffer"):
+        make(builder_of(frozen))
+    with pytest.raises(PluginError, match=r"network Mine: build\(\) must return a torch\.nn\.Module"):
+        make(builder_of(dict))
+    with pytest.raises(ConfigurationError, match="for 3x32x32 images and 9 classes: image size indivisible by patch"):
+        make(builder_of(indivisible))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- what methods need ----------------------------------------------------------------------------------------------
+
+
+IMAGES = torch.randn(2, 3, 8, 8, generator=SEEDS.generator("images"))
+
+
+class Functional(nn.Module):
+    """Random in ways that no list of layers knows."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.linear, self.noise = nn.Linear(192, 3), noise
+
+    def forward(self, images):
+        return self.linear(images.flatten(1)) * self.noise()
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(192, 3)
+        self.register_buffer("position", torch.ones(192))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.steps += 1
+        return self.linear(images.flatten(1) * self.position)
+
+
+def flat_head(*layers):
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(192, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (flat_head(nn.Dropout(1e-6)), r"1 \(Dropout\) draws"),
+        (nn.Sequential(nn.Flatten(), nn.Sequential(nn.RReLU(), nn.Linear(192, 3))), r"1\.0 \(RReLU\) draws"),
+        (flat_head(nn.AlphaDropout(0.2)), r"1 \(AlphaDropout\) draws"),
+        (flat_head(StochasticDepth(0.01, "row")), r"1 \(StochasticDepth\) draws"),
+        (Functional(lambda: nn.functional.dropout(torch.ones(3), 0.5)), r"it \(Functional\) draws"),
+        (Functional(random.random), r"it \(Functional\) draws"),
+        (Functional(lambda: float(np.random.rand())), r"it \(Functional\) draws"),
+        (flat_head(nn.Dropout(0.0), StochasticDepth(0.0, "row")), None),
+    ],
+)
+def test_randomness_in_a_training_step_is_found_wherever_it_is(module, said):
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    problems = network_problems(module, IMAGES, "no_randomness")
+    assert network_problems(module, IMAGES) == []
+    if said is None:
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert re.search(said, problem)
+        assert "networks=[...]" in problem
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    np.testing.assert_equal(np.random.get_state(), before[2])
+
+
+def test_state_is_what_a_training_step_changes_not_what_is_constant():
+    (problem,) = network_problems(Counting(), IMAGES, "no_state")
+    assert "running statistics (steps)" in problem
+    module = Counting()
+    del module.steps
+    module.steps = 0
+    assert network_problems(module, IMAGES, "no_state") == []
+    flat = FlatNetwork(module)
+    for dtype in (torch.float64, torch.bfloat16):  # a constant follows the parameters' precision
+        assert flat(flat.flatten().to(dtype), IMAGES.to(dtype)).dtype == dtype
+
+
+def test_networks_that_do_not_give_logits_per_class_are_refused():
+    (problem,) = network_problems(flat_head(), IMAGES, classes=9)
+    assert "returns (2, 3) where logits (2, 9) are due" in problem
+    (problem,) = network_problems(flat_head(), IMAGES[:, :2])
+    assert re.search("network Sequential: fails on 2x8x8 images: .*shape", problem)
+
+
+def test_features_are_asked_for_in_one_message():
+    class Unrelated(nn.Module):
+        """Such as torchvision's, where pooling lies between the two."""
+
         def __init__(self):
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(1))
+            self.features, self.classifier = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
 
-    class OddBuilder(NetworkBuilder):
-        def build(self, image_shape, num_classes):
-            return nn.Sequential(nn.Linear(2, 2), Odd())
+        def forward(self, images):
+            return self.classifier(self.features(images).mean((2, 3)))
 
-    with pytest.raises(PluginError, match=r"no initialisation is known for scale of layer 1 \(Odd\)"):
-        make(OddBuilder())
+    for module in (flat_head(), Unrelated()):
+        (problem,) = network_problems(module, IMAGES, "features")
+        assert all(word in problem for word in ("`features`", "`classifier`", "Classifier", "list networks"))
+    assert network_problems(make(ConvNet(), (3, 8, 8)), IMAGES, "features", "no_randomness", "no_state") == []
 
 
 # --- flat view ------------------------------------------------------------------------------------------------------
@@ -342,9 +495,8 @@ def test_every_architecture_has_finite_second_derivatives(builder):
 
 
 @pytest.mark.parametrize("builder", [ConvNet(norm="batch"), VGG11(norm="batch"), ResNet18(norm="batch")])
-def test_running_statistics_are_refused_by_the_flat_view(builder):
-    module = on_meta(builder, (3, 32, 32))
-    assert has_buffers(module)
-    with pytest.raises(ConfigurationError, match=r"running statistics.*use network\.norm=instance"):
-        FlatNetwork(module)
-    assert not has_buffers(on_meta(ConvNet(), (3, 32, 32)))
+def test_running_statistics_are_refused_where_trajectories_are_needed(builder):
+    images = torch.randn(2, 3, 32, 32, generator=SEEDS.generator("images"))
+    (problem,) = network_problems(make(builder), images, "no_state")
+    assert re.search(r"running statistics \(.*BatchNorm.*use network\.norm=instance", problem)
+    assert network_problems(make(builder), images) == network_problems(make(ConvNet()), images, "no_state") == []

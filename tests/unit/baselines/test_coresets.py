@@ -1,5 +1,6 @@
 """Herding and k-centre: against brute force on small data, their bound, and what the method makes of a task."""
 
+import re
 from itertools import combinations
 
 import numpy as np
@@ -140,10 +141,18 @@ def test_a_network_that_gives_no_features_is_refused_before_any_work(coreset):
     def batch_norm(generator):
         return torch.nn.Sequential(torch.nn.BatchNorm2d(2), without(generator))
 
-    for network, said in ((without, "no submodule `features`"), (batch_norm, "method.features=pixels")):
+    def dropout(generator):
+        return hoptm_plugin.Classifier([torch.nn.Flatten(), torch.nn.Dropout(0.1)], 128, 3)
+
+    for network, said in (
+        (without, "give it `features`"),
+        (batch_norm, r"running statistics \(0\.running_mean\)"),
+        (dropout, r"features\.1 \(Dropout\) draws random numbers"),
+    ):
         task = hoptm_plugin.Task(**{**vars(example_task()), "network": network})
-        (problem,) = coreset().problems(task)
-        assert said in problem
+        problems = coreset().problems(task)
+        assert any(re.search(said, problem) for problem in problems), problems
+        assert all("method.features=pixels" in problem for problem in problems)
         assert coreset("pixels").problems(task) == []
 
 
