@@ -19,6 +19,8 @@ def class_major(task: Task) -> Tensor:
 class RealImages(Initialiser):
     """Random training images of each class, without replacement."""
 
+    images_are = "real"
+
     def images(self, task: Task) -> Tensor:
         """Return images (K * ipc, C, H, W)."""
         return task.train.batch(torch.cat([order[: task.ipc] for order in _shuffled(task)]))
@@ -27,6 +29,8 @@ class RealImages(Initialiser):
 @initialisers.register("noise")
 class Noise(Initialiser):
     """Standard normal noise in normalised space."""
+
+    images_are = "made"
 
     def images(self, task: Task) -> Tensor:
         """Return images (K * ipc, C, H, W)."""
@@ -46,6 +50,7 @@ class CorrectlyPredicted(Initialiser):
     """
 
     cites = ("guo2024datm",)
+    images_are = "real"
 
     def __init__(self, teacher_epoch: int = 50) -> None:
         self.teacher_epoch = teacher_epoch
