@@ -21,3 +21,9 @@ def all_printable(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(all_printable, value))
     return not isinstance(value, str) or UNPRINTABLE.search(value) is None
+
+
+def shortened(error: BaseException) -> str:
+    """Return an error's text as one line of at most 200 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
