@@ -58,6 +58,8 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pydantic|pytest|_pytest|annotated_typ
 nitpick_ignore = [
     ("py:class", "hoptm_plugin.core.registry.T"),  # a type variable has no entry
     ("py:class", "JsonValue"),  # pydantic's, as Sphinx 8.1 calls it
+    ("py:class", "hoptm_plugin.exchange.manifest.Manifest"),  # export.json, which its own docstring explains
+    ("py:class", "hoptm_plugin.exchange.export.HasFolder"),  # anything with a folder
 ]
 
 ERRORS = "hoptm_plugin.core.errors"

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.engine.evaluation import real_subset
+    from hoptm_plugin.exchange.export import Exported, export
     from hoptm_plugin.exchange.loading import load_distilled
     from hoptm_plugin.networks.layers import features
     from hoptm_plugin.trajectory.initial import class_major
@@ -67,6 +68,7 @@ _HOMES = {
     "core.seeding": ("Seeds",),
     "core.synthetic": ("SyntheticSet",),
     "engine.evaluation": ("real_subset",),
+    "exchange.export": ("Exported", "export"),
     "exchange.loading": ("load_distilled",),
     "networks.layers": ("features",),
     "trajectory.initial": ("class_major",),
