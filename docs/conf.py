@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import hoptm_plugin
 from hoptm_plugin.cards.card import Card
-from hoptm_plugin.cards.software import Record
+from hoptm_plugin.cards.record import Record
 from hoptm_plugin.cli.arguments import PLAIN
 from hoptm_plugin.cli.help import HELP, OVERVIEW, PROGRAM, SETTINGS_HELP
 from hoptm_plugin.core import interfaces
@@ -55,6 +55,8 @@ nitpick_ignore_regex = [("py:.*", r"(torch|pydantic|pytest|_pytest|annotated_typ
 nitpick_ignore = [
     ("py:class", "hoptm_plugin.core.registry.T"),  # a type variable has no entry
     ("py:class", "JsonValue"),  # pydantic's, as Sphinx 8.1 calls it
+    ("py:class", "hoptm_plugin.exchange.manifest.Manifest"),  # export.json, which its own docstring explains
+    ("py:class", "hoptm_plugin.exchange.export.HasFolder"),  # anything with a folder
 ]
 
 ERRORS = "hoptm_plugin.core.errors"

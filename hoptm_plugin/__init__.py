@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.data.in_memory import Arrays
     from hoptm_plugin.engine.evaluation import real_subset
-    from hoptm_plugin.exchange.export import export
+    from hoptm_plugin.exchange.export import Exported, export
     from hoptm_plugin.exchange.loading import load_distilled
     from hoptm_plugin.networks.layers import Classifier, features
     from hoptm_plugin.networks.needs import network_problems
@@ -72,7 +72,7 @@ _HOMES = {
     "cards.card": "Card",
     "data.in_memory": "Arrays",
     "engine.evaluation": "real_subset",
-    "exchange.export": "export",
+    "exchange.export": "Exported export",
     "exchange.loading": "load_distilled",
     "networks.layers": "Classifier features",
     "networks.needs": "network_problems",

@@ -29,6 +29,8 @@ class Coreset(Method):
     The protocol's own learning rate trains on it.
     """
 
+    images_are = "real"
+
     def __init__(self, features: Literal["network", "pixels"] = "network", teacher_epoch: int = 20) -> None:
         if teacher_epoch < 1:
             raise ValueError("teacher_epoch must be at least 1; features=pixels needs no expert")

@@ -56,6 +56,7 @@ class DistributionMatching(Method):
             raise ValueError("real_batch must be at least 1")
         self.matcher, self.initial_images = matcher, initial_images
         self.real_batch, self.stepping = real_batch, stepping
+        self.images_are = initial_images.images_are
 
     def last_expert_epoch(self) -> int:
         """Return what the initial images need; the matching needs none."""

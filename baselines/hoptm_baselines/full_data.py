@@ -17,6 +17,7 @@ class FullData(Method):
     """
 
     whole_split = True
+    images_are = "real"
 
     def setup(self, task: Task) -> SyntheticSet:
         """Return the training split."""

@@ -91,6 +91,7 @@ class ImprovedDistributionMatching(Method):
         self.networks_matched, self.networks_trained = networks_matched, networks_trained
         self.training_steps, self.training_batch, self.training = training_steps, training_batch, training
         self.reset_meters_every = reset_meters_every
+        self.images_are = "real" if initial == "plain" or mosaic == 1 else "from_real"
         self._queue: list[QueuedNetwork] = []
 
     def problems(self, task: Task) -> list[str]:

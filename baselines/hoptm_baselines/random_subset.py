@@ -14,6 +14,8 @@ class RandomSubset(Method):
     The protocol's own learning rate trains on it (docs/methods.md 10.1).
     """
 
+    images_are = "real"
+
     def setup(self, task: Task) -> SyntheticSet:
         """Return the subset."""
         return real_subset(task.data, task.ipc, task.seeds.child("random subset"))

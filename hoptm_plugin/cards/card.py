@@ -7,7 +7,7 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import (
@@ -16,25 +16,20 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    StringConstraints,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.software import Line, Record, Software, software_versions
+from hoptm_plugin.cards.record import SCHEMA, Digest, Line, Record, read_record, write_record
+from hoptm_plugin.cards.software import Software, software_versions
 from hoptm_plugin.cards.summary import Fraction
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.text import all_printable
-from hoptm_plugin.storage.files import check_checksum, read_bounded, with_checksum, write_json
 
 FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 64 * 2**20, 2**62
-SCHEMA: Final = 1
-
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class DatasetRecord(Record):
@@ -112,8 +107,8 @@ class Card(Record):
         distillation_sha256: of the part of it that determines the synthetic set, the seed left out, if known.
         labels: of what was trained on: "hard" (class indices) or "soft" (probabilities); None in older cards.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
-        sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files
-            alone: written with a card, checked and dropped when it is read; older files have none.
+        sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files alone: written with
+            a card, checked and dropped when it is read.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -237,37 +232,19 @@ def _evaluations(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Ev
 
 def write_card(card: Card, path: Path) -> None:
     """Write a card as JSON with its checksum, whole or not at all."""
-    write_json(path, with_checksum(card.model_dump(mode="json", by_alias=True)))
+    write_record(card, path)
 
 
 def read_card(path: Path) -> Card:
     """Read a card from its file or from the run folder that holds it.
 
     Raises:
-        FileFormatError: missing, damaged, of another schema, or with values that cannot be.
+        FileFormatError: missing, damaged, without a checksum, of another schema, or with values that cannot be.
     """
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
         raise FileFormatError(f"{path}: no such result card; a finished run folder holds one, {FILE_NAME}")
-    text = read_bounded(path, LARGEST_BYTES, "result card")
-    try:
-        card = Card.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise FileFormatError(f"{path}: not a result card of schema {SCHEMA}: {_faults(error)}") from None
-    if card.sha256 is not None:
-        check_checksum(json.loads(text), path, "restore it, or evaluate again")
-    return card.model_copy(update={"sha256": None})
-
-
-def _faults(error: ValidationError) -> str:
-    """Say in one line what pydantic found, the first three faults at most, without the file's contents."""
-    faults = error.errors(include_input=False)
-    texts = []
-    for fault in faults[:3]:
-        place = ".".join(map(str, fault["loc"]))
-        texts.append(f"{place}: {fault['msg']}" if place else fault["msg"])
-    more = f"; and {len(faults) - 3} more faults" if len(faults) > 3 else ""
-    return "; ".join(texts).replace("Value error, ", "") + more
+    return read_record(path, Card, "result card", "restore it, or evaluate again", LARGEST_BYTES)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

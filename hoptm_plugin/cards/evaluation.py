@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from pydantic import NonNegativeInt, field_validator, model_validator
 
-from hoptm_plugin.cards.software import Line, Record
+from hoptm_plugin.cards.record import Line, Record
 from hoptm_plugin.cards.summary import Fraction, Summary
 from hoptm_plugin.engine.metrics import summarise
 

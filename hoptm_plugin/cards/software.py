@@ -6,25 +6,9 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, StringConstraints
 
 import hoptm_plugin
-
-# printable, in one direction and short: these reach terminals and tables, and cards travel between people
-Line = Annotated[
-    str,
-    StringConstraints(
-        min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
-    ),
-]
-
-
-class Record(BaseModel):
-    """Base of the card's parts: no unknown keys, no changes, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from hoptm_plugin.cards.record import Line, Record
 
 
 class Software(Record):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from hoptm_plugin.cards.software import Record
+from hoptm_plugin.cards.record import Record
 from hoptm_plugin.engine.metrics import summarise
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

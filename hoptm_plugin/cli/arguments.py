@@ -108,9 +108,12 @@ def _export(arguments: list[str]) -> None:
     parser.add_argument("--source", metavar="TEXT", help="where the original data come from, if the run does not know")
     parser.add_argument("--licence", metavar="TEXT", help="the original data's licence, if the run does not know")
     options = parser.parse_args(arguments)
+    from hoptm_plugin.cli.exported import print_exported
     from hoptm_plugin.exchange.export import export
 
-    export(options.synthetic, options.format, options.output, source=options.source, licence=options.licence)
+    print_exported(
+        export(options.synthetic, options.format, options.output, source=options.source, licence=options.licence)
+    )
 
 
 PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {

@@ -66,5 +66,3 @@ def _command(arguments: list[str]) -> None:
     else:
         unknown = unknown_name(f"no command is called {command!r}", command, [*HELP, *PLAIN])
         fail(f"{unknown}\nSee {PROGRAM} --help", 2)
-
-

@@ -24,6 +24,9 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 
 State: TypeAlias = dict[str, Any]
 Gradient: TypeAlias = Literal["exact", "tesla", "tesla_halved"]
+ImagesAre: TypeAlias = Literal["real", "from_real", "made", "unknown"]
+"""What images show of real ones: "real" training images as they are; "from_real", changed ones, such as mosaics; "made"
+without any, of noise, say; or "unknown", where nobody said."""
 
 
 class Part:
@@ -235,7 +238,14 @@ class LabelPolicy(Part, ABC):
 
 
 class Initialiser(Part, ABC):
-    """Chooses the images a distillation starts from."""
+    """Chooses the images a distillation starts from.
+
+    Attributes:
+        images_are: what :meth:`images` returns. Whoever is handed a distilled set is told by it whether real images
+            are in there; an instance may know better than its class.
+    """
+
+    images_are: ImagesAre = "unknown"
 
     @abstractmethod
     def images(self, task: Task) -> Tensor:
@@ -264,9 +274,12 @@ class Method(Part, ABC):
     Attributes:
         whole_split: the method distils nothing but trains on the whole training split, whatever the IPC asked for; no
             images are then written to the run folder.
+        images_are: what the images of the set are that :meth:`setup` returns; an instance may know better than its
+            class, from its initialiser. Whether they were changed after that is measured.
     """
 
     whole_split: ClassVar[bool] = False
+    images_are: ImagesAre = "unknown"
 
     def problems(self, task: Task) -> list[str]:
         """Return, before any work, what does not fit together; one line each, in the user's words."""

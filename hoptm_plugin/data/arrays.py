@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.data.files import check_split
 from hoptm_plugin.data.memory import require
+from hoptm_plugin.storage.npz import NpzError, open_npz
 
 REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("val_images", "val_labels")
@@ -47,40 +46,13 @@ def read_npz(path: Path, num_classes: int | None) -> tuple[Arrays, int]:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: is not an npz archive; write one with numpy.savez")
-        with archive:
-            wanted = _wanted(path, archive.files)
-            sizes = [_size(archive.zip, key) for key in wanted]
-            require(sum(sizes), torch.device("cpu"), f"{path}: its arrays")
-            return {key: archive[key] for key in wanted}
-    except DataError:
-        raise
-    except Exception as error:  # a damaged archive has many ways to say so: BadZipFile, zlib's, struct's, MemoryError
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: cannot be read as npz, it is damaged, truncated or holds Python objects ({reason}); "
+        with open_npz(path) as archive:
+            wanted = _wanted(path, archive.names)
+            require(sum(archive.header(key).size() for key in wanted), torch.device("cpu"), f"{path}: its arrays")
+            return {key: archive.array(key) for key in wanted}
+    except NpzError as error:
+        raise DataError(f"{path}: cannot be read as npz, it is damaged, truncated or holds Python objects ({error}); "
                         f"delete it and fetch it again, or write it again with plain arrays") from None  # fmt: skip
-
-
-def _size(archive: zipfile.ZipFile | None, key: str) -> int:
-    """Return how many bytes an array takes, which its header must not make more of than the archive holds.
-
-    Raises:
-        ValueError: the header promises another number of bytes, or Python objects.
-    """
-    assert archive is not None, "it is closed"
-    name = key if key in archive.NameToInfo else f"{key}.npy"
-    with archive.open(name) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(stream)
-        size = math.prod(shape) * kind.itemsize
-        if kind.hasobject:
-            raise ValueError(f"Object arrays cannot be loaded, and {key} is one")
-        if min(shape, default=0) < 0 or stream.tell() + size != archive.getinfo(name).file_size:
-            raise ValueError(f"{key} is not of the size that its header says")
-    return size
 
 
 def _wanted(path: Path, found: Iterable[str]) -> list[str]:

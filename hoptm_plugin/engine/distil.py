@@ -135,8 +135,9 @@ class Distiller:
         terms = []
         for term in self.method.losses(self.synthetic, step):
             if not is_scalar_loss(term.loss):
-                raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but "
-                                  f"{getattr(term.loss, 'shape', term.loss)!r}; reduce them, such as by .sum()")  # fmt: skip
+                shape = getattr(term.loss, "shape", term.loss)
+                raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but {shape!r}; "
+                                  f"reduce them, such as by .sum()")  # fmt: skip
             try:
                 self.optimisers.step(term.loss, self.settings.skip_above)
             except NonFiniteLossError as error:

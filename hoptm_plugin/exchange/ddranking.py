@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,15 @@ from hoptm_plugin.exchange.pixels import check_channels
 
 IMAGES, HARD, SOFT, RATE, CONFIG = "images.pt", "labels.pt", "soft_labels.pt", "syn_lr.pt", "ddranking.yaml"
 DATASETS: Final = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tinyimagenet": "TinyImageNet"}
-DEFAULT_RATE, DEFAULT_EPOCHS, DEFAULT_BATCH = 0.01, 1000, 128
+# their names of numbers, and ours
+OF_THE_PROTOCOL: Final = {
+    "weight_decay": "weight_decay", "momentum": "momentum", "num_eval": "repeats", "num_epochs": "epochs",
+    "syn_batch_size": "batch", "batch_size": "batch", "default_lr": "learning_rate",
+}  # fmt: skip
+OF_DSA: Final = {
+    "flip": "prob_flip", "rotate": "rotate_degrees", "saturation": "saturation", "brightness": "brightness",
+    "contrast": "contrast", "scale": "scale_ratio", "crop": "crop_ratio", "cutout": "cutout_ratio",
+}  # fmt: skip
 
 
 def write_ddranking(synthetic: SyntheticSet, config: Mapping[str, Any], folder: Path) -> Written:
@@ -56,57 +65,27 @@ def write_ddranking(synthetic: SyntheticSet, config: Mapping[str, Any], folder: 
 
 def settings(synthetic: SyntheticSet, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``ddranking.config.Config`` holds; what the run's configuration does not tell has usual values."""
-    protocol = _mapping(config.get("protocol"))
-    dataset = str(_mapping(config.get("dataset")).get("name") or synthetic.info.get("dataset", "unknown"))
-    epochs = int(_number(protocol, "epochs", DEFAULT_EPOCHS))
-    step_size = synthetic.step_size
-    return {
+    usual = yaml.safe_load(files("hoptm_plugin.exchange").joinpath("templates/ddranking.yaml").read_text("utf-8"))
+    protocol, network, augment, data = (
+        _mapping(config.get(part)) for part in ("protocol", "network", "augment", "dataset")
+    )
+    dataset = str(data.get("name") or synthetic.info.get("dataset", "unknown"))
+    values = usual["common"] | usual["soft" if synthetic.soft else "hard"]
+    values |= {
         "dataset": DATASETS.get(dataset, dataset),
-        "real_data_path": "./dataset/",
         "ipc": len(synthetic) // len(synthetic.class_names),
         "im_size": list(synthetic.images.shape[2:]),
-        "model_name": _model(_mapping(config.get("network"))),
-        **_labels(synthetic.soft),
-        **_augmentation(config.get("augment")),
+        "model_name": _model(network),
         "use_zca": synthetic.normalisation.kind == "zca",
-        "custom_train_trans": None,
-        "custom_val_trans": None,
-        "optimizer": "sgd",
-        "lr_scheduler": "step",
-        "step_size": (epochs - 1) // 2 + 1,
-        "weight_decay": float(_number(protocol, "weight_decay", 5e-4)),
-        "momentum": float(_number(protocol, "momentum", 0.9)),
-        "num_eval": int(_number(protocol, "repeats", 5)),
-        "num_epochs": epochs,
-        "syn_batch_size": int(_number(protocol, "batch", DEFAULT_BATCH)),
-        "real_batch_size": 256,
-        "batch_size": int(_number(protocol, "batch", DEFAULT_BATCH)),
-        "default_lr": float(_number(protocol, "learning_rate", DEFAULT_RATE)),
-        "syn_lr": None if step_size is None else float(step_size),
-        "num_workers": 4,
-        "device": "cuda",
-        "dist": False,
-        "eval_full_data": True,
-        "random_data_format": "tensor",
-        "random_data_path": "./results/random_data.pt",
-        "save_path": "./results/ddranking_scores.csv",
+        "syn_lr": None if synthetic.step_size is None else float(synthetic.step_size),
     }
-
-
-def _labels(soft: bool) -> dict[str, Any]:
-    if not soft:
-        return {"label_type": "hard", "use_torchvision": False}
-    return {
-        "label_type": "soft",
-        "soft_label_mode": "S",  # one label per image
-        "soft_label_criterion": "sce",
-        "loss_fn_kwargs": {"temperature": 1.0, "scale_loss": False},
-        "use_aug_for_hard": True,
-        "stu_use_torchvision": False,
-        "tea_use_torchvision": False,
-        "teacher_dir": "./teacher_models",
-        "teacher_model_names": ["ConvNet-3"],
-    }
+    values |= _numbers(values, protocol, OF_THE_PROTOCOL)
+    values["step_size"] = (values["num_epochs"] - 1) // 2 + 1
+    if augment.get("name") == "dsa":
+        values |= {"data_aug_func": "dsa", "aug_params": usual["dsa"] | _numbers(usual["dsa"], augment, OF_DSA)}
+        if "flip" not in (augment.get("strategy") or ["flip"]):
+            values["aug_params"]["flip"] = 0.0
+    return values
 
 
 def _model(network: Mapping[str, Any]) -> str:
@@ -115,25 +94,15 @@ def _model(network: Mapping[str, Any]) -> str:
     return names.get(str(network.get("name")), f"ConvNet-{network.get('depth', 3)}{norm}")
 
 
-def _augmentation(augment: Any) -> dict[str, Any]:
-    """Return DSA with the run's constants, or none; DD-Ranking always uses all six strategies."""
-    augment = _mapping(augment)
-    if augment.get("name") != "dsa":
-        return {"data_aug_func": "none", "aug_params": {}}
-    keys = {"flip": "prob_flip", "rotate": "rotate_degrees", "saturation": "saturation", "brightness": "brightness",
-            "contrast": "contrast", "scale": "scale_ratio", "crop": "crop_ratio", "cutout": "cutout_ratio"}  # fmt: skip
-    usual = {"flip": 0.5, "rotate": 15.0, "saturation": 2.0, "brightness": 1.0, "contrast": 0.5, "scale": 1.2,
-             "crop": 0.125, "cutout": 0.5}  # fmt: skip
-    parameters = {theirs: float(_number(augment, ours, usual[theirs])) for theirs, ours in keys.items()}
-    if "flip" not in (augment.get("strategy") or ["flip"]):
-        parameters["flip"] = 0.0
-    return {"data_aug_func": "dsa", "aug_params": parameters}
-
-
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _number(values: Mapping[str, Any], key: str, default: float) -> float:
-    value = values.get(key)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+def _numbers(usual: Mapping[str, Any], told: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return those of ``names`` (theirs: ours) that are numbers in ``told``, each of the type of the usual one."""
+    numbers = {theirs: told.get(ours) for theirs, ours in names.items()}
+    return {
+        theirs: type(usual[theirs])(number)
+        for theirs, number in numbers.items()
+        if isinstance(number, int | float) and not isinstance(number, bool)
+    }

@@ -6,7 +6,7 @@ import csv
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.exchange.manifest import NATIVE
 from hoptm_plugin.exchange.pixels import PixelLoss, to_pixels
+from hoptm_plugin.storage.sets import write_set
 
 NPZ, LABELS = "distilled.npz", "labels.csv"
 HEADER: Final = ("file", "label", "class")
@@ -44,7 +45,7 @@ def classes_of(synthetic: SyntheticSet) -> Tensor:
     return synthetic.labels.argmax(dim=1) if synthetic.soft else synthetic.labels
 
 
-def write_medmnist(synthetic: SyntheticSet, stored: Path, folder: Path) -> Written:
+def write_medmnist(synthetic: SyntheticSet, folder: Path) -> Written:
     """Write one npz in MedMNIST's layout: uint8 images, labels (n, 1), and val and test splits without images."""
     synthetic = taken_apart(synthetic).detached()
     pixels, loss = to_pixels(synthetic)
@@ -69,7 +70,7 @@ def label_type(classes: int) -> type[np.unsignedinteger[Any]] | type[np.signedin
     return np.uint8 if classes <= 256 else np.int64
 
 
-def write_folder(synthetic: SyntheticSet, stored: Path, folder: Path) -> Written:
+def write_folder(synthetic: SyntheticSet, folder: Path) -> Written:
     """Write PNG files ``train/INDEX_CLASS/NUMBER.png``, and ``labels.csv`` with a row per image in path order.
 
     Alphabetical order of the class folders is that of class indices, which ``torchvision.datasets.ImageFolder`` needs.
@@ -113,10 +114,10 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-")[:40] or "class"
 
 
-def write_safetensors(synthetic: SyntheticSet, stored: Path, folder: Path) -> Written:
-    """Copy the native file byte for byte."""
-    shutil.copyfile(stored, folder / NATIVE)
+def write_safetensors(synthetic: SyntheticSet, stored: Path | None, folder: Path) -> Written:
+    """Copy the native file byte for byte, or write one where there is none."""
+    if stored is None:
+        write_set(synthetic, folder / NATIVE)
+    else:
+        shutil.copyfile(stored, folder / NATIVE)
     return [NATIVE], None
-
-
-Writer: TypeAlias = Callable[[SyntheticSet, Path, Path], Written]

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import csv
-import lzma
 import math
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import shortened
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.exchange.formats import LABELS, NPZ, csv_header, label_type
 from hoptm_plugin.exchange.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifest, read_manifest
 from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.npz import NpzError, open_npz
+from hoptm_plugin.storage.run_files import CARD
 from hoptm_plugin.storage.sets import read_set
 
 AGAIN = "export it again"
 BYTES_PER_VALUE: Final = 13  # as it is stored, as float32, and while that is normalised
 LARGEST_BYTES: Final = 4 * MOST_VALUES + 2**20  # of one file
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
-              Image.DecompressionBombError, csv.Error, OverflowError, MemoryError, SyntaxError, TypeError,
-              LookupError, tokenize.TokenError)  # fmt: skip
+
+
+def why_no_set(folder: Path) -> str:
+    """Say why a folder with a card holds no synthetic set; "" where it has no card."""
+    if not (folder / CARD).exists():
+        return ""
+    whole = read_card(folder / CARD).ipc is None
+    return f", since {'method=full distils nothing' if whole else 'the folder is of an evaluation, not of a run'}"
 
 
 def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
@@ -123,37 +125,24 @@ def _read_medmnist(folder: Path, manifest: Manifest) -> SyntheticSet:
     channels, height, width = manifest.image_shape
     count, classes = manifest.images, len(manifest.class_names)
     shape = (count, height, width) if channels == 1 else (count, height, width, channels)
+    expected: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+        "train_images": (shape, np.dtype(np.uint8)),
+        "train_labels": ((count, 1), np.dtype(label_type(classes))),
+    }
+    if manifest.soft:
+        expected["train_soft_labels"] = (count, classes), np.dtype(np.float32)
+    arrays = {}
     try:
-        with zipfile.ZipFile(file) as archive:
-            images = _array(archive, "train_images", shape, np.dtype(np.uint8))
-            labels = _array(archive, "train_labels", (count, 1), np.dtype(label_type(classes)))
-            soft = None
-            if manifest.soft:
-                soft = _array(archive, "train_soft_labels", (count, classes), np.dtype(np.float32))
-    except UNREADABLE as error:
-        raise FileFormatError(f"{file}: not the npz of an exported set ({_line(error)}); {AGAIN}") from None
-    pixels = torch.from_numpy(images.reshape(count, height, width, channels)).permute(0, 3, 1, 2)
-    hard = torch.from_numpy(labels[:, 0].astype(np.int64))
-    return _synthetic(pixels, hard, None if soft is None else torch.from_numpy(soft), manifest, file)
-
-
-def _array(
-    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
-) -> NDArray[np.generic]:
-    """Read one array of an npz, of exactly this shape and type; checked in its header, before anything is allocated."""
-    with archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        if read is None:
-            raise ValueError(f"{name} is of an unknown version of npy")
-        found, fortran, kind = read(stream)
-        if (found, kind, fortran) != (shape, dtype, False):
-            raise ValueError(f"{name} is {kind} {found}, expected {dtype} {shape}")
-        size = math.prod(shape) * dtype.itemsize
-        content = stream.read(size + 1)
-        if len(content) != size:
-            raise ValueError(f"{name} holds another number of bytes than its header says")
-    return np.frombuffer(bytearray(content), dtype).reshape(shape)
+        with open_npz(file) as archive:
+            for name, wanted in expected.items():
+                header = archive.header(name)
+                if (header.shape, header.dtype) != wanted:
+                    raise NpzError(f"{name} is {header.dtype} {header.shape}, expected {wanted[1]} {wanted[0]}")
+                arrays[name] = torch.from_numpy(archive.array(name))
+    except NpzError as error:
+        raise FileFormatError(f"{file}: not the npz of an exported set ({error}); {AGAIN}") from None
+    pixels = arrays["train_images"].reshape(count, height, width, channels).permute(0, 3, 1, 2)
+    return _synthetic(pixels, arrays["train_labels"][:, 0].long(), arrays.get("train_soft_labels"), manifest, file)
 
 
 def _read_folder(folder: Path, manifest: Manifest) -> SyntheticSet:
@@ -170,8 +159,10 @@ def _read_folder(folder: Path, manifest: Manifest) -> SyntheticSet:
                 if (picture.mode, picture.size) != expected:
                     raise ValueError(f"{picture.mode} {picture.size}, expected {expected[0]} {expected[1]}")
                 pixels[index] = torch.from_numpy(np.array(picture)).view(height, width, channels)
-        except UNREADABLE as error:
-            raise FileFormatError(f"{folder / name}: not a PNG of an exported set ({_line(error)}); {AGAIN}") from None
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+            raise FileFormatError(
+                f"{folder / name}: not a PNG of an exported set ({shortened(error)}); {AGAIN}"
+            ) from None
     return _synthetic(pixels.permute(0, 3, 1, 2), hard, soft, manifest, file)
 
 
@@ -187,14 +178,11 @@ def _labels(file: Path, manifest: Manifest) -> tuple[list[str], Tensor, Tensor |
         rows = rows[1:]
         if len(rows) != manifest.images:
             raise ValueError(f"{len(rows)} images, but {FILE_NAME} says {manifest.images}")
-        soft = _probabilities(rows) if manifest.soft else None
-        return [row[0] for row in rows], torch.tensor([int(row[1]) for row in rows]), soft
-    except UNREADABLE as error:
-        raise FileFormatError(f"{file}: not the labels of an exported set ({_line(error)}); {AGAIN}") from None
-
-
-def _probabilities(rows: Sequence[Sequence[str]]) -> Tensor:
-    return torch.tensor([[float(value) for value in row[3:]] for row in rows], dtype=torch.float64)
+        hard = torch.tensor([int(row[1]) for row in rows])
+        soft = [[float(value) for value in row[3:]] for row in rows] if manifest.soft else None
+        return [row[0] for row in rows], hard, None if soft is None else torch.tensor(soft, dtype=torch.float64)
+    except (OSError, ValueError, csv.Error, RuntimeError, OverflowError) as error:
+        raise FileFormatError(f"{file}: not the labels of an exported set ({shortened(error)}); {AGAIN}") from None
 
 
 def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Manifest, file: Path) -> SyntheticSet:
@@ -217,8 +205,3 @@ def _logits(probabilities: Tensor) -> Tensor:
     if not finite or bool((probabilities < 0).any()) or bool(((probabilities.sum(dim=1) - 1).abs() > 1e-3).any()):
         raise ValueError("soft labels must be probabilities that sum to 1")
     return probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log().float()
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, JsonValue, PositiveInt, StringConstraints, ValidationError, model_validator
 
-from hoptm_plugin.cards.card import Digest
-from hoptm_plugin.cards.software import Line, Record
+from hoptm_plugin.cards.record import SCHEMA, Digest, Line, Record, faults, read_record
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.exchange.pixels import PixelLoss
-from hoptm_plugin.storage.files import check_checksum, read_bounded, sha256
+from hoptm_plugin.storage.files import sha256
 
 FILE_NAME: Final = "export.json"
 NATIVE: Final = "synthetic.safetensors"  # as in a run folder
-SCHEMA: Final = 1
 LARGEST_BYTES: Final = 32 * 2**20  # of the manifest itself
 MOST_VALUES: Final = 2**30  # pixel values of a set: 4 GiB as float32
 Format: TypeAlias = Literal["medmnist", "folder", "safetensors", "ddranking"]
@@ -54,7 +51,7 @@ class Manifest(Record):
         info: JSON values of the set: data set, method, images per class.
         pixels: what de-normalising to 8 bits cost; None where floats were kept.
         files: SHA-256 by path below the folder.
-        sha256: of all the rest; of files alone, older ones have none.
+        sha256: of all the rest; of files alone: written with a manifest, checked and dropped when it is read.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -125,24 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an exported folder; its files are not looked at.
 
     Raises:
-        FileFormatError: missing, damaged, of another schema, or with values that cannot be.
+        FileFormatError: missing, damaged, without a checksum, of another schema, or with values that cannot be.
     """
-    path = folder / FILE_NAME
-    text = read_bounded(path, LARGEST_BYTES, "manifest of an exported set")
-    try:
-        manifest = Manifest.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise FileFormatError(
-            f"{path}: not the manifest of an exported set, schema {SCHEMA}: {faults(error)}"
-        ) from None
-    if manifest.sha256 is not None:
-        check_checksum(json.loads(text), path, "export the set again")
-    return manifest.model_copy(update={"sha256": None})
-
-
-def faults(error: ValidationError) -> str:
-    """Say in one line what pydantic found first, without the file's contents."""
-    first: Any = error.errors(include_input=False)[0]
-    place = ".".join("..." if len(str(part)) > 60 else ascii(part).strip("'") for part in first["loc"])
-    message = str(first["msg"]).replace("Value error, ", "")
-    return f"{place}: {message}" if place else message
+    remedy = "export the set again"
+    return read_record(folder / FILE_NAME, Manifest, "manifest of an exported set", remedy, LARGEST_BYTES)

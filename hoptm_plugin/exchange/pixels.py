@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from hoptm_plugin.cards.software import Record
+from hoptm_plugin.cards.record import Record
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.synthetic import SyntheticSet
 
@@ -48,7 +48,12 @@ def to_pixels(synthetic: SyntheticSet) -> tuple[Tensor, PixelLoss]:
     Raises:
         ConfigurationError: images that are whitened, or neither grey nor RGB.
     """
-    check_pixels(synthetic)
+    if synthetic.normalisation.kind == "zca":
+        raise ConfigurationError(
+            "format: the set lies in ZCA-whitened space, and what turns it back into pixels was fitted on the real "
+            "data and is not in the file; use format safetensors or ddranking, which keep whitened values"
+        )
+    check_channels(synthetic)
     pixels = torch.empty(synthetic.images.shape, dtype=torch.uint8)
     outside, overshoot, clipping, rounding = 0, 0.0, 0.0, 0.0
     for start in range(0, len(synthetic.images), BLOCK):
@@ -70,20 +75,6 @@ def to_pixels(synthetic: SyntheticSet) -> tuple[Tensor, PixelLoss]:
     )
 
 
-def check_pixels(synthetic: SyntheticSet) -> None:
-    """Refuse a set that cannot be stored as pixels.
-
-    Raises:
-        ConfigurationError: images that are whitened, or neither grey nor RGB.
-    """
-    if synthetic.normalisation.kind == "zca":
-        raise ConfigurationError(
-            "--format: the set lies in ZCA-whitened space, and what turns it back into pixels was fitted on the real "
-            "data and is not in the file; use --format safetensors or ddranking, which keep whitened values"
-        )
-    check_channels(synthetic)
-
-
 def check_channels(synthetic: SyntheticSet) -> None:
     """Refuse images that are neither grey nor RGB.
 
@@ -91,5 +82,5 @@ def check_channels(synthetic: SyntheticSet) -> None:
         ConfigurationError: naming their channels.
     """
     if (channels := synthetic.images.shape[1]) not in (1, 3):
-        raise ConfigurationError(f"--format: the images have {channels} channels, but this format holds grey (1) or "
-                                 f"RGB (3) images; use --format safetensors")  # fmt: skip
+        raise ConfigurationError(f"format: the images have {channels} channels, but this format holds grey (1) or "
+                                 f"RGB (3) images; use format safetensors")  # fmt: skip

@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from hoptm_plugin.cards.record import write_record
 from hoptm_plugin.core.errors import RunFolderError, StorageError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.exchange import datacard, manifest
 from hoptm_plugin.exchange.ddranking import write_ddranking
-from hoptm_plugin.exchange.formats import Writer, Written, write_folder, write_medmnist, write_safetensors
+from hoptm_plugin.exchange.formats import Written, write_folder, write_medmnist, write_safetensors
 from hoptm_plugin.exchange.manifest import Format, Manifest, describe
 from hoptm_plugin.exchange.origin import Origin
-from hoptm_plugin.storage.files import sync_folder, with_checksum, write_json
+from hoptm_plugin.storage.files import sync_folder
 
 ELSEWHERE = "name a new folder with -o FOLDER"
-_WRITERS: dict[Format, Writer] = {
-    "medmnist": write_medmnist, "folder": write_folder, "safetensors": write_safetensors,
-}  # fmt: skip
 
 
-def check_new(folder: Path) -> None:
-    """Refuse a folder that something is in already.
-
-    Raises:
-        RunFolderError: it is not empty, or is a file.
-    """
-    try:
-        if folder.is_dir() and not any(folder.iterdir()):
-            return
-        exists = folder.exists() or folder.is_symlink()
-    except OSError as error:  # such as a name that is too long
-        raise RunFolderError(f"{folder}: {error.strerror}; {ELSEWHERE}") from None
-    if exists:
-        raise RunFolderError(f"{folder}: exists already; {ELSEWHERE}")
-
-
-def write_export(synthetic: SyntheticSet, stored: Path, form: Format, folder: Path, origin: Origin) -> Manifest:
+def write_export(synthetic: SyntheticSet, stored: Path | None, form: Format, folder: Path, origin: Origin) -> Manifest:
     """Write a set, its manifest and its data-set card into a new folder.
 
     Everything is written beside it first and then renamed, so that no reader ever sees a part.
 
     Args:
         synthetic: the set.
-        stored: the native file that holds it.
+        stored: the native file that holds it, or None.
         form: of the export.
         folder: new or empty.
         origin: what the card says of it.
@@ -56,20 +38,22 @@ def write_export(synthetic: SyntheticSet, stored: Path, form: Format, folder: Pa
         FileFormatError: a set that no manifest can describe.
         RunFolderError: the folder is not new, or cannot be written.
     """
-    check_new(folder)
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary = _beside(folder)
+    temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+    new_parents: list[Path] = []
     try:
+        if (folder.exists() or folder.is_symlink()) and not (folder.is_dir() and not any(folder.iterdir())):
+            raise RunFolderError(f"{folder}: exists already; {ELSEWHERE}")
+        new_parents = [parent for parent in folder.parents if not parent.exists()]
+        _make(temporary)
         files, pixels = _write_files(synthetic, stored, form, temporary, origin)
         described = describe(synthetic, form, temporary, files, pixels)
         text = datacard.dataset_card(described, synthetic, origin)
         (temporary / datacard.FILE_NAME).write_text(text, encoding="utf-8")
-        write_json(temporary / manifest.FILE_NAME, with_checksum(described.model_dump(mode="json", by_alias=True)))
-        _open_to_others(temporary)
+        write_record(described, temporary / manifest.FILE_NAME)
         _sync(temporary)
         temporary.replace(folder)
         sync_folder(folder.parent)
-    except (OSError, StorageError) as error:
+    except (OSError, StorageError) as error:  # OSError also of a name that is too long
         reason = error.reason if isinstance(error, StorageError) else error.strerror
         raise RunFolderError(f"{folder}: cannot be written ({reason}); {ELSEWHERE}") from None
     finally:
@@ -80,19 +64,23 @@ def write_export(synthetic: SyntheticSet, stored: Path, form: Format, folder: Pa
     return described
 
 
-def _beside(folder: Path) -> Path:
-    """Return a new hidden folder beside ``folder``."""
+def _make(folder: Path) -> None:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        folder.mkdir(parents=True)
     except OSError as error:
         raise RunFolderError(f"{folder.parent}: no folder can be made there ({error.strerror}); {ELSEWHERE}") from None
 
 
-def _write_files(synthetic: SyntheticSet, stored: Path, form: Format, folder: Path, origin: Origin) -> Written:
-    if form == "ddranking":
-        return write_ddranking(synthetic, origin.config, folder)
-    return _WRITERS[form](synthetic, stored, folder)
+def _write_files(synthetic: SyntheticSet, stored: Path | None, form: Format, folder: Path, origin: Origin) -> Written:
+    match form:
+        case "medmnist":
+            return write_medmnist(synthetic, folder)
+        case "folder":
+            return write_folder(synthetic, folder)
+        case "safetensors":
+            return write_safetensors(synthetic, stored, folder)
+        case "ddranking":
+            return write_ddranking(synthetic, origin.config, folder)
 
 
 def _sync(folder: Path) -> None:
@@ -104,10 +92,3 @@ def _sync(folder: Path) -> None:
         else:
             sync_folder(path)
     sync_folder(folder)
-
-
-def _open_to_others(folder: Path) -> None:
-    """Give the folder the mode that it would have without the temporary one's caution."""
-    umask = os.umask(0)
-    os.umask(umask)
-    folder.chmod(0o777 & ~umask)

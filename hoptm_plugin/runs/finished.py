@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from pydantic import NonNegativeFloat, ValidationError, model_validator
 
 from hoptm_plugin.cards.evaluation import MOST_COUNTS, Evaluation
-from hoptm_plugin.cards.software import Record
+from hoptm_plugin.cards.record import Record
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint

@@ -14,7 +14,7 @@ from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
-from hoptm_plugin.exchange.loading import is_export, load_distilled
+from hoptm_plugin.exchange.loading import is_export, load_distilled, why_no_set
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import RunFolder, overlaid, trusted
@@ -82,14 +82,6 @@ def settings_to_judge(settings: RunSettings) -> RunSettings:
     stored = trusted(overlaid(read_config(config), settings), None).without_published(settings.given)
     # loggers are of the distillation, and need not be installed here
     return stored.changed(loggers=[], resume=settings.resume, synthetic=settings.synthetic, recipe="")
-
-
-def why_no_set(folder: Path) -> str:
-    """Say why a folder with a card holds no synthetic set; "" where it has no card."""
-    if not (folder / CARD).exists():
-        return ""
-    whole = read_card(folder / CARD).ipc is None
-    return f", since {'method=full distils nothing' if whole else 'the folder is of an evaluation, not of a run'}"
 
 
 @dataclass(frozen=True)

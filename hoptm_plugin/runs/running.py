@@ -11,9 +11,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hoptm_plugin.cards.card import Card, make_card, peak_memory_bytes, write_card
 from hoptm_plugin.core.dataset import Split
+from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled, Distiller
@@ -31,6 +33,8 @@ from hoptm_plugin.storage.files import write_json
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, GRID, INITIAL_GRID, METRICS, SPLIT, SYNTHETIC
 from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.storage.tensors import digest
+
+UNCHANGED = 1e-4  # of normalised values: far below a level of 8-bit pixels
 
 
 def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | None = None) -> Card:
@@ -136,6 +140,12 @@ def _distil(
     if method.whole_split:  # nothing is learned, and real data are not copied into a run folder
         logger.begin(folder.path, 0)
         return Distilled(method.setup(bench.task), None), {"distill_s": None, "seconds_per_iteration": None}
+    initial: list[Tensor] = []
+
+    def begun(start: SyntheticSet) -> None:
+        initial.append(start.images.detach().cpu().clone())
+        write_grid(bench.data.pixels(start.images), folder / INITIAL_GRID, settings.ipc)
+
     distiller = Distiller(
         method,
         bench.task,
@@ -143,8 +153,9 @@ def _distil(
         folder.path,
         bench.progress,
         _selection(bench, evaluator),
-        logger, lambda initial: write_grid(bench.data.pixels(initial.images), folder / INITIAL_GRID, settings.ipc),
-    )  # fmt: skip
+        logger,
+        begun,
+    )
     distilled = distiller.run()
     info = {
         "method_id": settings.method_id,
@@ -158,10 +169,18 @@ def _distil(
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
+            synthetic.info["images_are"] = images_are(method, initial[0], synthetic.images)
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     per_iteration = distiller.seconds / settings.distillation.iterations
     return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
+
+
+def images_are(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
+    """Return what a set's images are, given those that ``method`` began with and those it came to, (n, C, H, W)."""
+    if method.images_are != "real" or torch.allclose(final.detach().cpu(), initial, atol=UNCHANGED):
+        return method.images_are
+    return "from_real"
 
 
 def judge(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:

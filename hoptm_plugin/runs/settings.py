@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from hoptm_plugin.cards.card import ReportedAccuracy
-from hoptm_plugin.cards.software import Line, Record
+from hoptm_plugin.cards.record import Line, Record
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.compute import Precision, UnrollStrategy
 from hoptm_plugin.core.errors import ConfigurationError
@@ -116,7 +116,7 @@ class Published(Record):
 
 @dataclass(frozen=True)
 class Describes:
-    """A field that describes a part of this kind by ``name`` and keywords, each of which says itself what it decides."""
+    """A field that describes a part of this kind by ``name`` and keywords, each of which says what it decides."""
 
     kind: type
 

@@ -54,12 +54,10 @@ def read_set(path: Path) -> SyntheticSet:
             raise ValueError(f"it is a {metadata.kind} of version {metadata.version}")
         if unknown := set(tensors) - {"images", "labels", "step_size"}:
             raise ValueError(f"unknown tensors {sorted(unknown)}")
-        if bad := [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]:
-            raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
         normalisation = Normalisation(metadata.mean, metadata.std, metadata.normalisation)
         loaded = SyntheticSet(tensors["images"], tensors["labels"], tensors.get("step_size"), metadata.class_names,
                               normalisation, metadata.info, metadata.mosaic)  # fmt: skip
-        _check(loaded)
+        check_set(loaded)
         return loaded
     except ValidationError as error:
         fault = error.errors()[0]
@@ -68,10 +66,17 @@ def read_set(path: Path) -> SyntheticSet:
         raise FileFormatError(f"{path}: not a valid {KIND} of version {VERSION}: {error}") from None
 
 
-def _check(synthetic: SyntheticSet) -> None:
-    """Refuse what can be written down, but not be trained on."""
+def check_set(synthetic: SyntheticSet) -> None:
+    """Refuse what can be written down, but not be trained on.
+
+    Raises:
+        ValueError: saying what.
+    """
     if not synthetic.class_names:
         raise ValueError("it names no classes")
+    tensors = {name: getattr(synthetic, name) for name in ("images", "labels", "step_size")}
+    if bad := [name for name, tensor in tensors.items() if tensor is not None and not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
     channels, *sides = synthetic.images.shape[1:]
     if synthetic.images.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images are {synthetic.images.dtype}, expected float32")

@@ -128,3 +128,13 @@ def example_task(
         paths.append(torch.cat([start[None], start + steps.cumsum(0)]))
     stored = partial(MemoryExperts, torch.stack(paths))
     return Task(chosen, ipc, fresh, augmentation or DSA(), stored, Seeds(seed), compute or Compute())
+
+
+def all_real(images: Tensor, labels: Tensor, task: Task) -> bool:
+    """Tell whether each of some images (n, C, H, W) is a training image; of its class, where labels (n,) are hard."""
+    known = task.train.batch(slice(None))
+    for image, label in zip(images, labels, strict=True):
+        found = (known == image).flatten(1).all(dim=1)
+        if not bool((found if label.ndim else found & (task.train.labels == label)).any()):
+            return False
+    return True

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import LossTerm, Method, Task, Trajectories, methods
+from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Task, Trajectories, methods
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.testing.contract import Contract, Spec, same, stored
-from hoptm_plugin.testing.examples import example_task
+from hoptm_plugin.testing.examples import all_real, example_task
 from hoptm_plugin.trajectory.initial import class_major
 
 
@@ -53,6 +53,14 @@ class MethodContract(Contract):
         if self.class_major and not method.whole_split:
             assert len(synthetic.images) == len(task.data.class_names) * task.ipc
             assert synthetic.soft or torch.equal(synthetic.labels, class_major(task))
+
+    def test_real_images_are_named_as_such(self, spec: Spec) -> None:
+        """``images_are`` is one of its words; of "real" ones, each is a training image of its class."""
+        method, task = self.build(spec), self.task()
+        assert method.images_are in get_args(ImagesAre)
+        if method.images_are == "real":
+            synthetic = method.setup(task)
+            assert all_real(synthetic.images, synthetic.labels, task)
 
     def test_losses_are_finite_scalars_with_gradient(self, spec: Spec) -> None:
         """Every term is 0-d and finite, and so are its gradients with respect to what is learned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from hoptm_plugin.core.interfaces import (
     Augmentation,
     DatasetReader,
+    ImagesAre,
     Initialiser,
     LabelPolicy,
     NetworkBuilder,
@@ -30,7 +31,7 @@ from hoptm_plugin.networks import FlatNetwork, create, features, network_problem
 from hoptm_plugin.networks.needs import Need
 from hoptm_plugin.runtime.randomness import seeded
 from hoptm_plugin.testing.contract import Contract, Spec, same
-from hoptm_plugin.testing.examples import example_task
+from hoptm_plugin.testing.examples import all_real, example_task
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.student import StudentStep
 
@@ -109,6 +110,13 @@ class InitialiserContract(Contract):
         for image, label in zip(self.build(spec).images(task), class_major(task), strict=True):
             found = (task.train.batch(slice(None)) == image).flatten(1).all(dim=1)
             assert bool((task.train.labels[found] == label).all()), f"an image of another class stands for {label}"
+
+    def test_real_images_are_named_as_such(self, spec: Spec) -> None:
+        """``images_are`` is one of its words; of "real" ones, each is a training image of its class."""
+        initialiser, task = self.build(spec), self.task()
+        assert initialiser.images_are in get_args(ImagesAre)
+        if initialiser.images_are == "real":
+            assert all_real(initialiser.images(task), class_major(task), task)
 
     def test_training_images_are_copied(self, spec: Spec) -> None:
         """Learning changes the images in place, which must not reach the data set."""

@@ -20,6 +20,8 @@ def class_major(task: Task) -> Tensor:
 class RealImages(Initialiser):
     """Random training images of each class, without replacement."""
 
+    images_are = "real"
+
     def images(self, task: Task) -> Tensor:
         """Return images (K * ipc, C, H, W)."""
         return task.train.batch(torch.cat([order[: task.ipc] for order in _shuffled(task)]))
@@ -28,6 +30,8 @@ class RealImages(Initialiser):
 @register("noise")
 class Noise(Initialiser):
     """Standard normal noise in normalised space."""
+
+    images_are = "made"
 
     def images(self, task: Task) -> Tensor:
         """Return images (K * ipc, C, H, W)."""
@@ -47,6 +51,7 @@ class CorrectlyPredicted(Initialiser):
     """
 
     cites = ("guo2024datm",)
+    images_are = "real"
 
     def __init__(self, teacher_epoch: int = 50) -> None:
         self.teacher_epoch = teacher_epoch

@@ -110,6 +110,7 @@ class TrajectoryMatching(Method):
         self.sampler, self.labels, self.initial_images = sampler, labels, initial_images
         self.student_steps, self.expert_epochs, self.student_batch = student_steps, expert_epochs, student_batch
         self.step_size, self.gradient = step_size, gradient
+        self.images_are = initial_images.images_are
 
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read."""

@@ -71,6 +71,18 @@ def backwards(self, task):
                            synthetic.normalisation)  # fmt: skip
 
 
+def halved(self, task):
+    synthetic = real_subset(task.data, task.ipc, task.seeds)
+    synthetic.images = synthetic.images / 2
+    return synthetic
+
+
+def mislabelled(self, task):
+    synthetic = real_subset(task.data, task.ipc, task.seeds)
+    synthetic.labels = synthetic.labels.flip(0)
+    return synthetic
+
+
 SHARED = ConvNet(width=4).build((3, 32, 32), 5)
 VIOLATIONS = [
     (MatcherContract, "state_round_trip", part(Matcher, loss=counted)),
@@ -89,6 +101,9 @@ VIOLATIONS = [
     (InitialiserContract, "images_are_class_major",
      part(Initialiser, images=lambda self, task: task.train.images[[0, 1, 2, 3, 4, 5]])),
     (InitialiserContract, "the_seed_decides", part(Initialiser, images=lambda self, task: task.train.images[:6])),
+    (InitialiserContract, "real_images_are_named_as_such",
+     part(Initialiser, images_are="real", images=lambda self, task: task.train.batch(slice(0, 6)) + 0.1)),
+    (InitialiserContract, "real_images_are_named_as_such", part(Initialiser, images_are="copies", images=None)),
     (AugmentationContract, "draws_can_be_replayed",
      part(NoAugmentation, apply=lambda self, images, draw: images + torch.rand(()))),
     (AugmentationContract, "global_randomness_untouched",
@@ -108,6 +123,9 @@ VIOLATIONS = [
     (MethodContract, "reads_the_training_split_only", method(peeking)),
     (MethodContract, "announces_the_experts_it_reads", method(reading)),
     (MethodContract, "the_initial_set_is_complete", method(peeking, setup=backwards)),
+    (MethodContract, "real_images_are_named_as_such", method(noisy, setup=halved, images_are="real")),
+    (MethodContract, "real_images_are_named_as_such", method(noisy, setup=mislabelled, images_are="real")),
+    (MethodContract, "real_images_are_named_as_such", method(noisy, images_are="none")),
     (MethodContract, "losses_are_finite_scalars_with_gradient",
      method(lambda self, synthetic, step: iter([LossTerm(torch.tensor(1.0))]))),
 ]  # fmt: skip

@@ -171,7 +171,7 @@ def test_what_is_refused(bench, tmp_path, finished_run, exported):
     refuse(bench("export", "empty", "--format", "folder"), "synthetic.safetensors: does not exist", "finished run")
     refuse(bench("export", str(exported[0] / "run-folder"), "--format", "medmnist"), "is an exported set already")
     refuse(bench("export", str(finished_run), "--format", "tar"), "invalid choice")
-    refuse(bench("export", str(finished_run), "--format", "folder", "--licence", "a\nb"), "--licence: must be one line")
+    refuse(bench("export", str(finished_run), "--format", "folder", "--licence", "a\nb"), "licence: must be one line")
     whitened = SyntheticSet(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), None, ("a", "b"),
                             Normalisation((0.0,) * 3, (1.0,) * 3, "zca"))  # fmt: skip
     write_set(whitened, tmp_path / "whitened.safetensors")

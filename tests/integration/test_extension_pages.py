@@ -50,7 +50,8 @@ def test_there_is_a_page_for_every_kind_of_part():
 
 
 def test_the_pages_parts_pass_their_inherited_contracts(site):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site), str(site / "tests")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(site)]
+    command.append(str(site / "tests"))
     done = subprocess.run(command, cwd=site, env=os.environ | environment(site), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
@@ -67,7 +68,9 @@ def test_each_page_s_yaml_runs(page, site, tmp_path):
     ]
     assert chosen, "the page shows no YAML"
     method = [] if any(each.startswith("method=") for each in chosen) else ["method=mtt"]
-    tiny = [each for each in TINY_RUN if method or not each.startswith(("method.", "network.")) or "mean" not in chosen[0]]
+    tiny = [
+        each for each in TINY_RUN if method or not each.startswith(("method.", "network.")) or "mean" not in chosen[0]
+    ]
     if chosen[0].startswith("method=mean_images"):
         tiny = [each for each in tiny if not each.startswith("method.")]
     if chosen[0].startswith("network="):

@@ -7,6 +7,8 @@ import json
 import re
 import zipfile
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +17,15 @@ import yaml
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from hoptm_plugin import Normalisation, SyntheticSet
-from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
+from hoptm_plugin import Exported, Normalisation, SyntheticSet, export, load_distilled
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError, UserError
 from hoptm_plugin.exchange import writing
 from hoptm_plugin.exchange.datacard import text_of
 from hoptm_plugin.exchange.formats import folder_names, taken_apart
 from hoptm_plugin.exchange.manifest import read_manifest
-from hoptm_plugin.exchange.origin import Origin, real_images, recipe
+from hoptm_plugin.exchange.origin import Origin, images_are, recipe
 from hoptm_plugin.exchange.pixels import to_pixels
+from hoptm_plugin.runs import running
 from hoptm_plugin.storage.files import sha256
 from hoptm_plugin.storage.sets import write_set
 
@@ -257,7 +260,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "write_json", fail)
+    monkeypatch.setattr(writing, "write_record", fail)
     with pytest.raises(RunFolderError, match="No space left on device"):
         write(make_set(), "folder", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
@@ -321,27 +324,37 @@ CONFIG = {"method": {"name": "trajectory_matching", "initial_images": {"name": "
           "distillation": {"iterations": 5, "images": {"learning_rate": 1.0}}}  # fmt: skip
 
 
+SAYS = {
+    "real": "**These are real images.**", "from_real": "began as real training images and were then changed",
+    "made": "No real image was the start of these", "unknown": "is not recorded; many methods start from real",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("config", "info", "expected"),
+    ("info", "expected"),
     [
-        (CONFIG, {}, "starts"),
-        ({"method": {"name": "random_subset"}}, {}, "copies"),
-        ({}, {"method_id": "herding"}, "copies"),
-        (CONFIG | {"distillation": {"images": {"learning_rate": 0}}}, {}, "copies"),
-        (CONFIG | {"method": {"name": "x", "initial_images": {"name": "noise"}}}, {}, "none"),
-        (CONFIG | {"method": {"name": "improved_distribution_matching", "initial": "mosaic"}}, {}, "starts"),
-        ({}, {"method_id": "hoptm"}, "unknown"),
-        ({"method": "text", "distillation": None}, {}, "unknown"),
+        *(({"images_are": word}, word) for word in SAYS),
+        ({"method_id": "random"}, "unknown"),  # a name says nothing
+        ({"images_are": "mine"}, "unknown"),
+        ({"images_are": ["made"]}, "unknown"),
     ],
 )
-def test_real_images_are_named_as_such(config, info, expected, tmp_path):
+def test_real_images_are_named_as_such(info, expected, tmp_path):
     synthetic = replace(make_set(), info=info)
-    assert real_images(synthetic, config) == expected
-    write(synthetic, "medmnist", tmp_path / "out", replace(ORIGIN, config=config))
+    assert images_are(synthetic) == expected
+    write(synthetic, "medmnist", tmp_path / "out", replace(ORIGIN, config=CONFIG))
     text = (tmp_path / "out/README.md").read_text()
-    says = {"copies": "**These are real images.**", "starts": "began as real training images",
-            "none": "began as noise", "unknown": "is not recorded; many methods start from real"}  # fmt: skip
-    assert [kind for kind, said in says.items() if said in text] == [expected]
+    assert [kind for kind, said in SAYS.items() if said in text] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("declared", "moved", "expected"),
+    [("real", 0, "real"), ("real", 1e-6, "real"), ("real", 0.01, "from_real"), ("from_real", 0, "from_real"),
+     ("made", 1, "made"), ("unknown", 0, "unknown")],
+)  # fmt: skip
+def test_a_run_measures_whether_real_images_were_changed(declared, moved, expected):
+    images = make_set().images
+    assert running.images_are(SimpleNamespace(images_are=declared), images, images + moved) == expected
 
 
 def test_recipe_has_no_paths_and_nothing_of_the_machine():
@@ -367,3 +380,56 @@ def test_no_member_of_the_npz_is_a_pickle_or_dated(tmp_path):
         for member in archive.infolist():
             assert b"'|O'" not in archive.read(member)[:200]
     assert json.loads((tmp_path / "out/export.json").read_text())["labels"] == "soft"
+
+
+def test_a_set_in_memory_is_exported_without_a_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    synthetic = make_set(3, mosaic=2, spread=1)
+    synthetic.images.requires_grad_()
+    for form in FORMATS:
+        exported = export(synthetic, form)
+        assert exported == Exported(Path(f"distilled-{form}"), read_manifest(Path(f"distilled-{form}")), None, None,
+                                    "unknown")  # fmt: skip
+        assert (exported.clipped > 0.1) == (form in ("medmnist", "folder"))
+        assert "the set was exported without the result of its run" in (exported.folder / "README.md").read_text()
+    assert torch.equal(load_distilled("distilled-safetensors").images, synthetic.images)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_is_exported_by_its_folder_or_as_an_object(tmp_path):
+    info = INFO | {"images_are": "real", "source": "an archive", "licence": "CC0"}
+    write_set(replace(make_set(), info=info), tmp_path / "synthetic.safetensors")
+    by_folder = export(str(tmp_path), "medmnist", tmp_path / "first", licence="mine")
+    by_object = export(SimpleNamespace(folder=tmp_path), "medmnist", str(tmp_path / "second"), licence="mine")
+    assert by_folder.manifest == by_object.manifest
+    assert (by_object.folder, by_object.source, by_object.licence) == (tmp_path / "second", "an archive", "mine")
+    assert by_object.images_are == "real"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": torch.full((8, 1, 8, 6), torch.nan)}, "images hold NaN or infinite values"),
+        ({"images": torch.zeros(0, 1, 8, 6), "labels": torch.zeros(0, dtype=torch.int64)}, "holds no images"),
+        ({"images": torch.zeros(8, 1, 8, 6, dtype=torch.float16)}, "expected float32"),
+        ({"normalisation": Normalisation((0.0,), (0.0,), "none")}, "normalisation"),
+    ],
+)
+def test_a_set_in_memory_must_be_one_that_could_be_stored(tmp_path, change, says):
+    with pytest.raises(UserError, match=says):
+        export(replace(make_set(), **change), "medmnist", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_asked_for_must_be_known(tmp_path):
+    with pytest.raises(ConfigurationError, match="format: 'tar' is none of medmnist, folder, safetensors, ddranking"):
+        export(make_set(), "tar", tmp_path / "out")
+    with pytest.raises(ConfigurationError, match="source: must be one line of 1 to 500 characters"):
+        export(make_set(), "folder", tmp_path / "out", source="a\nb")
+
+
+def test_the_working_folder_itself_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        export(make_set(), "folder", ".")
+    assert list(tmp_path.iterdir()) == []

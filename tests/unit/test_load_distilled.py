@@ -111,8 +111,9 @@ def resealed(folder, name):
 
 
 BAD_MANIFESTS = {
-    "no JSON": (lambda values: "{", ("not the manifest",)),
-    "no mapping": (lambda values: "[]", ("not the manifest",)),
+    "no JSON": (lambda values: "{", ("not a manifest",)),
+    "no mapping": (lambda values: "[]", ("not a manifest",)),
+    "no checksum": (lambda values: json.dumps(values | {"sha256": None}), ("damaged or edited", "export the set")),
     "another schema": (lambda values: values.update(schema=2), ("schema",)),
     "an unknown key": (lambda values: values.update(run="rm -rf"), ("run", "Extra")),
     "a missing key": (lambda values: values.pop("labels") and None, ("labels", "required")),
@@ -151,7 +152,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path, name):
     write(make_set(), "medmnist", tmp_path / "out")
     digest = sha256(tmp_path / "secret")
     edit(tmp_path / "out", lambda values: values["files"].update({name: digest}))
-    refused(tmp_path / "out", "not the manifest", "files")
+    refused(tmp_path / "out", "not a manifest", "files")
 
 
 def test_no_link_leads_out_of_the_folder(tmp_path):

@@ -252,6 +252,13 @@ def test_what_is_not_a_card_is_refused_in_one_line(tmp_path, content):
         read_card(tmp_path)
 
 
+@pytest.mark.parametrize("checksum", [None, "0" * 64])
+def test_a_card_that_is_not_of_its_checksum_is_refused(card, tmp_path, checksum):
+    (tmp_path / "result.json").write_text(edited(card, "sha256", to=checksum))
+    with pytest.raises(FileFormatError, match=r"result\.json: damaged or edited: .* restore it, or evaluate again"):
+        read_card(tmp_path)
+
+
 def test_a_missing_or_huge_card_is_refused(tmp_path):
     with pytest.raises(FileFormatError, match=r"result\.json: no such result card"):
         read_card(tmp_path)

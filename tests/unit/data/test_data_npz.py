@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,21 @@ def test_pickled_arrays_are_refused_and_never_run(tmp_path, written):
     with pytest.raises(DataError, match="Object arrays cannot be loaded"):
         read(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("count", [10**12, 29, 31, -1])
+def test_a_header_that_promises_another_size_allocates_nothing(written, count):
+    path = written()
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, 8, 8, 3), }}".ljust(117) + "\n"
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    members["train_images.npy"] = start + bytes(30 * 8 * 8 * 3)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match="train_images holds another number of bytes than its header says"):
+        read(path)
 
 
 def test_a_single_array_is_no_archive(tmp_path):
