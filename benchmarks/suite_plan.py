@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from estimate import Job, expert_stores
 from hydra.errors import HydraException, OverrideParseException
 from suite_file import Suite, Sweep
 
@@ -50,6 +50,80 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     except HydraException as error:
         given = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
         raise ConfigurationError(f"{given}{str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite, or one evaluation of a run's set: where it stands in its sweeps, and what it composes to.
+
+    Attributes:
+        sweep: index of its sweep.
+        number: of the job within it.
+        title: of the sweep.
+        overrides: that make it.
+        settings: what they compose to.
+        parts: what that describes.
+        folder: pattern of its folder below the suite's; the data set's part is what was typed, which no setting says.
+        config_sha256: that the card of such a run has; of an evaluation, which is composed of stored settings, None.
+        evaluates: the folder of the run whose set it judges again; None: it is a run.
+    """
+
+    sweep: int
+    number: int
+    title: str
+    overrides: list[str]
+    settings: RunSettings
+    parts: Parts
+    folder: str
+    config_sha256: str | None = None
+    evaluates: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is, in short."""
+        images = "all images" if self.parts.method.whole_split else f"IPC {self.settings.ipc}"
+        return f"{self.settings.method_title}, {images}, seed {self.settings.seed}"
+
+    @property
+    def expert_epochs(self) -> int:
+        """Epochs of each expert that it needs; 0 if it reads none."""
+        read = 0 if self.evaluates else self.parts.method.last_expert_epoch()
+        return max(read, self.settings.experts.epochs or 0) if read else 0
+
+
+@dataclass
+class Store:
+    """Experts of one recipe and the runs that read them."""
+
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Experts that the runs need together."""
+        return max(job.settings.experts.count for job in self.jobs)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the runs need together."""
+        return self.deepest.expert_epochs
+
+    @property
+    def deepest(self) -> Job:
+        """The run that reads furthest."""
+        return max(self.jobs, key=lambda job: job.expert_epochs)
+
+
+def expert_stores(jobs: Sequence[Job]) -> list[Store]:
+    """Return the stores that runs share: what ``ExpertRecipe`` hashes, with settings in place of the fingerprint."""
+    stores: dict[str, Store] = {}
+    for job in jobs:
+        if job.expert_epochs:
+            s = job.settings
+            data = {key: value for key, value in s.dataset.items() if key not in ("root", "download")}
+            key = [data, s.data_seed, s.network, s.augment, s.experts.training.model_dump(), s.experts.seed,
+                   str(s.experts.root)]  # fmt: skip
+            stores.setdefault(json.dumps(key, sort_keys=True, default=str), Store()).jobs.append(job)
+    return list(stores.values())
 
 
 @dataclass(frozen=True)
@@ -173,7 +247,17 @@ def _checked(title: str, overrides: list[str]) -> tuple[RunSettings, Parts, str]
 
 def _composed(title: str, overrides: list[str]) -> tuple[RunSettings, str]:
     try:
-        values = compose(overrides)[0]
+        values = _values(tuple(overrides))
         return validate_settings(values), config_sha256(values)
     except HopTMError as error:
         raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None
+
+
+@cache
+def _values(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the overrides compose to; runs that differ in nothing but the seed are composed once."""
+    seeds = [given for given in overrides if re.fullmatch(r"seed=\d+", given)]
+    rest = tuple(given for given in overrides if given not in seeds)
+    if not seeds or any("seed" in given for given in rest):  # which may name it, or set it otherwise
+        return compose(overrides)[0]
+    return _values(rest) | {"seed": int(seeds[-1].removeprefix("seed="))}
