@@ -45,18 +45,6 @@ def print_list(plan: Plan) -> None:
                 print(f"  {job.number}: {job.name}")
 
 
-def call(arguments: Sequence[str]) -> int:
-    """Run a command of ``hoptm-bench`` and return its exit code; a signal that asks to stop is passed on to it."""
-    with subprocess.Popen([*BENCH, *arguments]) as command:
-        try:
-            return command.wait()
-        except Stopped as stopped:
-            if stopped.number != signal.SIGINT:  # Ctrl-C has reached it by the terminal
-                command.send_signal(stopped.number)
-            command.wait()
-            raise
-
-
 def run_suite(plan: Plan) -> int:
     """Search for settings where the suite says so, run what is missing, then compare; return the exit code."""
     searches = searching(plan)
@@ -86,7 +74,14 @@ def run_plan(plan: Plan) -> None:
     """
     for arguments in (*plan.experts(), *plan.commands()):
         print(f"hoptm-bench {shlex.join(arguments)}", file=sys.stderr, flush=True)
-        code = call(arguments)
+        with subprocess.Popen([*BENCH, *arguments]) as command:
+            try:
+                code = command.wait()
+            except Stopped as stopped:  # pass it on
+                if stopped.number != signal.SIGINT:  # Ctrl-C has reached it by the terminal
+                    command.send_signal(stopped.number)
+                command.wait()
+                raise
         for number in (signal.SIGINT, signal.SIGTERM):
             if code == Stopped(number).exit_code:
                 raise Stopped(number)

@@ -6,9 +6,10 @@ import json
 import re
 
 import pytest
+from described import described
 from study_narrow import tables
 from study_narrow.cards import RESULTS, STUDY, studies
-from study_narrow.figure import described, numbers
+from study_narrow.figure import numbers
 from suite_file import MAIN
 from suite_plan import Plan
 from suite_search import searching, settled

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import scored_cards
+from described import described
 from scipy.special import stdtr
 from study_narrow import claims, tables
 from study_narrow import rows as sections
 from study_narrow.cards import Study, take
 from study_narrow.claims import Claim, outcomes, read_claims
-from study_narrow.figure import described, draw, numbers
+from study_narrow.figure import draw, numbers
 from suite_file import MAIN, SUITES, Suite, load_suite
 
 from hoptm_plugin.cards.card import write_card
