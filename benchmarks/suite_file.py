@@ -15,7 +15,8 @@ from hoptm_plugin.runs.settings import Published
 
 FULL, MAIN = "full", "main"
 # the published tables' and the studies', by name
-SUITES = {path.stem: path for path in sorted(Path(__file__).parent.glob("**/suites/*.yaml"))}
+PLACES = ("suites/*.yaml", "study_*/suites/*.yaml")
+SUITES = {path.stem: path for place in PLACES for path in sorted(Path(__file__).parent.glob(place))}
 
 
 class _Model(BaseModel):
