@@ -17,14 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from suite_plan import grammar
 
-import hoptm_plugin.builtin  # noqa: F401  registers the readers
 from hoptm_plugin import Seeds
-from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.interfaces import RawImages, datasets
-from hoptm_plugin.runs.settings import validate_settings
+from hoptm_plugin.runs.composition import as_override, compose
 from hoptm_plugin.storage.files import write_atomically
 
 
@@ -46,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="dataset=..., dataset.root=... and so on")
     options = parser.parse_intermixed_args(arguments)
     try:
-        settings = validate_settings(compose(options.settings)[0])
+        settings = compose(*options.settings)
         reader = {key: value for key, value in settings.dataset.items() if key != "preprocess"}
         # as a run's: the split that a source does not fix comes from data_seed
         raw = datasets.build(reader, "dataset").read(Seeds(settings.data_seed).child("reader"))
@@ -54,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HopTMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    read = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={grammar(raw.class_names)}"]
+    read = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={as_override(raw.class_names)}"]
     print(f"{len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; read them with")
     print(shlex.join(read))
     return 0

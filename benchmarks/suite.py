@@ -2,8 +2,8 @@
 
     python benchmarks/suite.py NAME [--variant full|cpu] [--list | --dry-run] [--out DIR] [KEY=VALUE ...]
 
-NAME is a file of ``benchmarks/suites``. Settings given here beat the suite's. The same command again goes on where it
-was interrupted.
+NAME is a file of ``benchmarks/suites``, or of the folder of that name of a study. Settings given here beat the suite's.
+The same command again goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from estimate import estimate, print_estimate
 from suite_file import FULL, SUITES, load_suite
 from suite_plan import Plan
 from suite_search import searching, settled, supposed
-from suite_tables import compared, markdown, named_tables
+from suite_tables import compared, markdown
 
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.data import check_spec
-from hoptm_plugin.runs.folder import CARD
 from hoptm_plugin.runtime.stopping import Stopped, stop_on_signals
+from hoptm_plugin.storage.run_files import CARD
 from hoptm_plugin.tables.formats import render
 
 BENCH = [sys.executable, "-m", "hoptm_plugin.cli"]
@@ -43,18 +43,6 @@ def print_list(plan: Plan) -> None:
         for job in plan.jobs:
             if job.sweep == index:
                 print(f"  {job.number}: {job.name}")
-
-
-def call(arguments: Sequence[str]) -> int:
-    """Run a command of ``hoptm-bench`` and return its exit code; a signal that asks to stop is passed on to it."""
-    with subprocess.Popen([*BENCH, *arguments]) as command:
-        try:
-            return command.wait()
-        except Stopped as stopped:
-            if stopped.number != signal.SIGINT:  # Ctrl-C has reached it by the terminal
-                command.send_signal(stopped.number)
-            command.wait()
-            raise
 
 
 def run_suite(plan: Plan) -> int:
@@ -86,7 +74,14 @@ def run_plan(plan: Plan) -> None:
     """
     for arguments in (*plan.experts(), *plan.commands()):
         print(f"hoptm-bench {shlex.join(arguments)}", file=sys.stderr, flush=True)
-        code = call(arguments)
+        with subprocess.Popen([*BENCH, *arguments]) as command:
+            try:
+                code = command.wait()
+            except Stopped as stopped:  # pass it on
+                if stopped.number != signal.SIGINT:  # Ctrl-C has reached it by the terminal
+                    command.send_signal(stopped.number)
+                command.wait()
+                raise
         for number in (signal.SIGINT, signal.SIGTERM):
             if code == Stopped(number).exit_code:
                 raise Stopped(number)
@@ -95,12 +90,11 @@ def run_plan(plan: Plan) -> None:
 def compare(plan: Plan) -> None:
     """Print the tables, and write them as Markdown beside the runs."""
     texts = []
-    for name in named_tables(plan.suite):
+    for name, table in plan.suite.named_tables().items():
         # the runs of this plan alone: others in the folder, of other settings, would stand beside them
         wanted = [job for job in plan.jobs if name in plan.suite.sweeps[job.sweep].tables]
         cards = [path for job in wanted for path in plan.cards(job)]
         if cards:
-            table = plan.suite.table(name)
             comparisons = compared(table, cards)
             print(render(comparisons, "terminal"))
             texts.append(markdown(table, comparisons))
@@ -111,9 +105,8 @@ def compare(plan: Plan) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
-    known = sorted(path.stem for path in SUITES.glob("*.yaml"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="NAME", choices=known, help=", ".join(known))
+    parser.add_argument("name", metavar="NAME", choices=SUITES, help=", ".join(SUITES))
     parser.add_argument("--variant", default=FULL, help="full, or a smaller one that the suite describes, such as cpu")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the commands and their runs; run nothing")
@@ -122,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as of hoptm-bench run; beat the suite's")
     options = parser.parse_intermixed_args(arguments)
     try:
-        suite = load_suite(SUITES / f"{options.name}.yaml").varied(options.variant)
+        suite = load_suite(SUITES[options.name]).varied(options.variant)
         plan = Plan(suite, options.settings, options.out / f"{options.name}-{options.variant}")
         print("\n".join(filter(None, [suite.title, suite.note])), file=sys.stderr)
         if options.list or options.dry_run:

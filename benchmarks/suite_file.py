@@ -1,4 +1,4 @@
-"""What a file of ``benchmarks/suites`` may say."""
+"""What a file of a folder ``suites`` may say."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from estimate import DataSize
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.registry import validation_problems
 from hoptm_plugin.runs.settings import Published
 
-SUITES, FULL, MAIN = Path(__file__).parent / "suites", "full", "main"
+FULL, MAIN = "full", "main"
+# the published tables' and the studies', by name
+PLACES = ("suites/*.yaml", "study_*/suites/*.yaml")
+SUITES = {path.stem: path for place in PLACES for path in sorted(Path(__file__).parent.glob(place))}
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSize(_Model):
+    """A data set's size.
+
+    Attributes:
+        train: training images.
+        classes: of them.
+        image: (C, H, W) as networks see it.
+    """
+
+    train: PositiveInt
+    classes: PositiveInt
+    image: tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 class Sweep(_Model):
@@ -50,7 +66,7 @@ class Sweep(_Model):
 
 
 class Table(_Model):
-    """A further table of a suite.
+    """A table of a suite.
 
     Attributes:
         title: what is compared.
@@ -81,30 +97,22 @@ class Variant(_Model):
     data: DataSize | None = None
 
 
-class Suite(_Model):
-    """One file of ``benchmarks/suites``.
+class Suite(Table):
+    """One file, which is also its table called "main".
 
     Attributes:
-        title: what is compared.
-        note: what to know when reading the table.
         data: size of the data set, for estimates where it is not at hand.
         settings: overrides common to all sweeps.
         search: overrides of the runs that sweeps try their settings with, beating all others.
         sweeps: in the order in which they run.
-        against: as of a table, for the one called "main".
-        paired: likewise.
         tables: further ones, by the name that sweeps use.
         variants: by name, beside "full".
     """
 
-    title: str
-    note: str | None = None
     data: DataSize
     settings: list[str] = Field(default_factory=list)
     search: list[str] = Field(default_factory=list)
     sweeps: list[Sweep] = Field(min_length=1)
-    against: str | None = None
-    paired: bool = False
     tables: dict[str, Table] = Field(default_factory=dict)
     variants: dict[str, Variant] = Field(default_factory=dict)
 
@@ -127,11 +135,10 @@ class Suite(_Model):
                 raise ValueError(f"{sweep.title}: names what does not exist: {', '.join(unknown)}")
         return self
 
-    def table(self, name: str) -> Table:
-        """Return a table's description."""
-        if name != MAIN:
-            return self.tables[name]
-        return Table(title=self.title, note=self.note, against=self.against, paired=self.paired)
+    def named_tables(self) -> dict[str, Table]:
+        """Return the tables in order, those without a sweep left out."""
+        used = {name for sweep in self.sweeps for name in sweep.tables}
+        return {name: table for name, table in {MAIN: self, **self.tables}.items() if name in used}
 
     def varied(self, name: str) -> Suite:
         """Return the suite that the variant is.
@@ -146,17 +153,16 @@ class Suite(_Model):
         variant = self.variants[name]
         # in this order because Hydra's sweeper lets the last of a key win
         if variant.sweeps:
-            sweeps = [
-                sweep.model_copy(update={"overrides": [*variant.settings, *sweep.overrides]})
-                for sweep in variant.sweeps
-            ]
+            changes = [(each, {"overrides": [*variant.settings, *each.overrides]}) for each in variant.sweeps]
         else:
-            sweeps = [
-                sweep.model_copy(update={"overrides": [*sweep.overrides, *variant.settings], "reported": None})
-                for sweep in self.sweeps
+            changes = [
+                (each, {"overrides": [*each.overrides, *variant.settings], "reported": None}) for each in self.sweeps
             ]
-        notes = "\n".join(filter(None, [self.note, variant.note]))
-        changed = {"sweeps": sweeps, "note": notes, "data": variant.data or self.data}
+        changed = {
+            "sweeps": [sweep.model_copy(update=change) for sweep, change in changes],
+            "note": "\n".join(filter(None, [self.note, variant.note])),
+            "data": variant.data or self.data,
+        }
         try:
             return Suite.model_validate({**dict(self), **changed})
         except ValidationError as error:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
-from estimate import Job, expert_stores
 from hydra.errors import HydraException, OverrideParseException
 from suite_file import Suite, Sweep
 
 from hoptm_plugin.cards.card import read_card
-from hoptm_plugin.cli.entry import compose
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 from hoptm_plugin.runs.assembly import Parts, build_parts
-from hoptm_plugin.runs.composition import changes_what_was_published, explicit_paths
-from hoptm_plugin.runs.folder import CARD, SYNTHETIC, config_sha256
-from hoptm_plugin.runs.settings import RunSettings, validate_settings
+from hoptm_plugin.runs.composition import as_override, compose
+from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.storage.run_files import CARD, SYNTHETIC
 
 EVALUATION = "-eval"  # at the end of the folders of evaluations, which have no method, IPC and seed in their names
-
-
-def grammar(value: Any) -> str:
-    """Return plain values in Hydra's override grammar, whatever characters their texts hold."""
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{grammar(item)}' for key, item in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(grammar, value))}]"
-    if isinstance(value, str):
-        return "'" + value.replace("'", r"\'") + "'"
-    return "null" if value is None else str(value)
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -50,6 +37,80 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     except HydraException as error:
         given = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
         raise ConfigurationError(f"{given}{str(error).splitlines()[0]}") from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a suite, or one evaluation of a run's set: where it stands in its sweeps, and what it composes to.
+
+    Attributes:
+        sweep: index of its sweep.
+        number: of the job within it.
+        title: of the sweep.
+        overrides: that make it.
+        settings: what they compose to.
+        parts: what that describes.
+        folder: pattern of its folder below the suite's; the data set's part is what was typed, which no setting says.
+        config_sha256: that the card of such a run has; of an evaluation, which is composed of stored settings, None.
+        evaluates: the folder of the run whose set it judges again; None: it is a run.
+    """
+
+    sweep: int
+    number: int
+    title: str
+    overrides: list[str]
+    settings: RunSettings
+    parts: Parts
+    folder: str
+    config_sha256: str | None = None
+    evaluates: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is, in short."""
+        images = "all images" if self.parts.method.whole_split else f"IPC {self.settings.ipc}"
+        return f"{self.settings.method_title}, {images}, seed {self.settings.seed}"
+
+    @property
+    def expert_epochs(self) -> int:
+        """Epochs of each expert that it needs; 0 if it reads none."""
+        read = 0 if self.evaluates else self.parts.method.last_expert_epoch()
+        return max(read, self.settings.experts.epochs or 0) if read else 0
+
+
+@dataclass
+class Store:
+    """Experts of one recipe and the runs that read them."""
+
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Experts that the runs need together."""
+        return max(job.settings.experts.count for job in self.jobs)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the runs need together."""
+        return self.deepest.expert_epochs
+
+    @property
+    def deepest(self) -> Job:
+        """The run that reads furthest."""
+        return max(self.jobs, key=lambda job: job.expert_epochs)
+
+
+def expert_stores(jobs: Sequence[Job]) -> list[Store]:
+    """Return the stores that runs share: what ``ExpertRecipe`` hashes, with settings in place of the fingerprint."""
+    stores: dict[str, Store] = {}
+    for job in jobs:
+        if job.expert_epochs:
+            s = job.settings
+            data = s.deciding(["result"])["dataset"]
+            key = [data, s.data_seed, s.network, s.augment, s.experts.training.model_dump(), s.experts.seed,
+                   str(s.experts.root)]  # fmt: skip
+            stores.setdefault(json.dumps(key, sort_keys=True, default=str), Store()).jobs.append(job)
+    return list(stores.values())
 
 
 @dataclass(frozen=True)
@@ -70,11 +131,11 @@ class Plan:
 
     def overrides(self, sweep: Sweep) -> list[str]:
         """Return all overrides of a sweep but those of its folder, and of the sets that it judges again."""
-        extra = explicit_paths(self.extra, {"method", "dataset"})
-        other = {"method=", "dataset="} & set(extra) or changes_what_was_published(extra)
+        changed = [given.lstrip("+~").partition("=")[0] for given in self.extra]
+        other = any(not _settings(()).decided_by(path).published for path in changed)
         # what was published for the suite's setting was not published for another
         reported = [] if sweep.reported is None or other else [sweep.reported.model_dump(exclude_defaults=True)]
-        return [*self.suite.settings, *sweep.overrides, *(f"reported={grammar(each)}" for each in reported),
+        return [*self.suite.settings, *sweep.overrides, *(f"reported={as_override(each)}" for each in reported),
                 *self.extra, *self.last]  # fmt: skip
 
     def commands(self) -> list[list[str]]:
@@ -159,7 +220,7 @@ class Plan:
 
 def _path(path: Path) -> str:
     plain = re.fullmatch(r"[\w./-]+", str(path))  # nothing that Hydra's grammar gives a meaning
-    return str(path) if plain else grammar(str(path))
+    return str(path) if plain else as_override(str(path))
 
 
 def _checked(title: str, overrides: list[str]) -> tuple[RunSettings, Parts, str]:
@@ -173,7 +234,17 @@ def _checked(title: str, overrides: list[str]) -> tuple[RunSettings, Parts, str]
 
 def _composed(title: str, overrides: list[str]) -> tuple[RunSettings, str]:
     try:
-        values = compose(overrides)[0]
-        return validate_settings(values), config_sha256(values)
+        settings = _settings(tuple(overrides))
+        return settings, settings.digest()
     except HopTMError as error:
         raise ConfigurationError(f"{title}: {shlex.join(overrides)}\n{error}") from None
+
+
+@cache
+def _settings(overrides: tuple[str, ...]) -> RunSettings:
+    """Return what the overrides compose to; runs that differ in nothing but the seed are composed once."""
+    seeds = [given for given in overrides if re.fullmatch(r"seed=\d+", given)]
+    rest = tuple(given for given in overrides if given not in seeds)
+    if not seeds or any("seed" in given for given in rest):  # which may name it, or set it otherwise
+        return compose(*overrides)
+    return _settings(rest).changed(seed=int(seeds[-1].removeprefix("seed=")))

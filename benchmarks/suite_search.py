@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from estimate import Job
 from suite_file import Sweep
-from suite_plan import Plan, expand, grammar
+from suite_plan import Plan, expand
 
 from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.runs.composition import as_override
 
 # a search's runs never look at the test split
 JUDGED_ON = "protocol.split=validation"
@@ -53,26 +54,23 @@ def settled(plan: Plan, search: Plan) -> Plan:
     Raises:
         ConfigurationError: no candidate of a sweep has a card.
     """
-    sweeps = {sweep.title: sweep for sweep in plan.suite.sweeps}
-    records: dict[str, tuple[list[str], dict[str, Any]]] = {}
-    for index, one in enumerate(search.suite.sweeps):
-        jobs = [job for job in search.jobs if job.sweep == index]
-        records[one.title] = _choice(search, sweeps[one.title], jobs)
-    return _with(plan, {
-        sweep.title: _chosen(records[sweep.settings_of or sweep.title], sweep.settings_of)
-        for sweep in plan.suite.sweeps
-        if sweep.settings_of or sweep.search
-    })  # fmt: skip
+    searched = [sweep for sweep in plan.suite.sweeps if sweep.search]  # as the search's plan has them
+    choices = {sweep.title: _choice(search, index, sweep) for index, sweep in enumerate(searched)}
+    further = {}
+    for sweep in plan.suite.sweeps:
+        if decides := sweep.settings_of or (sweep.search and sweep.title):
+            settings, tuning = choices[decides]
+            further[sweep.title] = [*settings, f"tuning={as_override(tuning | {'reused': sweep.settings_of})}"]
+    return _with(plan, further)
 
 
 def supposed(plan: Plan) -> Plan:
     """Return the plan with every search's first candidate, for lists and estimates before there are results."""
     first = {sweep.title: expand(sweep.search)[0] for sweep in plan.suite.sweeps if sweep.search}
-    return _with(plan, {sweep.title: first[sweep.settings_of or sweep.title] for sweep in plan.suite.sweeps
-                        if sweep.settings_of or sweep.search})  # fmt: skip
+    return _with(plan, {sweep.title: first.get(sweep.settings_of or sweep.title, []) for sweep in plan.suite.sweeps})
 
 
-def _with(plan: Plan, further: dict[str, list[str]]) -> Plan:
+def _with(plan: Plan, further: Mapping[str, list[str]]) -> Plan:
     sweeps = [
         sweep.model_copy(update={"overrides": [*sweep.overrides, *further.get(sweep.title, [])]})
         for sweep in plan.suite.sweeps
@@ -80,18 +78,15 @@ def _with(plan: Plan, further: dict[str, list[str]]) -> Plan:
     return replace(plan, suite=plan.suite.model_copy(update={"sweeps": sweeps}))
 
 
-def _chosen(record: tuple[list[str], dict[str, Any]], reused: str | None) -> list[str]:
-    settings, tuning = record
-    return [*settings, f"tuning={grammar(tuning | {'reused': reused})}"]
-
-
-def _choice(search: Plan, sweep: Sweep, jobs: list[Job]) -> tuple[list[str], dict[str, Any]]:
+def _choice(search: Plan, index: int, sweep: Sweep) -> tuple[list[str], dict[str, Any]]:
     """Return the settings of the best candidate, the first of equals, and the record of all."""
-    candidates: list[tuple[list[str], float | None]] = []
-    for settings, job in zip(expand(sweep.search), jobs, strict=True):
+    jobs = [job for job in search.jobs if job.sweep == index]
+    accuracies: list[float | None] = []
+    for job in jobs:
         cards = [read_card(path) for path in search.cards(job)]
         values = [value for card in cards for value in card.evaluations[0].accuracy.values if value is not None]
-        candidates.append((settings, fmean(values) if values else None))
+        accuracies.append(fmean(values) if values else None)
+    candidates = list(zip(expand(sweep.search), accuracies, strict=True))
     known = [(settings, accuracy) for settings, accuracy in candidates if accuracy is not None]
     if not known:
         raise ConfigurationError(f"{sweep.title}: every candidate of its search failed; see {search.folder}")

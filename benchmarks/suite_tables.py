@@ -1,21 +1,15 @@
-"""The tables of a suite, from the cards of its runs."""
+"""The tables of a suite, from the cards of its runs: the one place here that calls ``compare``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from suite_file import MAIN, Suite, Table
+from suite_file import Table
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.tables.compare import Comparison, compare, find_cards
 from hoptm_plugin.tables.formats import render
-
-
-def named_tables(suite: Suite) -> list[str]:
-    """Return the names of a suite's tables in order, those without a sweep left out."""
-    used = {name for sweep in suite.sweeps for name in sweep.tables}
-    return [name for name in (MAIN, *suite.tables) if name in used]
 
 
 def compared(table: Table, cards: Iterable[Path]) -> list[Comparison]:

@@ -1,8 +1,9 @@
 """Dataset distillation, benchmarked: HoP-TM trajectory matching and the methods beside it.
 
 In three lines: ``from hoptm_plugin import compose, run``, then
-``card = run(compose("method=hoptm", ipc=1), "runs/first")``. The names below are the public API, all that notebooks, baselines and third parties need. They are imported when first
-used, so that ``hoptm-bench --help`` does not wait for torch.
+``card = run(compose("method=hoptm", ipc=1), "runs/first")``. The names below are the public API, all that notebooks,
+baselines and third parties need. They are imported when first used, so that ``hoptm-bench --help`` does not wait for
+torch.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 Settings = dict[str, Any]
-CUDA_ONLY = ("compiled tf32", "compiled parallel 8")
 COMMON: Settings = {
     "classes": 9, "images": 90, "side": 32, "depth": 3, "width": 128, "batch": 10, "steps": 80,
     "epochs": 1, "networks": 1, "classical": False, "keep_freed_memory": True, "compiled": False,
@@ -20,19 +19,11 @@ BOTH_CLASSICAL: dict[str, Settings] = {**CLASSICAL, "classical, freed memory kep
 COMPILED: dict[str, Settings] = {"compiled": {"compiled": True}}
 BOTH_COMPILED: dict[str, Settings] = {**COMPILED, "compiled bf16": {"compiled": True, "precision": "bf16"}}
 ADJOINT: dict[str, Settings] = {"adjoint": {"unroll": "adjoint"}}
-DISTILLING: dict[str, Settings] = {
-    **BOTH_CLASSICAL,
-    **ADJOINT,
-    "kept": {},
-    **BOTH_COMPILED,
-    "compiled tf32": {"compiled": True, "precision": "tf32"},
-}
-TRAINING: dict[str, Settings] = {
-    **BOTH_CLASSICAL,
-    "eager": {},
-    **BOTH_COMPILED,
-    "compiled parallel 8": {"compiled": True, "networks": 8},
-}
+TF32: dict[str, Settings] = {"compiled tf32": {"compiled": True, "precision": "tf32"}}
+DISTILLING: dict[str, Settings] = {**BOTH_CLASSICAL, **ADJOINT, "kept": {}, **BOTH_COMPILED, **TF32}
+SIDE_BY_SIDE: dict[str, Settings] = {"compiled parallel 8": {"compiled": True, "networks": 8}}
+TRAINING: dict[str, Settings] = {**BOTH_CLASSICAL, "eager": {}, **BOTH_COMPILED, **SIDE_BY_SIDE}
+CUDA_ONLY = (*TF32, *SIDE_BY_SIDE)
 
 EXPERTS: Settings = {"images": 1024, "batch": 256, "optimiser": {}}
 EVALUATION: Settings = {"batch": 128, "epochs": 10, "optimiser": {"momentum": 0.9, "weight_decay": 5e-4}}
@@ -77,14 +68,7 @@ SUITES: dict[str, list[Case]] = {
     "evaluation": [Case("PathMNIST IPC 10", "evaluation", EVALUATION, TRAINING)],
     "segments": [Case("3 of 21 epochs", "segments", {"stored_epochs": 20}, {**CLASSICAL, "expert store": {}})],
     "start-up": [Case("process", "start_up", {}, {**CLASSICAL, "help": {}, "list": {}, "list methods": {}})],
-    "precision": [
-        Case(
-            "PathMNIST IPC 10",
-            "precision",
-            {},
-            {"eager": {}, **BOTH_COMPILED, "compiled tf32": DISTILLING["compiled tf32"]},
-        )
-    ],
+    "precision": [Case("PathMNIST IPC 10", "precision", {}, {"eager": {}, **BOTH_COMPILED, **TF32})],
     "scaling": _scaling(),
     "large": [
         Case("PathMNIST IPC 1000", "iteration", {**ONCE, "images": 9000, "batch": 100, "steps": 100}, ADJOINT),

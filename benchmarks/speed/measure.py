@@ -21,28 +21,111 @@ from typing import Any
 import classical
 import torch
 import torch._dynamo  # which the first torch.optim.SGD of a process imports: part of no figure
-from setting import EXPERT_EPOCHS, RATE, SEEDS, Job, distillation, network, noise
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.cards.software import software_versions
+from hoptm_plugin.core.compute import Compute
+from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
+from hoptm_plugin.core.interfaces import Task
+from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.experts.training import train_experts
-from hoptm_plugin.networks import FlatNetwork
+from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
+from hoptm_plugin.networks import ConvNet, FlatNetwork, create
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.compute import can_compile, keep_freed_memory
-from hoptm_plugin.trajectory import StudentStep, unroll
+from hoptm_plugin.schedulers import SelfPaced
+from hoptm_plugin.trajectory import (
+    HardLabels,
+    RealImages,
+    StudentStep,
+    TrajectoryMatching,
+    UniformSegments,
+    WeightedMatcher,
+    unroll,
+)  # fmt: skip
 
+Job = dict[str, Any]
 Figures = dict[str, float]
-MIB = 2**20
+MIB, SEEDS = 2**20, Seeds(0)
+EXPERT_EPOCHS, START_EPOCHS, RATE = 2, 4, 0.01
 STARTS = {
     "classical": ["-c", "import torch, torchvision"],
     "help": ["-m", "hoptm_plugin.cli", "--help"],
     "list": ["-m", "hoptm_plugin.cli", "list"],
     "list methods": ["-m", "hoptm_plugin.cli", "list", "methods"],
 }
+
+
+def network(job: Job, *stream: str | int, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """Return a network of the job's shape, initialised from the stream of that name."""
+    builder = ConvNet(depth=job["depth"], width=job["width"])
+    shape = (3, job["side"], job["side"])
+    return create(builder, shape, job["classes"], SEEDS.generator(*stream), job["device"]).to(dtype)
+
+
+def noise(job: Job, dtype: torch.dtype = torch.float32) -> ImageData:
+    """Return as many random images as the job says."""
+    normalisation = Normalisation((0.0,) * 3, (1.0,) * 3, "none")
+    shape = (job["images"], 3, job["side"], job["side"])
+    images = torch.randn(shape, generator=SEEDS.generator("images")).to(job["device"], dtype)
+    labels = torch.arange(job["images"], device=job["device"]) % job["classes"]
+    split = Split(images, labels, normalisation)
+    names = tuple(f"class {label}" for label in range(job["classes"]))
+    return ImageData("noise", names, split, split, split, normalisation, "none")
+
+
+class WalkingExperts:
+    """One expert in memory: a short random walk of parameters."""
+
+    def __init__(self, job: Job, dtype: torch.dtype) -> None:
+        start = FlatNetwork(network(job, "expert", dtype=dtype)).flatten()
+        shape = (START_EPOCHS + EXPERT_EPOCHS - 1, len(start))
+        steps = torch.randn(shape, generator=SEEDS.generator("walk")).to(start)
+        self.points = torch.cat([start[None], start + 1e-3 * steps.cumsum(0)])
+
+    def __len__(self) -> int:
+        """Return 1."""
+        return 1
+
+    def segment(self, expert: int, first: int, last: int) -> torch.Tensor:
+        """Return parameters after epochs ``first`` to ``last``, both included."""
+        return self.points[first : last + 1]
+
+
+def distillation(job: Job, dtype: torch.dtype = torch.float32) -> tuple[TrajectoryMatching, SyntheticSet]:
+    """Return HoP-TM, set up, and the synthetic set that it learns."""
+    kind = classical.ClassicalMatching if job["classical"] else TrajectoryMatching
+    method = kind(
+        matchers={"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)},
+        schedulers={"pace": SelfPaced(kappa=1e-5)},
+        sampler=UniformSegments(max_start_epoch=START_EPOCHS),
+        labels=HardLabels(),
+        initial_images=RealImages(),
+        student_steps=job["steps"],
+        expert_epochs=EXPERT_EPOCHS,
+        student_batch=job["batch"],
+        step_size=RATE,
+    )
+    data, experts = noise(job, dtype), WalkingExperts(job, dtype)
+    compute = Compute(job["unroll"], job["compiled"], job["precision"], job["memory_budget"])
+    task = Task(
+        data=data,
+        ipc=job["images"] // job["classes"],
+        network=lambda generator: network(job, "container", dtype=dtype),
+        augmentation=DSA(),
+        experts=lambda epochs: experts,
+        seeds=SEEDS,
+        compute=compute,
+    )
+    synthetic = method.setup(task)
+    synthetic.images.requires_grad_()
+    synthetic.step_size.requires_grad_()
+    return method, synthetic
 
 
 def clock(device: torch.device) -> float:
@@ -145,8 +228,8 @@ def experts(job: Job) -> Figures:
     split, seeds = noise(job).train, [SEEDS.child("expert", at) for at in range(job["networks"])]
     networks = [network(job, "initial", at) for at in range(job["networks"])]
     if job["classical"]:
-        sharpness = classical.Sharpness() if job["algorithm"] == "gsam" else None
-        return training(job, lambda epochs: train_classically(job, split, epochs, networks, seeds, sharpness))
+        gsam = job["algorithm"] == "gsam"
+        return training(job, lambda epochs: train_classically(job, split, epochs, networks, seeds, gsam))
     loss = TrainingLoss(networks[0], job["compiled"], job["precision"])
     starts = torch.stack([loss.network.flatten(each) for each in networks])
     settings = ExpertTraining(algorithm=job["algorithm"], learning_rate=RATE, batch=job["batch"])
@@ -169,13 +252,13 @@ def evaluation(job: Job) -> Figures:
     return training(job, run)
 
 
-def train_classically(job, split, epochs, networks, seeds, sharpness=None) -> None:
+def train_classically(job, split, epochs, networks, seeds, gsam=False) -> None:
     """Train one network after another."""
     for each, part in zip(networks, seeds, strict=True):
         optimiser = torch.optim.SGD(each.parameters(), RATE, **job["optimiser"])
         classical.train(
             each, split.images, split.labels, epochs, job["batch"], optimiser, DSA(),
-            part.generator("order"), part.generator("augmentation"), sharpness,
+            part.generator("order"), part.generator("augmentation"), gsam,
         )  # fmt: skip
 
 
@@ -189,7 +272,7 @@ def segments(job: Job) -> Figures:
         if job["classical"]:
             path = Path(folder, "replay_buffer.pt")
             parts = [[part.clone() for part in flat.unflatten(row).values()] for row in trajectory]
-            classical.save(parts, path)
+            torch.save(parts, path)
             read = lambda start, end: classical.read_segment(path, start, end).to(device)  # noqa: E731
         else:
             recipe = ExpertRecipe(data="noise", network={}, augmentation={}, training=ExpertTraining(), seed=0)

@@ -14,20 +14,123 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 # torch is imported in no line below: a child's peak memory begins where that of its parent is
-from cases import COMMON, CUDA_ONLY, DEFAULT, SUITES, Settings
-from report import Outcome, markdown, print_tables, records
+from cases import BASELINE, COMMON, CUDA_ONLY, DEFAULT, SUITES, Settings
 
 MEASURE = Path(__file__).with_name("measure.py")
+FIRST = [("first_seconds", "first s"), ("again_seconds", "first s, code cached")]
+MEMORY = [("peak_mib", "peak MiB"), ("extra_mib", "+ MiB"), ("device_mib", "device MiB")]
+FIGURES = {
+    "iteration": [("seconds", "s/iteration"), ("step_ms", "ms/step"), *FIRST, *MEMORY],
+    "experts": [("images_per_s", "images/s"), ("epochs_per_s_each", "epochs/s per network"), *FIRST, *MEMORY],
+    "evaluation": [("epochs_per_s", "epochs/s"), ("epochs_per_s_each", "epochs/s per network"), *FIRST, *MEMORY],
+    "segments": [("reads_per_s", "reads/s"), *MEMORY[:1]],
+    "start_up": [("seconds", "s")],
+    "precision": [("gradient", "gradient"), ("hessian", "Hv"), ("images", "d<g,v>/dX"), ("whole", "dL/dX of a path")],
+}
+NOTE = """\
+N.NNx: ratio to the variant "classical", the median of the rounds' ratios; below 1 is better for s, ms and MiB, above 1
+for what is per second. ±: half the range over the rounds. first: one iteration or epoch with nothing compiled before;
+code cached: in a later process. peak: highest resident memory; +: the part above the peak before the first iteration.
+Networks trained side by side count together, unless it says per network. Start-up is against a Python process that
+imports torch and torchvision. Precision: 1 - cosine to float64, at worst of any step; dL/dX of a whole path."""
 
 
 class JobFailedError(Exception):
     """A child did not finish; in words."""
+
+
+@dataclass
+class Outcome:
+    """All rounds of one variant of one case; ``baseline`` is its classical variant, ``failed`` why it was left out."""
+
+    suite: str
+    case: str
+    measure: str
+    variant: str
+    setting: Settings
+    baseline: Outcome | None = None
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    failed: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Suite, case and variant."""
+        return f"{self.suite}: {self.case}: {self.variant}"
+
+    def series(self, key: str) -> list[float]:
+        """Return a figure of every round; first iterations of later rounds, which find code compiled, are one apart."""
+        if key == "again_seconds":
+            return [figures["first_seconds"] for figures in self.rounds[1:] if "first_seconds" in figures]
+        rounds = self.rounds[:1] if key == "first_seconds" else self.rounds
+        return [figures[key] for figures in rounds if key in figures]
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Return median, spread and ratio to the baseline of every figure that there is."""
+        summary: dict[str, dict[str, float]] = {}
+        for key, _ in FIGURES[self.measure]:
+            values = self.series(key)
+            if not values:
+                continue
+            summary[key] = {"median": median(values)}
+            if len(values) > 1 and summary[key]["median"]:
+                summary[key]["spread"] = (max(values) - min(values)) / 2 / summary[key]["median"]
+            # of the same round, measured one after another; a variant that failed has fewer
+            pairs = zip(values, self.baseline.series(key) if self.baseline else [], strict=False)
+            ratios = [value / base for value, base in pairs if base]
+            if ratios:
+                summary[key]["ratio"] = median(ratios)
+        return summary
+
+    def record(self) -> dict[str, Any]:
+        """Return everything measured; of a failure only that it was one, since messages name paths."""
+        kept = {name: getattr(self, name) for name in ("suite", "case", "variant", "setting", "rounds")}
+        return kept | {"failed": self.failed is not None, "summary": self.summary()}
+
+
+def cell(figure: Mapping[str, float] | None) -> str:
+    """Return a figure with its spread and ratio."""
+    if figure is None:
+        return "-"
+    text = f"{figure['median']:.4g}"
+    if "spread" in figure:
+        text += f" ±{100 * figure['spread']:.0f}%"
+    if "ratio" in figure:
+        text += f" {figure['ratio']:{'.2f' if figure['ratio'] >= 0.1 else '.2g'}}x"
+    return text
+
+
+def table(measure: str, outcomes: Sequence[Outcome]) -> str:
+    """Return a Markdown table of outcomes, padded so that it can be read as it is."""
+    summaries = [each.summary() for each in outcomes]
+    shown = [(key, text) for key, text in FIGURES[measure] if any(key in summary for summary in summaries)]
+    rows = [["case", "variant", *(text for _, text in shown)], ["---", "---", *["---:"] * len(shown)]]
+    for each, summary in zip(outcomes, summaries, strict=True):
+        variant = each.variant + (" (failed)" if each.failed else "")
+        rows.append([each.case, variant, *(cell(summary.get(key)) for key, _ in shown)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pads = [str.ljust, str.ljust, *[str.rjust] * len(shown)]
+    lines = [[pad(text, width) for pad, text, width in zip(pads, row, widths, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown(outcomes: Sequence[Outcome], machine: Mapping[str, Any], date: str) -> str:
+    """Return a table per suite, or per measurement where a suite has several, and what was measured on."""
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"
+    where += f", {machine['gpu']}" if machine["gpu"] else ""
+    software = f"torch {machine['software']['torch']}, commit {machine['software']['commit']}"
+    parts = [f"# Speed and memory\n\n{date}. {where}; measured on {machine['device']}; {software}.\n\n{NOTE}"]
+    for (suite, measure), group in groupby(outcomes, lambda each: (each.suite, each.measure)):
+        parts.append(f"## {suite}\n\n{table(measure, list(group))}")
+    return "\n\n".join(parts) + "\n"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,7 +181,10 @@ def outcomes_to_fill(options: argparse.Namespace, device: str) -> Iterator[list[
             if (suite, title) in seen:  # --steps made two cases one
                 continue
             seen.add((suite, title))
-            yield [Outcome(suite, title, case.measure, name, setting | case.variants[name]) for name in names]
+            found = {name: Outcome(suite, title, case.measure, name, setting | case.variants[name]) for name in names}
+            for outcome in found.values():
+                outcome.baseline = found.get(BASELINE)
+            yield list(found.values())
 
 
 def measure(job: Settings, cache: Path | None = None) -> dict[str, Any]:
@@ -104,21 +210,20 @@ def measure(job: Settings, cache: Path | None = None) -> dict[str, Any]:
     raise JobFailedError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
 
 
-def run_case(outcomes: Sequence[Outcome], rounds: int, caches: Path) -> Iterator[str]:
-    """Fill the outcomes of one case, round by round; yield a line per failure, after which a variant is left out."""
+def run_case(outcomes: Sequence[Outcome], rounds: int, caches: Path) -> None:
+    """Fill the outcomes of one case, round by round; a variant that fails is named, and left out from then on."""
     for number in range(rounds):
         for at, outcome in enumerate(outcomes):
             if outcome.failed:
                 continue
-            name = f"{outcome.suite}: {outcome.case}: {outcome.variant}"
-            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+            print(f"round {number + 1} of {rounds}: {outcome.name}", file=sys.stderr, flush=True)
             job = outcome.setting | {"measure": outcome.measure, "variant": outcome.variant}
             try:
                 # a cache of its own, so that the first round compiles all and later ones nothing
                 outcome.rounds.append(measure(job, caches / str(at)))
             except JobFailedError as error:
-                outcome.failed = True
-                yield f"{name}: {error}"
+                outcome.failed = str(error)
+                print(f"error: failed: {outcome.name}: {error}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,23 +239,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     given = {key: getattr(options, key) for key in ("rounds", "iterations", "width", "steps", "images")}
     filled: list[Outcome] = []
-    failures: list[str] = []
     for outcomes in outcomes_to_fill(options, machine["device"]):
         filled += outcomes
         with tempfile.TemporaryDirectory() as caches:
-            for failure in run_case(outcomes, options.rounds, Path(caches)):
-                failures.append(failure)
-                print(f"error: failed: {failure}", file=sys.stderr, flush=True)
-        content = {"date": date, "machine": machine, "options": given, "results": records(filled)}
+            run_case(outcomes, options.rounds, Path(caches))
+        content = {"date": date, "machine": machine, "options": given, "results": [each.record() for each in filled]}
         output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")  # after every case, were it stopped
     if not filled:
         print(f"error: no suite chosen has such variants on {machine['device']}", file=sys.stderr)
         return 1
-    print_tables(filled, machine)
+    text = markdown(filled, machine, date)
+    print(text)
     if options.markdown:
-        options.markdown.write_text(markdown(filled, machine, date), encoding="utf-8")
-    for failure in failures:
-        print(f"error: failed: {failure}", file=sys.stderr)
+        options.markdown.write_text(text, encoding="utf-8")
+    failures = [each for each in filled if each.failed]
+    for each in failures:
+        print(f"error: failed: {each.name}: {each.failed}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -131,7 +131,7 @@ def test_a_search_chooses_and_sets_are_judged_again(tmp_path, experts_root, monk
     import suite
 
     (tmp_path / "searched.yaml").write_text(SEARCHED)
-    monkeypatch.setattr(suite, "SUITES", tmp_path)
+    monkeypatch.setattr(suite, "SUITES", {"searched": tmp_path / "searched.yaml"})
     monkeypatch.setenv("HOPTM_EXPERTS", str(experts_root))
     monkeypatch.chdir(tmp_path)
     assert suite.main(["searched", "--out", "out", *TINY_NETWORK, *TINY_PROTOCOL]) == 0, capfd.readouterr().err

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from estimate import DataSize
-from suite_file import Suite
+from suite_file import DataSize, Suite
 from suite_plan import Plan
 
 SMALL = {

@@ -6,16 +6,17 @@ import json
 import re
 
 import pytest
-import tables
-from study_cards import STUDY, studies
-from study_figure import described, numbers
+from described import described
+from study_narrow import tables
+from study_narrow.cards import RESULTS, STUDY, studies
+from study_narrow.figure import numbers
 from suite_file import MAIN
 from suite_plan import Plan
 from suite_search import searching, settled
 
 from hoptm_plugin.cards.card import read_card
 
-AGAIN = "rebuild with: python benchmarks/tables.py"
+AGAIN = "rebuild with: python benchmarks/study_narrow/tables.py"
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,7 @@ def test_there_are_cards(found):
     assert tuple(study.name for study in found) == STUDY, "in the page's order"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDY)
 def test_every_run_of_a_suite_has_a_card_of_its_settings(name, found):
     """So a suite that was changed after its runs does not pass for what made its cards."""
@@ -58,7 +60,7 @@ def test_every_card_says_that_its_setting_was_reduced_and_how_it_was_chosen(foun
 
 
 def test_committed_cards_name_no_place_on_a_machine():
-    for path in tables.RESULTS.rglob("result.json"):
+    for path in RESULTS.rglob("result.json"):
         read_card(path)
         text = json.dumps(json.loads(path.read_text(encoding="utf-8"))["protocol"]) + path.read_text(encoding="utf-8")
         assert not re.search(r"""["'\s=:]/\w|file://""", text), path

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 import scored_cards
-import study_sections as sections
+from described import described
 from scipy.special import stdtr
-from study_cards import Study, take
-from study_claims import Claim, markdown, outcomes, read_claims
-from study_figure import described, draw, numbers
+from study_narrow import claims, tables
+from study_narrow import rows as sections
+from study_narrow.cards import Study, take
+from study_narrow.claims import Claim, outcomes, read_claims
+from study_narrow.figure import draw, numbers
 from suite_file import MAIN, SUITES, Suite, load_suite
 
 from hoptm_plugin.cards.card import write_card
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.storage.files import write_json
 from hoptm_plugin.tables.compare import compare
 
 TUNING = {"split": "validation", "networks": 3, "seed": 100, "chosen": f"{sections.RATE}100",
@@ -47,7 +48,7 @@ def test_a_claim_s_outcome_follows_from_the_corrected_p():
     assert [each.verdict for (each,) in (better, worse, alike, absent)] == [
         "**holds**", "**the reverse**", "not shown", "cannot be tested"
     ]  # fmt: skip
-    assert "| cannot be tested | 1 | - | 0 | - | - |" in markdown(absent, {"s": "blood"})
+    assert claims.rows(absent, {"s": "blood"})[0][3:] == ["cannot be tested", "1", "-", "0", "-", "-"]
     assert better[0].difference.mean == pytest.approx(0.2)
     standard_error = 0.01 / 3**0.5  # differences 0.21, 0.20, 0.19
     assert better[0].p_holm == better[0].difference.p == pytest.approx(2 * stdtr(2, -0.2 / standard_error))
@@ -58,9 +59,9 @@ def test_many_claims_make_each_harder():
     few, many = outcomes([claim()], tables), outcomes([claim(), *[claim("B", "A")] * 99], tables)
     assert many[0].p_holm == pytest.approx(100 * few[0].difference.p)
     assert (few[0].verdict, many[0].verdict) == ("**holds**", "not shown")
-    text = markdown(few, {"s": "blood"})
-    assert "| A is better | blood | convnet | **holds** | 1 | +20.00 [" in text
-    assert text.count("\n") == 3
+    (row,) = claims.rows(few, {"s": "blood"})
+    assert row[:5] == ["A is better", "blood", "convnet", "**holds**", "1"]
+    assert row[5].startswith("+20.00 [")
 
 
 def test_claims_are_corrected_within_their_family():
@@ -81,7 +82,7 @@ def test_a_single_pair_cannot_be_tested():
 
 def test_every_claim_names_rows_that_its_suite_makes():
     for each in read_claims():
-        described_suite = load_suite(SUITES / f"{each.suite}.yaml")
+        described_suite = load_suite(SUITES[each.suite])
         assert any(each.table in sweep.tables for sweep in described_suite.sweeps)
         titles = {part for sweep in described_suite.sweeps for part in (sweep.title, *sweep.overrides)}
         known = {"HoP-TM": "HoP-TM, IPC 10", "MTT": "MTT, IPC 10", "Random subset": "Random images"}
@@ -92,32 +93,32 @@ def test_every_claim_names_rows_that_its_suite_makes():
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """A study of two runs of sweep 0, one of sweep 1, and a search."""
-    monkeypatch.setattr("study_cards.RESULTS", tmp_path)
+    monkeypatch.setattr("study_narrow.cards.RESULTS", tmp_path)
     cost = scored_cards.make("mtt", 0.5).cost.model_dump() | {"experts_s": 60.0, "distill_s": 120.0, "evaluate_s": 30}
     for seed in (0, 1):
         card = scored_cards.make("mtt", 0.5, 0.7, seed=seed, tuning=TUNING, cost=cost, title="MTT")
         write_card(card, tmp_path / f"small-full/0/{seed}-mtt/result.json")
     write_card(scored_cards.make("dm", 0.6), tmp_path / "small-full/1/0-dm/result.json")
     write_card(scored_cards.make("mtt", 0.4, cost=cost), tmp_path / "small-full-search/0/0-mtt/result.json")
-    monkeypatch.setattr(sections, "CHECKS", tmp_path / "checks.json")
     return Study("small", Suite.model_validate(SUITE))
 
 
 def test_sections_say_what_the_cards_say(study):
     assert [len(study.files(name)) for name in (MAIN, "pacing")] == [2, 3]
     assert set(study.tables) == {MAIN, "pacing"}
-    assert "| blood | MTT | 1 | 10: failed; 100: 50.00; 1000: 25.00 | 100 |" in sections.chosen([study])
-    assert sections.checks([study]) == "", "nothing was measured"
-    text = sections.compute([study])
+    text = tables.page([study])
+    assert "| blood | MTT | 1 | 10: failed; 100: 50.00; 1000: 25.00 | 100 |" in text
+    assert "## What was checked" not in text, "nothing was measured"
     # the search's and the study's runs read the same experts: their minute counts once; DM distilled for a second
     assert "| blood | 1 + 3 | 1 | 2 | 0 | 4 | 1 | 9 |" in text
     assert "0.1 hours in all, of the runs whose cards are here" in text
     assert not sections.uneven(study)
-    assert "| MTT | 50.00 ± 0.00 |" in sections.balanced(study)
-    assert "python benchmarks/suite.py small runtime.threads=1 dataset.root=PATH" in sections.commands([study])
-    assert sections.pilots() == ""
+    assert "### Balanced accuracy" not in text
+    assert ["MTT", "50.00 ± 0.00"] in sections.balanced(study)
+    assert "python benchmarks/suite.py small runtime.threads=1 dataset.root=PATH" in text
+    assert "### Pilots" not in text
     write_card(scored_cards.make("mtt", 0.25, 0.75), study.folder.parent / "study_pilots/rate-10/result.json")
-    assert "| rate-10 | MTT | 50.00 ± 25.00 |" in sections.pilots()
+    assert "| rate-10 | MTT | 50.00 ± 25.00 |" in tables.page([study])
 
 
 def test_the_picture_describes_its_numbers(study):
@@ -129,7 +130,7 @@ def test_the_picture_describes_its_numbers(study):
     assert draw(panels) == svg
 
 
-def test_checks_are_shown_of_the_studies_that_are_there(study):
+def test_checks_are_shown_of_the_studies_that_are_there():
     mine = {"suite": "small", "ipc": 1}
     curves = [mine | {"title": "HoP-TM", "runs": 2, "loss": [0.9, 0.456789], "step_size": [0.01, 0.02],
                       "mask": [0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0]},
@@ -137,20 +138,21 @@ def test_checks_are_shown_of_the_studies_that_are_there(study):
               mine | {"suite": "other", "title": "MTT", "runs": 1, "loss": [1.0, 1.0]}]  # fmt: skip
     shape = {"start": {"ratio": 0.0116, "cosine": 0.022, "way": [0.001, 0.01, 0.1, 0.3, 0.6]},
              "end": {"ratio": 0.0142, "cosine": -0.1, "way": [0.002, 0.02, 0.2, 0.4, 0.7]}}  # fmt: skip
-    write_json(sections.CHECKS, {"curves": curves, "experts": [{"suite": "small", "experts": "gsam",
-               "accuracy": [0.25, 0.5]}], "shape": [mine | shape | {"width": 32, "student_steps": 20}]})  # fmt: skip
-    text = sections.checks([study])
-    assert "| blood | HoP-TM | 1 | 10 | 15 | 20 | 30 | 50 | 80 | 100 |" in text
-    assert "| blood | HoP-TM | 1 | 0.9 to 0.457 | 0.01 to 0.02 |" in text
-    assert "| blood | DM | 1 | 20 to 4 |  |" in text
-    assert "| blood | GSAM | 25, 50 |" in text
-    assert "| blood | 1 | 32 | 20 | start | 0.012 | 0.022 |" in text
-    assert "| blood | 1 | 32 | 20 | end | 0.2 | 2 | 20 | 40 | 70 |" in text
-    assert "MTT" not in text
+    known = {"curves": curves, "experts": [{"suite": "small", "experts": "gsam", "accuracy": [0.25, 0.5]}],
+             "shape": [mine | shape | {"width": 32, "student_steps": 20}]}  # fmt: skip
+    assert sections.checks(known, {"small": "blood"}) == {
+        "masks": [["blood", "HoP-TM", "1", "10", "15", "20", "30", "50", "80", "100"]],
+        "losses": [["blood", "HoP-TM", "1", "0.9 to 0.457", "0.01 to 0.02"], ["blood", "DM", "1", "20 to 4", ""]],
+        "experts": [["blood", "GSAM", "25, 50"]],
+        "shares": [["blood", "1", "32", "20", "start", "0.012", "0.022"],
+                   ["blood", "1", "32", "20", "end", "0.014", "-0.1"]],
+        "ways": [["blood", "1", "32", "20", "start", "0.1", "1", "10", "30", "60"],
+                 ["blood", "1", "32", "20", "end", "0.2", "2", "20", "40", "70"]],
+    }  # fmt: skip
 
 
 def test_cards_are_taken_from_the_runs_and_nothing_else(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("study_cards.STUDY", ("small",))
+    monkeypatch.setattr("study_narrow.cards.STUDY", ("small",))
     place = tmp_path / "runs"
     for folder in ("small-full/0/0-new", "small-full-search/0/0-new"):
         write_card(scored_cards.make("mtt", 0.25), place / folder / "result.json")
@@ -165,18 +167,16 @@ def test_cards_are_taken_from_the_runs_and_nothing_else(study, tmp_path, monkeyp
 
 
 def test_no_cards_are_one_error(tmp_path, monkeypatch, capsys):
-    import tables
-
-    monkeypatch.setattr("study_cards.RESULTS", tmp_path)
+    monkeypatch.setattr("study_narrow.cards.RESULTS", tmp_path)
     assert tables.main([]) == 2
     assert "holds no cards of the study; take some with --take FOLDER" in capsys.readouterr().err
 
 
 def test_what_recipes_report_stands_beside_their_data_set(study):
-    assert sections.published(study) == "", "no recipe is of these data"
+    assert sections.published(study) == ([], []), "no recipe is of these data"
     card = study.cards[0].model_copy(update={"method": "hoptm", "title": "HoP-TM"})
     named = card.model_copy(update={"dataset": card.dataset.model_copy(update={"name": "covid19cxr"})})
     object.__setattr__(study, "cards", [named])
-    text = sections.published(study)
-    assert "| HoP-TM | 69.71 ± 0.87 |" in text
-    assert "Dong et al. 2025 (HoP-TM), Table 2" in text
+    reported, sources = sections.published(study)
+    assert ["HoP-TM", "69.71 ± 0.87"] in reported
+    assert "Dong et al. 2025 (HoP-TM), Table 2" in sources

@@ -158,7 +158,7 @@ def test_sets_are_judged_again_without_distilling():
     assert command[:2] == ["eval", "-m"]
     assert "synthetic=out/0/1-mtt-digits-ipc1-seed1" in command
     cost = estimate.estimate(plan.jobs, SIZE, [], timer=lambda *what: 1.0)
-    assert (cost.jobs[-1].distillation, cost.jobs[-1].store) == (0, None)
+    assert tuple(cost.runs.iloc[-1][["distillation passes", "store"]]) == (0, "-")
 
 
 @pytest.mark.parametrize(

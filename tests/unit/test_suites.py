@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import estimate
 import pytest
 import suite
 import yaml
-from estimate import expert_stores
+from estimate import expert_passes
 from small_suite import SIZE, SMALL, small
-from suite_file import SUITES, Suite, load_suite
-from suite_plan import Plan, expand, grammar
+from suite_file import SUITES, DataSize, Suite, load_suite
+from suite_plan import Plan, expand, expert_stores
 from suite_search import supposed
 
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.runs.composition import as_override
 
-NAMES = sorted(path.stem for path in SUITES.glob("*.yaml"))
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
 # small already, and nothing was published for them
 OWN = {"digits": (16,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "study_cifar10": (49,)}
-STUDY = [name for name in OWN if name.startswith("study_")]
-TABLES = sorted(RUNS)
+FAST = ("digits", "table4_ablation", "study_cifar10")  # one of each kind; composing the others' runs takes minutes
+
+
+def marked(names, *more):
+    """Return parameters, those slow whose suites have many runs."""
+    return [pytest.param(name, *more, marks=() if name in FAST else pytest.mark.slow) for name in names]
+
+
+TABLES, STUDY, NAMES = marked(RUNS), marked(name for name in OWN if name != "digits"), marked(RUNS | OWN)
 
 
 def plan(name, variant, *extra):
-    return Plan(load_suite(SUITES / f"{name}.yaml").varied(variant), extra, Path("out"))
+    return Plan(load_suite(SUITES[name]).varied(variant), extra, Path("out"))
 
 
 @pytest.fixture(scope="module")
 def plans():
-    """All variants of all suites; their runs are composed once."""
-    found = {(name, variant): plan(name, variant) for name in TABLES for variant in ("full", "cpu")}
-    return found | {(name, "full"): supposed(plan(name, "full")) for name in OWN}
+    """Any variant of any suite, whose runs are composed once."""
+    return cache(lambda name, variant="full": plan(name, variant) if name in RUNS else supposed(plan(name, variant)))
 
 
 def estimated(*extra, **changed):
@@ -43,52 +50,51 @@ def estimated(*extra, **changed):
 
 
 def test_every_suite_is_known():
-    assert {*RUNS, *OWN} == set(NAMES)
+    assert {*RUNS, *OWN} == {*SUITES}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_run_composes_and_validates(name, plans):
-    variants = [variant for suite_name, variant in plans if suite_name == name]
-    assert tuple(len(plans[name, variant].jobs) for variant in variants) == (RUNS | OWN)[name]
-    for variant in variants:
-        jobs = plans[name, variant].jobs
-        assert len({job.folder for job in jobs}) == len(jobs)
+    for variant, count in zip(("full", "cpu"), (RUNS | OWN)[name], strict=False):
+        jobs = plans(name, variant).jobs
+        assert len({job.folder for job in jobs}) == len(jobs) == count
         rows = Counter((s.method_title, s.ipc, s.seed, bool(job.evaluates)) for job in jobs for s in [job.settings])
         assert max(rows.values()) == 1, "two runs would be one row's cell"
 
 
-@pytest.mark.parametrize(("name", "variant"), [(name, "full") for name in NAMES] + [(name, "cpu") for name in TABLES])
+@pytest.mark.parametrize(("name", "variant"), marked(RUNS | OWN, "full") + marked(RUNS, "cpu"))
 def test_a_suite_s_runs_are_judged_alike(name, variant, plans):
-    suite = plans[name, variant].suite
+    suite, jobs = plans(name, variant).suite, plans(name, variant).jobs
     for table in ("main", *suite.tables):
-        jobs = [job for job in plans[name, variant].jobs
-                if table in suite.sweeps[job.sweep].tables and not job.parts.method.whole_split]  # fmt: skip
+        of_table = [job for job in jobs
+                    if table in suite.sweeps[job.sweep].tables and not job.parts.method.whole_split]  # fmt: skip
         for what in ("dataset", "augment", "network", "networks", "protocol"):
-            assert len({str(getattr(job.settings, what)) for job in jobs}) == 1, (table, what)
-        assert {job.settings.distillation.selection for job in jobs} == {"last"}
-        assert {job.settings.protocol.split for job in jobs} == {"test"}
+            assert len({str(getattr(job.settings, what)) for job in of_table}) == 1, (table, what)
+        assert {job.settings.distillation.selection for job in of_table} == {"last"}
+        assert {job.settings.protocol.split for job in of_table} == {"test"}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_published_values_belong_to_full_suites_only(name, plans):
-    for job in plans[name, "full"].jobs:
+    for job in plans(name).jobs:
         ipc = None if job.parts.method.whole_split else job.settings.ipc
         published = job.settings.reported and job.settings.reported.of(ipc)
         assert bool(published) == (job.settings.method_id not in ("random", "herding")), job.name
-    assert all(job.settings.reported is None for job in plans[name, "cpu"].jobs)
+    assert all(job.settings.reported is None for job in plans(name, "cpu").jobs)
 
 
 def published(plans, name, sweep, ipc):
-    (job,) = (job for job in plans[name, "full"].jobs if job.sweep == sweep and job.settings.ipc == ipc)
+    (job,) = (job for job in plans(name).jobs if job.sweep == sweep and job.settings.ipc == ipc)
     return job.settings.reported.of(ipc)
 
 
+@pytest.mark.slow
 def test_tables_agree_where_they_repeat_each_other(plans):
     for ipc in (1, 5, 10, 100, 1000):
         ours = {row: published(plans, "table4_ablation", row, ipc) for row in range(4)}
         assert "Table 4" in ours[0]["source"]
         accuracies = {row: (values["accuracy"], values["std"]) for row, values in ours.items()}
-        table1 = [job.settings for job in plans["table1_pathmnist", "full"].jobs if job.settings.ipc == ipc]
+        table1 = [job.settings for job in plans("table1_pathmnist").jobs if job.settings.ipc == ipc]
         by_method = {one.method_id: one.reported.of(ipc) for one in table1 if one.method_id in ("mtt", "hoptm")}
         for row, method in ((0, "mtt"), (3, "hoptm")):
             assert accuracies[row] == (by_method[method]["accuracy"], by_method[method]["std"])
@@ -98,11 +104,15 @@ def test_tables_agree_where_they_repeat_each_other(plans):
 
 
 def test_ablations_switch_off_what_they_say(plans):
-    for job in plans["table4_ablation", "full"].jobs:
+    for job in plans("table4_ablation").jobs:
         method = job.parts.method
         assert ("shape" in method.matchers, "pace" in method.schedulers) == (job.sweep in (1, 3), job.sweep in (2, 3))
+
+
+@pytest.mark.slow
+def test_the_weights_of_the_shape_term_are_those_that_rows_are_called_by(plans):
     weights = {}
-    for job in plans["table5_lambda", "full"].jobs:
+    for job in plans("table5_lambda").jobs:
         assert not job.parts.method.schedulers
         weights[job.settings.method_title] = job.parts.method.matchers["shape"].weight
     assert weights == {"lambda 0": 0, "lambda 0.1": 0.1, "lambda 0.5": 0.5, "lambda 1": 1, "lambda 10": 10}
@@ -142,11 +152,11 @@ def test_commands_and_runs_agree():
     assert odd == "hydra.sweep.dir='a, b=c/0'"
 
 
-def test_texts_survive_hydra_s_grammar():
+def test_texts_survive_hydra_s_as_override():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     value = {"source": 'Dong\'s (a, b) "c" {d} [e] x=1', "ipc": {1: {"accuracy": 0.4703, "std": 0.0261}}}
-    (override,) = expand([f"reported={grammar(value)}"])[0]
+    (override,) = expand([f"reported={as_override(value)}"])[0]
     assert OverridesParser.create().parse_override(override).value() == {
         "source": value["source"], "ipc": {1: {"accuracy": 0.4703, "std": 0.0261}}}  # fmt: skip
 
@@ -165,13 +175,13 @@ def test_experts_are_counted_once_per_recipe():
     stores = expert_stores(jobs)
     assert [len(store.jobs) for store in stores] == [2, 2], "MTT's SGD and HoP-TM's GSAM"
     count, epochs = jobs[0].settings.experts.count, jobs[0].expert_epochs
-    assert [store.passes(SIZE) for store in stores] == [count * epochs * 100, 2 * count * epochs * 100]
-    assert len(expert_stores(small("experts.seed=0,1").jobs)) == 4
-    assert expert_stores(small("method=random").jobs) == []
+    assert [expert_passes(store, SIZE) for store in stores] == [count * epochs * 100, 2 * count * epochs * 100]
+    assert len(expert_stores(small("experts.seed=0,1", "ipc=1").jobs)) == 4
+    assert expert_stores(small("method=random", "ipc=1").jobs) == []
     cost = estimated()
     parameters = sum(one.numel() for one in jobs[0].parts.network.build((1, 32, 32), 10).parameters())
-    assert [store.storage_bytes for store in cost.stores] == [count * (epochs + 1) * parameters * 4] * 2
-    assert [row.store for row in cost.jobs] == [1, 1, 2, 2]
+    assert list(cost.experts["bytes"]) == [count * (epochs + 1) * parameters * 4] * 2
+    assert list(cost.runs["store"]) == [1, 1, 2, 2]
 
 
 def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
@@ -184,34 +194,41 @@ def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
 
 def test_estimates_scale():
     once, twice = estimated("distillation.iterations=10"), estimated("distillation.iterations=20")
-    for one, two in zip(once.jobs, twice.jobs, strict=True):
-        assert two.distillation == 2 * one.distillation > 0
-        assert two.distillation_seconds == two.distillation
-        assert two.evaluation == one.evaluation == 5 * 301 * 10 * one.job.settings.ipc
-    assert estimated("protocol.random_subset=true").jobs[0].evaluation == 2 * once.jobs[0].evaluation
-    two_networks = estimated("networks=[convnet,alexnet]", "distillation.iterations=10")
-    assert two_networks.jobs[0].evaluation == 2 * once.jobs[0].evaluation
+    ipc = [job.settings.ipc for job in small().jobs]
+    assert (once.runs["distillation passes"] > 0).all()
+    assert (twice.runs["distillation passes"] == 2 * once.runs["distillation passes"]).all()
+    assert list(3600 * twice.runs["distillation hours"]) == pytest.approx(list(twice.runs["distillation passes"]))
+    for each in (once, twice):
+        assert list(each.runs["evaluation passes"]) == [5 * 301 * 10 * images for images in ipc]
+    one = "method=mtt", "ipc=1"
+    assert evaluation("protocol.random_subset=true", *one)[1] == 2 * once.runs["evaluation passes"][0]
+    two_networks = estimated("networks=[convnet,alexnet]", *one)
+    assert two_networks.runs["evaluation passes"][0] == 2 * once.runs["evaluation passes"][0]
     assert two_networks.networks == 2
-    total = sum(row.distillation + row.evaluation for row in once.jobs) + sum(store.passes for store in once.stores)
-    assert once.seconds == pytest.approx(total)
+    total = once.runs.filter(like="passes").to_numpy().sum() + once.experts["passes"].sum()
+    assert 3600 * once.hours == pytest.approx(total)
+
+
+def evaluation(*settings):
+    """Return the image passes of distillation and evaluation of the first run with these settings."""
+    row = estimated(*settings).runs.iloc[0]
+    return row["distillation passes"], row["evaluation passes"]
 
 
 def test_what_methods_train_on_is_counted():
-    plain = estimated("method=mtt", "ipc=2").jobs[0].evaluation
-    assert estimated("method=ftd", "ipc=2").jobs[0].evaluation == 2 * plain, "the moving average as well"
-    warm = estimated("method=ftd", "ipc=2", "protocol.warm_start_average=true").jobs[0]
-    assert warm.evaluation == 3 * plain
-    assert estimated("method=idm", "ipc=2").jobs[0].evaluation == 4 * plain, "mosaics are taken apart"
-    full = estimated("method=full", "ipc=1", "protocol.epochs=3").jobs[0]
-    assert (full.distillation, full.evaluation) == (0, 5 * 3 * 100)
-    chosen = estimated("method=mtt", "ipc=2", "distillation.iterations=10", "distillation.evaluate_every=4",
-                       "distillation.selection=validation").jobs[0]  # fmt: skip
-    assert chosen.evaluation == plain + 3 * 301 * 20
+    _, plain = evaluation("method=mtt", "ipc=2")
+    assert evaluation("method=ftd", "ipc=2")[1] == 2 * plain, "the moving average as well"
+    assert evaluation("method=ftd", "ipc=2", "protocol.warm_start_average=true")[1] == 3 * plain
+    assert evaluation("method=idm", "ipc=2")[1] == 4 * plain, "mosaics are taken apart"
+    assert evaluation("method=full", "ipc=1", "protocol.epochs=3") == (0, 5 * 3 * 100)
+    _, chosen = evaluation("method=mtt", "ipc=2", "distillation.iterations=10", "distillation.evaluate_every=4",
+                           "distillation.selection=validation")  # fmt: skip
+    assert chosen == plain + 3 * 301 * 20
 
 
 def test_another_data_set_is_read_for_its_size():
-    cost = estimated("dataset=digits", "method=full", "ipc=1", "protocol.epochs=1", "protocol.repeats=1")
-    assert cost.jobs[0].evaluation == 1293
+    settings = ("dataset=digits", "method=full", "ipc=1", "protocol.epochs=1", "protocol.repeats=1")
+    assert evaluation(*settings) == (0, 1293)
 
 
 def test_the_timing_is_a_time():
@@ -219,12 +236,13 @@ def test_the_timing_is_a_time():
 
     from hoptm_plugin.networks import ConvNet
 
-    assert 0 < estimate.time_pass(ConvNet(depth=1, width=2), (1, 4, 4), 2, torch.device("cpu")) < 1
+    size = DataSize(train=2, classes=2, image=(1, 4, 4))
+    assert 0 < estimate.time_pass(ConvNet(depth=1, width=2), size, torch.device("cpu")) < 1
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(suite, "SUITES", tmp_path)
+    monkeypatch.setattr(suite, "SUITES", {"mine": tmp_path / "mine.yaml"})
 
     def call(text, *arguments):
         (tmp_path / "mine.yaml").write_text(text if isinstance(text, str) else yaml.safe_dump(text))
@@ -305,9 +323,9 @@ def test_what_was_published_is_not_shown_beside_another_setting(extra, kept):
 @pytest.mark.parametrize("name", STUDY)
 def test_budgets_of_the_study_are_equal(name, plans):
     """As many image passes for every distillation as its note says, and as many candidates for every method."""
-    suite = plans[name, "full"].suite
+    suite, jobs = plans(name).suite, plans(name).jobs
     budget = int(re.search(r"about ([\d,]+)\s+image passes", suite.note)[1].replace(",", ""))
-    distilled = [job for job in plans[name, "full"].jobs
+    distilled = [job for job in jobs
                  if job.settings.method_id not in ("random", "full") and not job.evaluates]  # fmt: skip
     passes = {
         job.name: job.settings.distillation.iterations
@@ -317,7 +335,7 @@ def test_budgets_of_the_study_are_equal(name, plans):
     assert len({job.settings.method_id for job in distilled}) == 7
     assert all(0.99 * budget < count < 1.015 * budget for count in passes.values()), passes
     assert {len(expand(sweep.search)) for sweep in suite.sweeps if sweep.search} == {4}
-    searched = Counter(job.settings.method_id for job in plans[name, "full"].jobs
+    searched = Counter(job.settings.method_id for job in jobs
                        if suite.sweeps[job.sweep].search and job.settings.seed == 0)  # fmt: skip
     ablation = {"hoptm": 8} if "ablation" in suite.tables else {}
     assert searched == {job.settings.method_id: 2 for job in distilled} | ablation, "every method at every IPC"
@@ -325,9 +343,10 @@ def test_budgets_of_the_study_are_equal(name, plans):
     assert min(seeds.values()) >= 3
 
 
+@pytest.mark.slow
 def test_the_study_s_ablation_differs_in_nothing_else(plans):
     """Its four rows are one setting but for what they switch off; each has a search of its own."""
-    plan = plans["study_bloodcells", "full"]
+    plan = plans("study_bloodcells")
     for ipc in (1, 10):
         rows = {}
         for job in plan.jobs:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from suite_file import FULL, SUITES, Suite, load_suite
-from suite_tables import compared, named_tables
+from suite_tables import compared
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, read_card
 from hoptm_plugin.core.errors import FileFormatError
@@ -49,7 +49,7 @@ class Study:
     @cached_property
     def tables(self) -> dict[str, list[Comparison]]:
         """The comparisons of every table that has cards."""
-        return {name: compared(self.suite.table(name), files) for name in named_tables(self.suite)
+        return {name: compared(table, files) for name, table in self.suite.named_tables().items()
                 if (files := self.files(name))}  # fmt: skip
 
     @property
@@ -60,7 +60,7 @@ class Study:
 
 def studies() -> list[Study]:
     """Return those of which there are cards."""
-    found = [Study(name, load_suite(SUITES / f"{name}.yaml")) for name in STUDY]
+    found = [Study(name, load_suite(SUITES[name])) for name in STUDY]
     return [study for study in found if study.cards]
 
 

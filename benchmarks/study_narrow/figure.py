@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,10 +60,3 @@ def draw(panels: Sequence[tuple[str, Sequence[Comparison]]]) -> str:
         description = json.dumps(shown, separators=(",", ":"))
         figure.savefig(stream, format="svg", metadata={"Date": None, "Description": description})
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-
-def described(svg: str) -> list[dict[str, Any]]:
-    """Return the numbers that a picture of :func:`draw` shows."""
-    found = re.search(r"<dc:description>(.*?)</dc:description>", svg, re.DOTALL)
-    assert found is not None
-    return json.loads(html.unescape(found[1]))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
-from page import table
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from suite_file import MAIN
 
@@ -95,16 +94,13 @@ def _difference(comparison: Comparison, claim: Claim, column: Column) -> Differe
     return paired(*known) if known == means else None
 
 
-def markdown(results: Sequence[Outcome], datasets: Mapping[str, str]) -> str:
+def rows(results: Sequence[Outcome], datasets: Mapping[str, str]) -> list[list[str]]:
     """Return the table of outcomes; ``datasets`` names each suite's data."""
-    headings = ["claim", "data", "network", "outcome", "IPC", "difference [95 % interval], points", "pairs", "p",
-                "p, Holm"]  # fmt: skip
-    rows = []
+    found = []
     for each in results:
-        d = each.difference
-        numbers = ["-", "0", "-", "-"]
+        numbers, d = ["-", "0", "-", "-"], each.difference
         if d is not None:
             numbers = [difference_text(d), str(d.pairs), p_value(d.p), p_value(each.p_holm)]
         where = [each.claim.says, datasets[each.claim.suite], each.network]
-        rows.append([*where, each.verdict, str(each.ipc), *numbers])
-    return table(headings, rows, words=4) + "\n"
+        found.append([*where, each.verdict, str(each.ipc), *numbers])
+    return found
