@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hoptm_plugin.cards.by_class import print_by_class
+from hoptm_plugin.cards.by_class import rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cards.words import SELECTIONS, percent, published
 from hoptm_plugin.runtime.bars import is_terminal
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
+MOST_CLASSES = 10
 
 
 def output_console(stream: TextIO | None = None) -> Console:
@@ -91,3 +92,32 @@ def _cost(cost: Cost) -> str:
     if cost.peak_memory_bytes is not None:
         parts.append(f"peak memory {cost.peak_memory_bytes / 2**30:.2f} GiB")
     return ", ".join([*parts, cost.device])
+
+
+def print_by_class(card: Card, console: Console) -> None:
+    """Print recall per class and calibration error of every network, the random subset's beside them, in percent."""
+    for evaluation in card.evaluations:
+        beside = [each for each in card.random_subset or () if each.network == evaluation.network]
+        sets = {card.title: evaluation, **({"random subset": beside[0]} if beside else {})}
+        present = rare_first(evaluation.support)
+        shown = present[:MOST_CLASSES]
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("class")
+        for name in (f"{card.split} images", *sets):
+            table.add_column(Text(name), justify="right")
+        for label in shown:
+            recalls = [_by_class(*recall(each, label)) for each in sets.values()]
+            table.add_row(Text(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
+        errors = [each.ece for each in sets.values()]
+        if any(error is not None for error in errors):
+            table.add_section()
+            shown_errors = ["-" if error is None else _by_class(error.mean, error.std) for error in errors]
+            table.add_row("calibration error (ECE)", "", *shown_errors)
+        more = f"; {len(present) - len(shown)} more frequent ones are in the card" if len(present) > len(shown) else ""
+        console.print(Text(f"{evaluation.network}: recall per class, rarest first{more}", "bold"), soft_wrap=True)
+        console.print(table)
+
+
+def _by_class(mean: float | None, std: float | None) -> str:
+    """Return a figure in percent; of older cards only the mean is known."""
+    return percent(mean, std) if mean is None or std is not None else f"{100 * mean:.2f}"

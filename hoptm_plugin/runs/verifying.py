@@ -20,6 +20,7 @@ from hoptm_plugin.cards.software import software_versions
 from hoptm_plugin.cli.console import output_console
 from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
 from hoptm_plugin.engine.distil import Distilled
+from hoptm_plugin.engine.significance import holm, welch
 from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
 from hoptm_plugin.exchange.manifest import read_manifest
@@ -37,7 +38,6 @@ from hoptm_plugin.runs.running import device_name, evaluate
 from hoptm_plugin.runs.settings import validate_settings
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.storage.files import sha256
-from hoptm_plugin.tables.significance import holm, welch
 
 # where and how it is computed; of the others nothing would be heeded
 ALLOWED: Final = (*FREE_RUNTIME, "dataset.root", "dataset.download")

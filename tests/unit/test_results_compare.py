@@ -51,7 +51,7 @@ def store(tmp_path):
 
 
 def tables(folder, **options):
-    return compare(find_cards([folder]), **options)
+    return compare(folder, **options).tables
 
 
 def table(folder, **options):
@@ -241,10 +241,10 @@ def test_the_order_of_cards_does_not_matter(store):
         d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
         g=make("dm", selection="validation"),
     )])  # fmt: skip
-    expected = compare(found)
+    expected = compare([path for path, _ in found]).tables
     assert len(expected) == 2
     for order in (found[::-1], found[3:] + found[:3]):
-        assert compare(order) == expected
+        assert compare([path for path, _ in order]).tables == expected
 
 
 def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
@@ -262,9 +262,9 @@ def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
 
 def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
     root = store(x=make(accuracies=(0.2,)), y=make(accuracies=(0.4,), config_sha256="1" * 64), z=make("hoptm"))
-    with pytest.raises(ConfigurationError, match=r"--against nobody: .*\(known: HoP-TM, MTT \(x\), MTT \(y\)\)"):
+    with pytest.raises(ConfigurationError, match=r"against nobody: .*\(known: HoP-TM, MTT \(x\), MTT \(y\)\)"):
         tables(root, against="nobody")
-    with pytest.raises(ConfigurationError, match=r"--against mtt: it has several rows, .*: MTT \(x\), MTT \(y\)"):
+    with pytest.raises(ConfigurationError, match=r"against mtt: it has several rows, .*: MTT \(x\), MTT \(y\)"):
         tables(root, against="mtt")
 
 
@@ -300,13 +300,15 @@ def test_a_single_pair_cannot_be_tested(store):
     assert comparison.cell("HoP-TM", DIGITS).untested
 
 
-def test_a_row_with_an_undefined_seed_has_no_pairs():
-    cells = [Cell("A", "a", 1, "convnet", (0.9, 0.8, 0.7), 3, by_seed=((0, 0.9), (1, 0.8), (2, None))),
-             Cell("B", "b", 1, "convnet", (0.5, 0.3, 0.4), 3, by_seed=((0, 0.5), (1, 0.3), (2, 0.4)))]  # fmt: skip
-    first, _ = with_tests(cells, "B", "paired")
+def test_a_seed_that_a_row_has_twice_gives_no_pairs():
+    evaluated = [((number, make(seed=number, distillation_seed=seed)), make(accuracies=(0.5 + number / 10,)).evaluations[0])
+                 for number, seed in enumerate((0, 0, 1))]  # fmt: skip
+    twice, once = Cell("A", "a", 1, "convnet", tuple(evaluated)), Cell("B", "b", 1, "convnet", tuple(evaluated[1:]))
+    first, _ = with_tests([twice, once], "B", "paired")
     assert first.untested
-    whole = replace(cells[0], by_seed=((0, 0.9), (1, 0.8), (2, 0.7)))
-    assert with_tests([whole, cells[1]], "B", "paired")[0].difference.pairs == 3
+    assert first.difference is None
+    pairs = [replace(once, row="A"), once]
+    assert with_tests(pairs, "B", "paired")[0].difference.pairs == 2
 
 
 def test_results_on_the_validation_split_stand_apart_and_say_so(store):
