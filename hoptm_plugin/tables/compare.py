@@ -35,11 +35,11 @@ class CardInFolder(Protocol):
 Comparable: TypeAlias = Card | CardInFolder | Path | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """What :func:`compare` found: tables, each of cards that were judged alike.
 
-    A notebook shows it as it is; ``table`` is for computing.
+    Printed, or as the last line of a notebook's cell, it shows its tables; ``table`` is for computing.
 
     Attributes:
         tables: in order.
@@ -88,6 +88,9 @@ class Comparison:
             ConfigurationError: an unknown form.
         """
         write_beside(self.cards, Path(file), self.text(form))
+
+    def __repr__(self) -> str:
+        return self.text()
 
     def _repr_html_(self) -> str:
         return formats.notebook_html(self.tables)

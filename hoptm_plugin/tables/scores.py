@@ -26,8 +26,9 @@ SET_FILE, PLAIN = "synthetic.safetensors", "none"
 AUGMENTED = "dsa"  # what to try where nothing was evaluated with augmentation
 FULL: Final = "full"
 HINT = (
-    "make them with `hoptm-bench eval synthetic=RUN augment=none` (or protocol.labels=hard), which judges random "
-    "subsets as well, with `hoptm-bench run method=random` and `method=full`, and compare again with the new folders"
+    "make them with `hoptm-bench eval synthetic=RUN augment=none` or `protocol.labels=hard` (random subsets come along "
+    "with `protocol.random_subset=true`), `hoptm-bench run method=random` and `method=full`; then compare again with "
+    "the new folders as well"
 )
 
 
@@ -133,11 +134,11 @@ class _Scorer:
         found = [each for each, _ in cell.runs]
         if "ars" in wanted and any(_is_plain(card) for _, card in found):
             for each in found:  # first: all else depends on the augmentation
-                self._judge_again(each, cell, "ars", augment=AUGMENTED)
+                self._note("again", each, cell, "ars", augment=AUGMENTED)
             return cell
         if any(_under_hard_labels(card) and card.labels != "hard" for _, card in found):
             for each in found:
-                self._judge_again(each, cell, wanted[0], labels="stored")
+                self._note("again", each, cell, wanted[0], labels="stored")
             return cell
         lrs = ars = None
         if "lrs" in wanted:
@@ -160,7 +161,7 @@ class _Scorer:
             evaluations = [_evaluation(each, cell) for each in judged]
             accuracies = accuracies_of(each for each in evaluations if each is not None)
             if not accuracies:
-                self._judge_again(found, cell, score, augment, labels)
+                self._note("again", found, cell, score, augment, labels)
                 complete = False
             values += accuracies
         return fmean(values) if complete else None
@@ -189,7 +190,7 @@ class _Scorer:
         }
         if evaluations := runs or list(beside.values()):
             return fmean(accuracies_of(evaluations))
-        self._note(Missing("random", like, conditions, augment), (cell.ipc,), cell, score)
+        self._note("random", like, cell, score, augment)
         return None
 
     def _full(self, cell: Cell) -> float | None:
@@ -201,19 +202,20 @@ class _Scorer:
         evaluations = [each for card in named for each in card.evaluations if each.network == cell.network]
         if evaluations:
             return fmean(accuracies_of(evaluations))
-        self._note(Missing(FULL, like, _conditions(like[1])), (), cell, "lrs")
+        self._note(FULL, like, cell, "lrs")
         return None
 
-    def _judge_again(
-        self, found: FoundCard, cell: Cell, score: ScoreName, augment: str | None = None, labels: str | None = None
-    ) -> None:
-        missing = Missing("again", found, _conditions(found[1], augment), augment, labels)
-        self._note(missing, (found[0],), cell, score)
-
-    def _note(self, missing: Missing, place: tuple[Any, ...], cell: Cell, score: ScoreName) -> None:
+    def _note(
+        self, kind: Literal["again", "random", "full"], like: FoundCard, cell: Cell, score: ScoreName,
+        augment: str | None = None, labels: str | None = None,
+    ) -> None:  # fmt: skip
         if AVERAGED in cell.row:  # judging a run's set judges its moving average as well
             return
-        missing = self.missing.setdefault((missing.kind, missing.conditions, missing.labels, *place), missing)
+        conditions = _conditions(like[1], augment)
+        of = {"again": like[0], "random": cell.ipc, "full": None}[kind]
+        missing = self.missing.setdefault(
+            (kind, of, conditions, labels), Missing(kind, like, conditions, augment, labels)
+        )
         missing.networks.add(cell.network)
         missing.scores.add(score)
 
@@ -222,14 +224,14 @@ def _score(formula: Callable[..., float], *accuracies: float | None) -> float | 
     return None if None in accuracies else formula(*accuracies)
 
 
-def _with_random_subsets(missing: list[Missing]) -> list[Missing]:
+def _with_random_subsets(missing: Sequence[Missing]) -> list[Missing]:
     """Let sets that are to be judged again bring the random subsets along, so that no run is asked for twice."""
-    brought = {(need.conditions, need.like[1].ipc, each.network) for need in missing if need.kind == "again"
-               for each in need.like[1].evaluations}  # fmt: skip
+    brought = {(need.conditions, need.like[1].ipc, network) for need in missing if need.kind == "again"
+               for network in need.networks}  # fmt: skip
     for need in missing:
-        if need.kind == "random":
-            need.networks -= {network for network in need.networks
-                              if (need.conditions, need.like[1].ipc, network) in brought}  # fmt: skip
+        if need.kind == RANDOM:
+            place = need.conditions, need.like[1].ipc
+            need.networks -= {network for network in need.networks if (*place, network) in brought}
     return [need for need in missing if need.networks]
 
 

@@ -65,12 +65,8 @@ def whole(card, number=0, **changes):
 
 
 def page(*runs, title="A title", real_images=True, **options):
-    return render(
-        runs,
-        compare([SimpleNamespace(card=run.card, folder=run.file.parent) for run in runs], **options).tables,
-        title,
-        real_images,
-    )
+    read = [SimpleNamespace(card=run.card, folder=run.file.parent) for run in runs]
+    return render(runs, compare(read, **options).tables, title, real_images)
 
 
 def text(html):

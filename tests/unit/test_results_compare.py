@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,6 +77,36 @@ def test_find_cards_in_files_run_folders_and_trees_once_each(store):
         "a/result.json", "sweep/0/result.json", "sweep/1/result.json",
     ]  # fmt: skip
     assert [card.method for _, card in found] == ["mtt", "hoptm", "dm"]
+
+
+def test_cards_runs_and_paths_may_be_mixed_and_each_counts_once(store):
+    folder = store(a=make(), b=make("hoptm"))
+    run = SimpleNamespace(card=make("hoptm"), folder=folder / "b")
+    comparison = compare([str(folder / "a"), run, make("dm"), make("dm"), folder])
+    assert [place if isinstance(place, int) else place.parent.name for place, _ in comparison.cards] == ["a", "b", 3]
+    assert comparison.tables[0].rows() == ["Dm", "HoP-TM", "MTT"]
+    assert compare(make()).tables[0].rows() == compare(folder / "a").tables[0].rows() == ["MTT"]
+
+
+def test_cards_without_files_are_told_apart_by_number(store):
+    others = [make(accuracies=(0.2,), config_sha256="1" * 64), make(accuracies=(0.3,), config_sha256="2" * 64)]
+    folder = store(x=make())
+    assert compare([others[0], folder, others[1]]).tables[0].rows() == ["MTT (card 1)", "MTT (card 3)", "MTT (x)"]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        ([], {}, "nothing to compare"),
+        ([3], {}, "compare takes cards, runs and paths, not int"),
+        ([make()], {"tests": "t"}, r"tests 't': no such choice \(known: welch, paired, None\)"),
+        ([make()], {"scores": "x"}, r"scores 'x': no such choice \(known: lrs, ars, all, None\)"),
+        ([make()], {"tests": None, "against": "mtt"}, "against mtt: nothing is tested"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(given, options, says):
+    with pytest.raises(ConfigurationError, match=says):
+        compare(given, **options)
 
 
 def test_a_folder_without_cards_and_a_damaged_card_are_refused(store, tmp_path):
@@ -301,8 +332,9 @@ def test_a_single_pair_cannot_be_tested(store):
 
 
 def test_a_seed_that_a_row_has_twice_gives_no_pairs():
-    evaluated = [((number, make(seed=number, distillation_seed=seed)), make(accuracies=(0.5 + number / 10,)).evaluations[0])
-                 for number, seed in enumerate((0, 0, 1))]  # fmt: skip
+    cards = [make(accuracies=(0.5 + number / 10,), seed=number, distillation_seed=seed)
+             for number, seed in enumerate((0, 0, 1))]  # fmt: skip
+    evaluated = [((number, card), card.evaluations[0]) for number, card in enumerate(cards)]
     twice, once = Cell("A", "a", 1, "convnet", tuple(evaluated)), Cell("B", "b", 1, "convnet", tuple(evaluated[1:]))
     first, _ = with_tests([twice, once], "B", "paired")
     assert first.untested

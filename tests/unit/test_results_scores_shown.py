@@ -73,11 +73,12 @@ def test_nothing_to_score_is_said():
 
 
 def test_a_refusal_lists_every_run_and_writes_nothing(tmp_path, capsys):
+    runs = tmp_path / "runs"
     for name, card in {"mtt": make("mtt", 0.8, digest=ONE), "dm": make("dm", 0.5, digest=OTHER)}.items():
-        write_card(card, tmp_path / "runs" / name / "result.json")
+        write_card(card, runs / name / "result.json")
     output = tmp_path / "t.md"
     with pytest.raises(SystemExit) as caught:
-        main(["compare", str(tmp_path / "runs"), "--scores", "all", "--format", "markdown", "--output", str(output)])
+        main(["compare", str(runs), "--scores", "all", "--format", "markdown", "--output", str(output)])
     assert caught.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -85,10 +86,10 @@ def test_a_refusal_lists_every_run_and_writes_nothing(tmp_path, capsys):
     lines = [line.strip() for line in printed.err.splitlines()]
     assert lines[:5] == [
         "error: scores all: 4 runs are missing",
-        f"DM, seed 0, IPC 1, blood: judged without augmentation on convnet, else as {tmp_path}/runs/dm/result.json, for ARS",
-        f"MTT, seed 0, IPC 1, blood: judged without augmentation on convnet, else as {tmp_path}/runs/mtt/result.json, for ARS",
-        f"random subset, IPC 1, blood: judged on convnet, else as {tmp_path}/runs/dm/result.json, for LRS and ARS",
-        f"all images, blood: judged on convnet, else as {tmp_path}/runs/dm/result.json, for LRS",
+        f"DM, seed 0, IPC 1, blood: judged without augmentation on convnet, else as {runs}/dm/result.json, for ARS",
+        f"MTT, seed 0, IPC 1, blood: judged without augmentation on convnet, else as {runs}/mtt/result.json, for ARS",
+        f"random subset, IPC 1, blood: judged on convnet, else as {runs}/dm/result.json, for LRS and ARS",
+        f"all images, blood: judged on convnet, else as {runs}/dm/result.json, for LRS",
     ]
     assert len(lines) == 6
     assert "`hoptm-bench eval synthetic=RUN augment=none`" in lines[5]

@@ -158,11 +158,9 @@ def test_the_frame_has_numbers_to_compute_with():
     assert list(frame["method"]) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
     wide = frame.pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")
     assert wide.loc["ATT", ("digits", 1, "convnet")] - wide.loc["MTT", ("digits", 1, "convnet")] == pytest.approx(0.25)
-    kinds = {
-        name: str(frame[name].dtype) for name in ("ipc", "mean", "std", "networks", "best", "difference", "p_holm")
-    }
-    assert kinds == {"ipc": "Int64", "mean": "float64", "std": "float64", "networks": "int64", "best": "bool",
-                     "difference": "float64", "p_holm": "float64"}  # fmt: skip
+    kinds = {"ipc": "Int64", "mean": "float64", "std": "float64", "networks": "int64", "best": "bool",
+             "difference": "float64", "p_holm": "float64"}  # fmt: skip
+    assert {name: str(frame[name].dtype) for name in kinds} == kinds
     named = frame.set_index("method")
     assert named["ipc"].isna()["FULL"]
     assert named["p"].isna()["DM"]
