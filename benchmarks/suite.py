@@ -25,11 +25,11 @@ from suite_plan import Plan
 from suite_search import searching, settled, supposed
 from suite_tables import compared, markdown
 
+from hoptm_plugin.cli.tables import print_tables
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.data import check_spec
 from hoptm_plugin.runtime.stopping import Stopped, stop_on_signals
 from hoptm_plugin.storage.run_files import CARD
-from hoptm_plugin.tables.formats import render
 
 BENCH = [sys.executable, "-m", "hoptm_plugin.cli"]
 
@@ -96,7 +96,7 @@ def compare(plan: Plan) -> None:
         cards = [path for job in wanted for path in plan.cards(job)]
         if cards:
             comparisons = compared(table, cards)
-            print(render(comparisons, "terminal"))
+            print_tables(comparisons)
             texts.append(markdown(table, comparisons))
     path = plan.folder / "compare.md"
     path.write_text("\n".join(texts), encoding="utf-8")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from suite_file import Table
 
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.tables.compare import Comparison, compare, find_cards
-from hoptm_plugin.tables.formats import render
+from hoptm_plugin.tables import formats
+from hoptm_plugin.tables.compare import compare
+from hoptm_plugin.tables.table import ComparisonTable
 
 
-def compared(table: Table, cards: Iterable[Path]) -> list[Comparison]:
+def compared(table: Table, cards: Sequence[Path]) -> tuple[ComparisonTable, ...]:
     """Return the comparisons that a table consists of; where the row to test against is missing, nothing is tested."""
-    found = find_cards(cards)
     try:
-        return compare(found, against=table.against, tests="paired" if table.paired else "welch")
+        return compare(cards, against=table.against, tests="paired" if table.paired else "welch").tables
     except ConfigurationError:  # no row is called that
-        return compare(found, tests=None)
+        return compare(cards, tests=None).tables
 
 
-def markdown(table: Table, comparisons: list[Comparison], level: int = 1) -> str:
+def markdown(table: Table, comparisons: Sequence[ComparisonTable], level: int = 1) -> str:
     """Return a table with its title as a heading, and its note."""
     note = f"{' '.join(table.note.split())}\n\n" if table.note else ""
-    return f"{'#' * level} {table.title}\n\n{note}{render(comparisons, 'markdown')}"
+    return f"{'#' * level} {table.title}\n\n{note}{formats.markdown(comparisons)}"

@@ -13,7 +13,7 @@ from suite_tables import compared
 from hoptm_plugin.cards.card import FILE_NAME, Card, read_card
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.storage.files import write_bytes
-from hoptm_plugin.tables.compare import Comparison
+from hoptm_plugin.tables.table import ComparisonTable as Comparison
 
 RESULTS = Path(__file__).parent / "results"
 STUDY = ("study_bloodcells", "study_covid19cxr", "study_cifar10")
@@ -47,7 +47,7 @@ class Study:
         return [read_card(path) for path in sorted(Path(f"{self.folder}-search").glob(f"*/*/{FILE_NAME}"))]
 
     @cached_property
-    def tables(self) -> dict[str, list[Comparison]]:
+    def tables(self) -> dict[str, tuple[Comparison, ...]]:
         """The comparisons of every table that has cards."""
         return {name: compared(table, files) for name, table in self.suite.named_tables().items()
                 if (files := self.files(name))}  # fmt: skip

@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from suite_file import MAIN
 
-from hoptm_plugin.cards.significance import LEVEL, Difference, holm, paired
+from hoptm_plugin.engine.significance import LEVEL, Difference, holm, paired
 from hoptm_plugin.tables.cells import Column
-from hoptm_plugin.tables.compare import Comparison
 from hoptm_plugin.tables.grids import difference_text, p_value
+from hoptm_plugin.tables.table import ComparisonTable as Comparison
 
 CLAIMS = Path(__file__).parent / "claims.yaml"
 

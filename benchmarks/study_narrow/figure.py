@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from hoptm_plugin.tables.compare import Comparison
+from hoptm_plugin.tables.table import ComparisonTable as Comparison
 
 ORDER = ("HoP-TM", "ATT", "DATM", "FTD", "MTT", "IDM", "DM", "Random subset")
 LOOKS = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "study", "axes.spines.top": False,

@@ -43,20 +43,16 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
     _how_to_compare(parser)
     options = parser.parse_args(arguments)
-    from hoptm_plugin.tables.asked import compare_as_asked
-    from hoptm_plugin.tables.compare import find_cards, refuse_card
-    from hoptm_plugin.tables.formats import publish
+    from hoptm_plugin.cli.tables import show_comparison
+    from hoptm_plugin.tables.compare import compare
 
-    cards = find_cards(options.paths)
-    if options.output is not None:
-        refuse_card(options.output, cards)
-    comparisons = compare_as_asked(cards, options.scores, against=options.against, tests=_test(options))
-    publish(comparisons, options.format, options.output)
+    comparison = compare(options.paths, against=options.against, tests=_test(options), scores=options.scores)
+    show_comparison(comparison, options.format, options.output)
 
 
 def _how_to_compare(parser: Parser) -> None:
     parser.add_argument("--scores", choices=["lrs", "ars", "all"],
-                        help="add columns of DD-Ranking's label-robust and augmentation-robust scores, or list the "
+                        help="add columns of DD-Ranking's label-robust and augmentation-robust scores, or name the "
                         "runs that are missing for them")  # fmt: skip
     tests = parser.add_mutually_exclusive_group()
     tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")

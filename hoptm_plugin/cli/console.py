@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hoptm_plugin.cards.by_class import print_by_class
+from hoptm_plugin.cards.by_class import rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cards.words import SELECTIONS, percent, published
@@ -21,6 +21,7 @@ from hoptm_plugin.runs.verifying import Verification
 from hoptm_plugin.runtime.bars import is_terminal
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
+MOST_CLASSES = 10
 
 
 def output_console(stream: TextIO | None = None) -> Console:
@@ -128,3 +129,32 @@ def _print_networks(found: Verification, console: Console) -> None:
     console.print(table)
     if found.changed and any(each.verdict != "identical" for each in found.networks):
         console.print(Text(f"made with other software or hardware: {'; '.join(found.changed)}"), soft_wrap=True)
+
+
+def print_by_class(card: Card, console: Console) -> None:
+    """Print recall per class and calibration error of every network, the random subset's beside them, in percent."""
+    for evaluation in card.evaluations:
+        beside = [each for each in card.random_subset or () if each.network == evaluation.network]
+        sets = {card.title: evaluation, **({"random subset": beside[0]} if beside else {})}
+        present = rare_first(evaluation.support)
+        shown = present[:MOST_CLASSES]
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("class")
+        for name in (f"{card.split} images", *sets):
+            table.add_column(Text(name), justify="right")
+        for label in shown:
+            recalls = [_by_class(*recall(each, label)) for each in sets.values()]
+            table.add_row(Text(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
+        errors = [each.ece for each in sets.values()]
+        if any(error is not None for error in errors):
+            table.add_section()
+            shown_errors = ["-" if error is None else _by_class(error.mean, error.std) for error in errors]
+            table.add_row("calibration error (ECE)", "", *shown_errors)
+        more = f"; {len(present) - len(shown)} more frequent ones are in the card" if len(present) > len(shown) else ""
+        console.print(Text(f"{evaluation.network}: recall per class, rarest first{more}", "bold"), soft_wrap=True)
+        console.print(table)
+
+
+def _by_class(mean: float | None, std: float | None) -> str:
+    """Return a figure in percent; of older cards only the mean is known."""
+    return percent(mean, std) if mean is None or std is not None else f"{100 * mean:.2f}"

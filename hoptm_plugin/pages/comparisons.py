@@ -8,8 +8,8 @@ from hoptm_plugin.pages import figures
 from hoptm_plugin.pages.content import Cell, Drawing, NamedRun, Part, Row, Section, Table, listed
 from hoptm_plugin.pages.svg import Drawer
 from hoptm_plugin.tables.cells import Cell as Measured
-from hoptm_plugin.tables.compare import Comparison
 from hoptm_plugin.tables.grids import Grid, accuracies, bound_line, differences, footnotes
+from hoptm_plugin.tables.table import ComparisonTable
 
 MOST_LINES = 24  # above these, lines over IPC can no longer be followed
 
@@ -20,7 +20,7 @@ ALIKE = (
 )
 
 
-def comparison_section(comparisons: Sequence[Comparison], drawer: Drawer, styles: Mapping[str, int]) -> Section:
+def comparison_section(comparisons: Sequence[ComparisonTable], drawer: Drawer, styles: Mapping[str, int]) -> Section:
     """Return the tables of ``compare``, each with its figure, and what their marks mean."""
     parts = []
     for number, comparison in enumerate(comparisons, start=1):
@@ -48,7 +48,7 @@ def _table(grid: Grid, caption: str, where: str) -> Table:
     return Table(caption, "Method", tuple("\n".join(column) for column in grid.columns), tuple(rows), "numbers", where)
 
 
-def _drawings(comparison: Comparison, drawer: Drawer, styles: Mapping[str, int]) -> tuple[Drawing, ...]:
+def _drawings(comparison: ComparisonTable, drawer: Drawer, styles: Mapping[str, int]) -> tuple[Drawing, ...]:
     found = []
     for network in sorted({cell.network for cell in comparison.cells}):
         cells = [cell for cell in comparison.cells if cell.network == network and cell.mean is not None]
@@ -78,7 +78,7 @@ def _drawings(comparison: Comparison, drawer: Drawer, styles: Mapping[str, int])
 
 
 def _series(
-    comparison: Comparison, cells: Sequence[Measured], ipcs: Sequence[int | None], styles: Mapping[str, int]
+    comparison: ComparisonTable, cells: Sequence[Measured], ipcs: Sequence[int | None], styles: Mapping[str, int]
 ) -> list[figures.Series]:
     series = []
     for row in comparison.rows():
@@ -102,7 +102,7 @@ def _spoken(cells: Sequence[Measured]) -> str:
     return f"highest {said(ordered[0])}, lowest {said(ordered[-1])}; the table above has every value"
 
 
-def separation_section(comparisons: Sequence[Comparison], runs: Sequence[NamedRun]) -> Section:
+def separation_section(comparisons: Sequence[ComparisonTable], runs: Sequence[NamedRun]) -> Section:
     """Return what was not comparable, and why; and what of the runs is missing."""
     introduction, tables = [ALIKE], []
     if len(comparisons) == 1:
@@ -138,13 +138,13 @@ def separation_section(comparisons: Sequence[Comparison], runs: Sequence[NamedRu
     return Section("Not comparable, and why", "not-comparable", tuple(introduction), tuple(tables))
 
 
-def _headed(comparison: Comparison) -> list[str]:
+def _headed(comparison: ComparisonTable) -> list[str]:
     """Return the parts of a comparison's heading: the data set's name, and what sets it apart from other tables."""
     dataset = f"dataset {comparison.dataset}"
     return [comparison.dataset, *filter(None, comparison.heading.removeprefix(dataset).split("; "))]
 
 
-def _apart(comparisons: Sequence[Comparison]) -> Table:
+def _apart(comparisons: Sequence[ComparisonTable]) -> Table:
     """Return a column for everything that differs, a row for every table."""
     parts = []
     for comparison in comparisons:

@@ -14,7 +14,7 @@ from hoptm_plugin.pages.content import Run, Section, run_names
 from hoptm_plugin.pages.records import cost_section, settings_section
 from hoptm_plugin.pages.svg import Drawer
 from hoptm_plugin.pages.training import curve_section, image_section
-from hoptm_plugin.tables.compare import Comparison
+from hoptm_plugin.tables.table import ComparisonTable
 
 UNFOLDED = 6  # runs whose settings are open at first
 SHADES = 11
@@ -34,7 +34,7 @@ class Page:
     real: tuple[str, ...]
 
 
-def render(runs: Sequence[Run], comparisons: Sequence[Comparison], title: str, real_images: bool) -> Page:
+def render(runs: Sequence[Run], comparisons: Sequence[ComparisonTable], title: str, real_images: bool) -> Page:
     """Return the page on ``runs``; the same input gives the same text.
 
     Args:

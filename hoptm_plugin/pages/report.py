@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hoptm_plugin.cards.card import FILE_NAME, Card
-from hoptm_plugin.cards.significance import Test
 from hoptm_plugin.cli.streams import say
 from hoptm_plugin.core.errors import FileFormatError, StorageError, UserError
+from hoptm_plugin.engine.significance import Test
+from hoptm_plugin.loggers import METRICS
 from hoptm_plugin.pages.content import Run
 from hoptm_plugin.pages.curves import Curve, read_curves
 from hoptm_plugin.pages.page import render
 from hoptm_plugin.pages.pictures import trimmed
 from hoptm_plugin.runs.grid import Tiles, read_grid
 from hoptm_plugin.storage.files import sha256, write_text
-from hoptm_plugin.storage.run_files import CONFIG, GRID, INITIAL_GRID, METRICS, read_config
-from hoptm_plugin.tables.asked import compare_as_asked
-from hoptm_plugin.tables.compare import find_cards, refuse_card
+from hoptm_plugin.tables.compare import compare, refuse_card
 from hoptm_plugin.tables.scores import ScoreName
 
 LARGEST_CONFIG, MEMORY = 2**20, 2**30  # of a file; of all pictures
@@ -44,11 +43,11 @@ def write_report(
         UserError: there is no card, one cannot be read, or the page cannot be written.
     """
     _check(output)
-    cards = find_cards(paths)
+    comparison = compare(paths, scores=scores, against=against, tests=tests)
+    cards = [(file, card) for file, card in comparison.cards if isinstance(file, Path)]
     refuse_card(output, cards)
-    comparisons = compare_as_asked(cards, scores, against=against, tests=tests)
     runs = [read_run(file, card, MEMORY // (2 * len(cards))) for file, card in cards]
-    page = render(runs, comparisons, title, real_images)
+    page = render(runs, comparison.tables, title, real_images)
     try:
         write_text(output, page.html)
     except StorageError as error:

@@ -11,11 +11,11 @@ from typing import Any, Final, Literal
 
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.significance import holm, welch
 from hoptm_plugin.cards.software import software_versions
 from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
 from hoptm_plugin.data.in_memory import Arrays
 from hoptm_plugin.engine.distil import Distilled
+from hoptm_plugin.engine.significance import holm, welch
 from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
 from hoptm_plugin.runs.assembly import Workbench, workbench

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import TypeAlias
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, ReportedAccuracy
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.significance import LEVEL, Difference, Test, holm, paired, welch
-from hoptm_plugin.engine.metrics import summarise
+from hoptm_plugin.engine.significance import LEVEL, Difference, Test, holm, paired, welch
 
-FoundCard: TypeAlias = tuple[Path, Card]
+FoundCard: TypeAlias = tuple[Path | int, Card]
+"""A card and its file; of a card that was given as an object, its number among all that were given."""
 Column: TypeAlias = tuple[int | None, str]
+"""Images per class, None for the whole training split; and network."""
 EXPORTED = "export.json"
 RANDOM, RANDOM_ROW, AVERAGED, WARM = "random", "random subset*", ", EMA", " (warm)"
 
@@ -29,16 +31,13 @@ class Cell:
         method: its short name; of the averaged set and of the random subset as well.
         ipc: images per class; None for the whole training split.
         network: the architecture.
-        values: accuracies of all networks that were pooled, fractions; None where undefined.
-        runs: cards that were pooled.
+        runs: the cards that were pooled, each with what its networks achieved.
         reported: what was published, or None.
         source: of ``reported``.
         best: the column's highest mean.
         against: the row it is tested against, or None where it is not.
-        difference: from that row.
+        difference: from that row; None where no seed is on both sides.
         p_holm: the difference's p-value, corrected over all tests of the table.
-        by_seed: (distillation seed, mean accuracy of its networks) of each run; None where undefined.
-        found: the cards that were pooled, and their files.
         lrs: label-robust score, where asked for and defined (:mod:`hoptm_plugin.tables.robust`).
         ars: augmentation-robust score, likewise.
     """
@@ -47,16 +46,13 @@ class Cell:
     method: str
     ipc: int | None
     network: str
-    values: tuple[float | None, ...]
-    runs: int
+    runs: tuple[tuple[FoundCard, Evaluation], ...] = field(repr=False)
     reported: ReportedAccuracy | None = None
     source: str | None = None
     best: bool = False
     against: str | None = None
     difference: Difference | None = None
     p_holm: float | None = None
-    by_seed: tuple[tuple[int, float | None], ...] = field(default=(), repr=False)
-    found: tuple[FoundCard, ...] = field(default=(), repr=False, compare=False)
     lrs: float | None = None
     ars: float | None = None
 
@@ -66,14 +62,24 @@ class Cell:
         return self.ipc, self.network
 
     @property
-    def mean(self) -> float | None:
-        """Mean of the values, a fraction; None where one is undefined."""
-        return summarise(self.values)["mean"]
+    def values(self) -> tuple[float, ...]:
+        """Accuracies of all networks, fractions; a card without one of them is refused."""
+        return accuracies_of(evaluation for _, evaluation in self.runs)
 
     @property
-    def std(self) -> float | None:
+    def mean(self) -> float:
+        """Mean of the values, a fraction."""
+        return fmean(self.values)
+
+    @property
+    def std(self) -> float:
         """Population standard deviation (ddof 0) of the values, a fraction."""
-        return summarise(self.values)["std"]
+        return pstdev(self.values)
+
+    @property
+    def by_seed(self) -> tuple[tuple[int, float], ...]:
+        """(distillation seed, mean accuracy of its networks) of each run."""
+        return tuple((distillation_seed(card), fmean(accuracies_of([each]))) for (_, card), each in self.runs)
 
     @property
     def indistinct(self) -> bool:
@@ -86,77 +92,55 @@ class Cell:
         return self.against is not None and self.p_holm is None
 
 
-@dataclass
-class _Pool:
-    method: str
-    evaluations: list[Evaluation] = field(default_factory=list)
-    found: list[FoundCard] = field(default_factory=list)
-    reported: set[tuple[ReportedAccuracy, str]] = field(default_factory=set)
-
-    def cell(self, row: str, ipc: int | None, network: str) -> Cell:
-        values = tuple(value for evaluation in self.evaluations for value in evaluation.accuracy.values)
-        reported, source = next(iter(self.reported)) if len(self.reported) == 1 else (None, None)
-        seeds = (distillation_seed(card) for _, card in self.found)
-        means = (evaluation.accuracy.mean for evaluation in self.evaluations)
-        return Cell(
-            row, self.method, ipc, network, values, len(self.evaluations), reported, source,
-            by_seed=tuple(zip(seeds, means, strict=True)), found=tuple(self.found),
-        )  # fmt: skip
+def accuracies_of(evaluations: Iterable[Evaluation]) -> tuple[float, ...]:
+    """Return the accuracies of all networks."""
+    return tuple(value for each in evaluations for value in each.accuracy.values if value is not None)
 
 
 def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
     """Return the cells of cards that were judged alike, and notes on what could not be pooled.
 
     Networks are pooled over seeds. Two runs of a method with the same seed differ in their settings: they get a row
-    each, named by their folders.
+    each, named by their folders. Random subsets that runs evaluated beside their sets are pooled, a seed once, except
+    where the random method itself was run.
     """
-    pools: dict[tuple[str, int | None, str], _Pool] = {}
+    pools: dict[tuple[str, str, int | None, str], list[tuple[FoundCard, Evaluation]]] = {}
 
-    def add(row: str, found: FoundCard, evaluation: Evaluation, method: str) -> _Pool:
-        pool = pools.setdefault((row, found[1].ipc, evaluation.network), _Pool(method))
-        pool.evaluations.append(evaluation)
-        pool.found.append(found)
-        return pool
+    def add(row: str, method: str, found: FoundCard, evaluation: Evaluation) -> None:
+        pools.setdefault((row, method, found[1].ipc, evaluation.network), []).append((found, evaluation))
 
+    measured = {(card.ipc, each.network) for _, card in members if card.method == RANDOM for each in card.evaluations}
+    seen: set[tuple[int, int | None, str]] = set()
     for row, found in zip(_row_names(members), members, strict=True):
         card = found[1]
-        for evaluation in card.evaluations:
-            pool = add(row, found, evaluation, card.method)
-            if card.reported is not None and (published := _reported(card, evaluation.network)):
-                pool.reported.add((published, card.reported.source))
-        warm = WARM if card.protocol.get("warm_start_average") else ""
-        for evaluation in card.averaged or ():
-            add(f"{row}{AVERAGED}{warm}", found, evaluation, card.method)
-    _add_random_subsets(members, add)
-    notes = [
-        f"{row}, {_column(ipc, network)}: the pooled runs name different reported accuracies, so none is shown"
-        for (row, ipc, network), pool in pools.items()
-        if len(pool.reported) > 1
-    ]
-    return [pool.cell(*key) for key, pool in pools.items()], notes
+        for each in card.evaluations:
+            add(row, card.method, found, each)
+        for each in card.averaged or ():
+            add(f"{row}{AVERAGED}{WARM if card.protocol.get('warm_start_average') else ''}", card.method, found, each)
+        for each in card.random_subset or ():
+            drawn = (card.seed, card.ipc, each.network)  # methods of one seed draw the same subsets
+            if drawn[1:] not in measured and drawn not in seen:
+                seen.add(drawn)
+                add(RANDOM_ROW, RANDOM, found, each)
+    cells, notes = [], []
+    for (row, method, ipc, network), runs in pools.items():
+        published = {_published(card, each) for (_, card), each in runs} - {None}
+        if len(published) > 1:
+            where = f"{'all images' if ipc is None else f'IPC {ipc}'}, {network}"
+            notes.append(f"{row}, {where}: the pooled runs name different reported accuracies, so none is shown")
+        reported, source = (published.pop() if len(published) == 1 else None) or (None, None)
+        cells.append(Cell(row, method, ipc, network, tuple(runs), reported, source))
+    return cells, notes
 
 
-def _reported(card: Card, network: str) -> ReportedAccuracy | None:
-    """Return what was published for ``network``; the headline figure is that of the card's first network."""
-    assert card.reported is not None
-    if network in card.reported.networks:
-        return card.reported.networks[network]
-    if network != card.evaluations[0].network:
+def _published(card: Card, evaluation: Evaluation) -> tuple[ReportedAccuracy, str] | None:
+    """Return what was published for a card's own set on a network, and where; the headline figure is of the first."""
+    if card.reported is None or not any(evaluation is own for own in card.evaluations):
         return None
-    return ReportedAccuracy(accuracy=card.reported.accuracy, std=card.reported.std)
-
-
-def _add_random_subsets(members: Sequence[FoundCard], add: Callable[[str, FoundCard, Evaluation, str], _Pool]) -> None:
-    """Pool the random subsets that runs evaluated beside their sets, except where the random method itself was run."""
-    measured = {(c.ipc, e.network) for _, c in members if c.method == RANDOM for e in c.evaluations}
-    seen: set[tuple[int, int | None, str]] = set()
-    for found in members:
-        card = found[1]
-        for evaluation in card.random_subset or ():
-            place = (card.ipc, evaluation.network)
-            if place not in measured and (card.seed, *place) not in seen:  # methods of one seed draw the same subsets
-                seen.add((card.seed, *place))
-                add(RANDOM_ROW, found, evaluation, RANDOM)
+    figure = card.reported.networks.get(evaluation.network)
+    if figure is None and evaluation is card.evaluations[0]:
+        figure = ReportedAccuracy(accuracy=card.reported.accuracy, std=card.reported.std)
+    return None if figure is None else (figure, card.reported.source)
 
 
 def _row_names(members: Sequence[FoundCard]) -> list[str]:
@@ -172,14 +156,19 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
     settings = {(c.method, c.title, c.ipc, _origin(c)) for _, c in members if _origin(c)}
     variants = Counter(key[:3] for key in settings)
     repeated |= {key[:2] for key, count in variants.items() if count > 1}
-    folders = [path.parent if path.name == FILE_NAME else path for path, _ in members]
-    common = os.path.commonpath(folders)
     names = []
-    for folder, (_, card) in zip(folders, members, strict=True):
+    for where, (_, card) in zip(_places(members), members, strict=True):
         name = card.title if len(methods[card.title]) == 1 else f"{card.title} [{card.method}]"
-        alone = (card.method, card.title) not in repeated
-        names.append(name if alone else f"{name} ({folder.relative_to(common)})")
+        names.append(f"{name} ({where})" if (card.method, card.title) in repeated else name)
     return names
+
+
+def _places(members: Sequence[FoundCard]) -> list[str]:
+    """Return where each card is from: its folder, as far as it tells it from the others, or its number."""
+    folders = [place.parent if isinstance(place, Path) and place.name == FILE_NAME else place for place, _ in members]
+    parents = [folder.parent for folder in folders if isinstance(folder, Path)]
+    common = os.path.commonpath(parents) if parents else ""
+    return [f"card {place}" if isinstance(place, int) else str(place.relative_to(common)) for place in folders]
 
 
 def _origin(card: Card) -> str | None:
@@ -192,21 +181,12 @@ def distillation_seed(card: Card) -> int:
     return card.seed if card.distillation_seed is None else card.distillation_seed
 
 
-def _column(ipc: int | None, network: str) -> str:
-    return f"{'all images' if ipc is None else f'IPC {ipc}'}, {network}"
-
-
 def with_best(cells: Sequence[Cell]) -> list[Cell]:
     """Mark every column's highest mean; ties are all best."""
-    means = [cell.mean for cell in cells]
     tops: dict[Column, float] = {}
-    for cell, mean in zip(cells, means, strict=True):
-        if mean is not None:
-            tops[cell.column] = max(mean, tops.get(cell.column, 0.0))
-    return [
-        replace(cell, best=mean is not None and mean == tops[cell.column])
-        for cell, mean in zip(cells, means, strict=True)
-    ]
+    for cell in cells:
+        tops[cell.column] = max(cell.mean, tops.get(cell.column, 0.0))
+    return [replace(cell, best=cell.mean == tops[cell.column]) for cell in cells]
 
 
 def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[Cell]:
@@ -221,19 +201,14 @@ def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[
         if reference is None or reference.row == cell.row:
             tested.append(cell)
             continue
-        difference = _paired(cell, reference) if tests == "paired" else _welch(cell, reference)
+        difference = _paired(cell, reference) if tests == "paired" else welch(cell.values, reference.values)
         tested.append(replace(cell, against=reference.row, difference=difference))
     corrected = holm([cell.difference.p if cell.difference else None for cell in tested])
     return [replace(cell, p_holm=p) for cell, p in zip(tested, corrected, strict=True)]
 
 
-def _welch(cell: Cell, reference: Cell) -> Difference | None:
-    values, others = ([v for v in side.values if v is not None] for side in (cell, reference))
-    complete = len(values) == len(cell.values) and len(others) == len(reference.values)
-    return welch(values, others) if complete else None
-
-
 def _paired(cell: Cell, reference: Cell) -> Difference | None:
-    means = [{seed: mean for seed, mean in side.by_seed if mean is not None} for side in (cell, reference)]
-    complete = all(len(known) == len(side.by_seed) for known, side in zip(means, (cell, reference), strict=True))
-    return paired(*means) if complete else None
+    """Test over seeds; a side that has one of them twice, as evaluations of one set may be, has no pairs."""
+    sides = [dict(side.by_seed) for side in (cell, reference)]
+    once = all(len(seeds) == len(side.runs) for seeds, side in zip(sides, (cell, reference), strict=True))
+    return paired(*sides) if once else None

@@ -1,101 +1,196 @@
-"""Comparison of cards: only what was evaluated alike shares a table."""
+"""``compare``: cards of several runs in, tables out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
+
+import pandas
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, read_card
-from hoptm_plugin.cards.significance import Test
-from hoptm_plugin.cards.words import SELECTIONS
-from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserError
-from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, StorageError, UserError
+from hoptm_plugin.engine.significance import Test
+from hoptm_plugin.storage.files import write_text
+from hoptm_plugin.tables import formats
+from hoptm_plugin.tables.cells import FoundCard
+from hoptm_plugin.tables.scores import ScoreName, refuse_missing, scored, tabled
+from hoptm_plugin.tables.table import ComparisonTable, tables_of
 
-# the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
-HARMLESS = ("random_subset", "warm_start_average")
+Format: TypeAlias = Literal["markdown", "latex", "csv", "json"]
 RUN_FILES = (".json", ".jsonl", ".yaml", ".safetensors", ".png")
+NUMBERS = ("reported", "reported_std", "difference", "ci_low", "ci_high", "p", "p_holm", "lrs", "ars")  # or missing
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A method that trained on the whole training split: the upper bound below a table.
+@runtime_checkable
+class CardInFolder(Protocol):
+    """A run that was read: its card, and its folder."""
 
-    Attributes:
-        cell: its pooled networks.
-        images: training images.
-        remarks: how it was judged otherwise than the table, in words; empty if alike.
-    """
-
-    cell: Cell
-    images: int
-    remarks: tuple[str, ...]
+    card: Card
+    folder: Path
 
 
-@dataclass(frozen=True)
+Comparable: TypeAlias = Card | CardInFolder | Path | str
+
+
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """Cards of one data set, protocol and selection.
+    """What :func:`compare` found: tables, each of cards that were judged alike.
+
+    Printed, or as the last line of a notebook's cell, it shows its tables; ``table`` is for computing.
 
     Attributes:
-        heading: the data set, and in words where this group differs from the other groups.
-        dataset: its name.
-        cells: every row's cells.
-        bounds: results on the whole training split.
-        notes: on what is not shown.
-        tested: how cells were tested; None where they were not.
-        against: the row they were tested against; None where that is each column's best.
-        scores: columns of scores beside the accuracies, of "lrs" and "ars".
+        tables: in order.
+        cards: what was compared, in the order given.
     """
 
-    heading: str
-    dataset: str
-    cells: tuple[Cell, ...]
-    bounds: tuple[Bound, ...] = ()
-    notes: tuple[str, ...] = ()
-    tested: Test | None = "welch"
-    against: str | None = None
-    scores: tuple[str, ...] = ()
+    tables: tuple[ComparisonTable, ...]
+    cards: tuple[FoundCard, ...]
 
-    def columns(self) -> list[Column]:
-        """Return the table's columns, (IPC, network), in order."""
-        return sorted({cell.column for cell in self.cells}, key=lambda column: (column[0] or 0, column[1]))
+    def table(self) -> pandas.DataFrame:
+        """Return one row for each method on each data set, IPC and network, of all tables; accuracies are fractions.
 
-    def rows(self) -> list[str]:
-        """Return the names of the table's rows: the random subset, then by name."""
-        return sorted({cell.row for cell in self.cells}, key=lambda row: (row != RANDOM_ROW, row.casefold(), row))
+        Its columns: ``group`` (the heading of the table, which says what sets it apart; of upper bounds also how they
+        were judged), ``method``, ``dataset``, ``ipc`` (missing for all training images), ``network``; ``mean``,
+        ``std`` (population), ``networks``, ``runs``, ``values`` (of each network), ``best`` (of its column);
+        ``reported``, ``reported_std``, ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low``
+        to ``ci_high``, ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars`` if asked for. Undefined
+        numbers are missing. As papers have it::
 
-    def cell(self, row: str, column: Column) -> Cell | None:
-        """Return a cell, or None where the method was not run."""
-        return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
+            frame.pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")
+        """
+        frame = pandas.DataFrame(formats.records(self.tables))
+        return frame.astype({"ipc": "Int64"} | {name: "float64" for name in NUMBERS if name in frame})
+
+    def text(self, form: Format = "markdown") -> str:
+        """Return the tables as text: percent for people and papers, fractions and one record per cell in CSV and JSON.
+
+        Raises:
+            ConfigurationError: an unknown form.
+        """
+        _check("form", form, get_args(Format))
+        if form == "markdown":
+            return formats.markdown(self.tables)
+        if form == "latex":
+            return formats.latex(self.tables)
+        if form == "csv":
+            frame = self.table()
+            return frame.assign(values=frame["values"].map(json.dumps)).to_csv(index=False)
+        return json.dumps(formats.records(self.tables), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(self, file: Path | str, form: Format = "markdown") -> None:
+        """Write the tables to a file, whole or not at all.
+
+        Raises:
+            UserError: the file cannot be written, or is one of a run that was compared.
+            ConfigurationError: an unknown form.
+        """
+        write_beside(self.cards, Path(file), self.text(form))
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        return formats.notebook_html(self.tables)
 
 
-def find_cards(paths: Iterable[Path]) -> list[FoundCard]:
-    """Return (file, card) for every path: a card, a run folder, or a folder searched through for cards.
+def compare(
+    cards_or_folders: Iterable[Comparable] | Comparable,
+    *,
+    against: str | None = None,
+    tests: Test | None = "welch",
+    scores: ScoreName | Literal["all"] | None = None,
+) -> Comparison:
+    """Lay results out by data set, IPC and network; only what was judged alike shares a table.
 
-    A card met twice counts once, copies included.
+    Networks are pooled over seeds, differences are tested and their p-values corrected (Holm). Runs on the whole
+    training split stand below the tables of their data. The order of what is given does not matter.
+
+    Args:
+        cards_or_folders: cards, runs that were read, or paths: of cards, of run folders, or of folders to search
+            through. What is met twice counts once, copies included.
+        against: title or short name of the method to test against; None takes each column's best.
+        tests: "welch", over networks; "paired", over distillation seeds; None: nothing is tested.
+        scores: DD-Ranking's label-robust ("lrs") and augmentation-robust scores ("ars"), or "all", to add.
 
     Raises:
         FileFormatError: a path without a card, or a card that cannot be read; none is skipped.
+        ConfigurationError: there is nothing to compare; no table, or more than one row of one, is called ``against``;
+            runs that the scores need are missing: all of them are named.
     """
-    found: dict[Path, Card] = {}
-    for path in paths:
-        try:
-            path.stat()
-        except FileNotFoundError:
-            pass  # said below, as of a card
-        except OSError as error:  # such as a name that is too long
-            raise FileFormatError(f"{path}: {error.strerror}; name folders of finished runs") from None
-        inside = path.is_dir() and not (path / FILE_NAME).exists()
-        files = sorted(path.rglob(FILE_NAME)) if inside else [path / FILE_NAME if path.is_dir() else path]
-        if not files:
-            raise FileFormatError(f"{path}: no {FILE_NAME} in this folder or below; name folders of finished runs")
-        for file in files:
-            card = read_card(file)
-            if file.resolve() not in found and card not in found.values():
-                found[file.resolve()] = card
+    _check("tests", tests, (*get_args(Test), None))
+    _check("scores", scores, (*get_args(ScoreName), "all", None))
+    if against is not None and tests is None:
+        raise ConfigurationError(f"against {against}: nothing is tested, since tests is None; leave out one of them")
+    given = [cards_or_folders] if isinstance(cards_or_folders, Comparable) else list(cards_or_folders)
+    cards = find_cards(given)
+    if not cards:
+        raise ConfigurationError("nothing to compare: give cards, runs or folders of finished runs")
+    ordered = sorted(cards, key=lambda found: (isinstance(found[0], int), found[0]))
+    if scores is None:
+        return Comparison(tuple(tables_of(ordered, against, tests)), tuple(cards))
+    wanted: tuple[ScoreName, ...] = get_args(ScoreName) if scores == "all" else (scores,)
+    tables, missing = scored(tables_of(tabled(ordered), against, tests), ordered, wanted)
+    refuse_missing(missing, scores)
+    if not any(table.scores for table in tables):
+        raise ConfigurationError(f"scores {scores}: only distilled sets have scores, and no card is of one; add runs")
+    return Comparison(tuple(tables), tuple(cards))
+
+
+def _check(name: str, value: str | None, known: Sequence[str | None]) -> None:
+    if value not in known:
+        raise ConfigurationError(f"{name} {value!r}: no such choice (known: {', '.join(map(str, known))})")
+
+
+def find_cards(given: Iterable[Comparable]) -> list[FoundCard]:
+    """Return all cards that are given, or found under paths that are, each once.
+
+    Raises:
+        FileFormatError: a path without a card, or a card that cannot be read; none is skipped.
+        ConfigurationError: something else is given.
+    """
+    found: dict[Path | int, Card] = {}
+    for number, each in enumerate(given, start=1):
+        for place, card in _cards_of(each, number):
+            if place not in found and card not in found.values():
+                found[place] = card
     return list(found.items())
+
+
+def _cards_of(given: Comparable, number: int) -> Iterable[FoundCard]:
+    if isinstance(given, Card):
+        return [(number, given)]
+    if isinstance(given, CardInFolder):
+        return [(Path(given.folder).resolve() / FILE_NAME, given.card)]
+    if not isinstance(given, str | Path):
+        raise ConfigurationError(f"compare takes cards, runs and paths, not {type(given).__name__}")
+    path = Path(given)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass  # said below, as of a card
+    except OSError as error:  # such as a name that is too long
+        raise FileFormatError(f"{path}: {error.strerror}; name folders of finished runs") from None
+    inside = path.is_dir() and not (path / FILE_NAME).exists()
+    files = sorted(path.rglob(FILE_NAME)) if inside else [path / FILE_NAME if path.is_dir() else path]
+    if not files:
+        raise FileFormatError(f"{path}: no {FILE_NAME} in this folder or below; name folders of finished runs")
+    return ((file.resolve(), read_card(file)) for file in files)
+
+
+def write_beside(cards: Sequence[FoundCard], file: Path, text: str) -> None:
+    """Write what was made of cards to a file, whole or not at all, and never over a file of their runs.
+
+    Raises:
+        UserError: ``file`` cannot be written, or :func:`refuse_card` refuses it.
+    """
+    refuse_card(file, cards)
+    try:
+        write_text(file, text)
+    except StorageError as error:
+        raise UserError(f"{file}: {error.reason}; name another file") from None
 
 
 def refuse_card(output: Path, cards: Sequence[FoundCard]) -> None:
@@ -104,137 +199,8 @@ def refuse_card(output: Path, cards: Sequence[FoundCard]) -> None:
     Raises:
         UserError: ``output`` is a card, or lies beside one under the name of another file of a run.
     """
-    beside = {file.parent.resolve() for file, _ in cards if file.name == FILE_NAME}
+    files = [place for place, _ in cards if isinstance(place, Path)]
+    beside = {file.parent.resolve() for file in files if file.name == FILE_NAME}
     inside = output.parent.resolve() in beside and output.exists() and output.suffix in RUN_FILES
-    if inside or output.resolve() in {file.resolve() for file, _ in cards}:
+    if inside or output.resolve() in {file.resolve() for file in files}:
         raise UserError(f"{output}: is a file of a run; name another one")
-
-
-def compare(
-    cards: Sequence[FoundCard], *, against: str | None = None, tests: Test | None = "welch"
-) -> list[Comparison]:
-    """Group cards by data set, fingerprint, protocol and selection; pool each cell's networks over seeds; test.
-
-    Cards of the whole training split (``ipc`` None) stand below every table of the same data set, whatever their
-    protocol, and in a table of their own where there is none. The order of ``cards`` does not matter.
-
-    Args:
-        cards: as :func:`find_cards` gives them.
-        against: title or short name of the method to test against; None takes each column's best.
-        tests: "welch", over networks; "paired", over distillation seeds; None: nothing is tested.
-
-    Raises:
-        ConfigurationError: no table, or more than one row of a table, is called ``against``.
-    """
-    cards = sorted(cards, key=lambda found: found[0])
-    sized = [found for found in cards if found[1].ipc is not None]
-    hosts = {_data(card) for _, card in sized}
-    whole = [found for found in cards if found[1].ipc is None]
-    groups = _grouped([*sized, *(found for found in whole if _data(found[1]) not in hosts)])
-    conditions = [_flat(_conditions(members[0][1])) for members in groups]
-    differing = [
-        key
-        for key in dict.fromkeys(key for flat in conditions for key in flat)
-        if len({json.dumps(flat.get(key)) for flat in conditions}) > 1
-    ]
-    bounds = _grouped([found for found in whole if _data(found[1]) in hosts])
-    comparisons = []
-    for members, flat in zip(groups, conditions, strict=True):
-        card = members[0][1]
-        cells, notes = pooled(members)
-        notes += sorted({f"Note: {each.note}" for _, each in members if each.note})
-        comparisons.append(Comparison(
-            _heading(card, flat, differing), card.dataset.name, tuple(with_best(cells)),
-            tuple(bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)),
-            tuple(notes), tests,
-        ))  # fmt: skip
-    return _tested(comparisons, against, tests) if tests else comparisons
-
-
-def _grouped(cards: Sequence[FoundCard]) -> list[list[FoundCard]]:
-    groups: dict[str, list[FoundCard]] = {}
-    for found in cards:
-        key = [_conditions(found[1]), found[1].ipc is None]
-        groups.setdefault(json.dumps(key, sort_keys=True), []).append(found)
-    return list(groups.values())
-
-
-def _data(card: Card) -> tuple[str, str, str]:
-    return card.dataset.name, card.dataset.fingerprint, card.split
-
-
-def _conditions(card: Card) -> dict[str, Any]:
-    return {
-        "dataset": card.dataset.name,
-        "fingerprint": card.dataset.fingerprint,
-        "selection": card.selection,
-        "protocol": {key: value for key, value in card.protocol.items() if key not in HARMLESS},
-    }
-
-
-def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{path}{key}.") if isinstance(item, Mapping) else {f"{path}{key}": item}
-    return flat
-
-
-def _heading(card: Card, conditions: Mapping[str, Any], differing: Sequence[str]) -> str:
-    parts = [f"dataset {card.dataset.name}"]
-    for key in differing:
-        if key == "fingerprint":
-            parts.append(f"{key} {card.dataset.fingerprint[:12]}")
-        elif key not in ("dataset", "selection", "protocol.split"):
-            parts.append(f"{key} {_said(conditions, key)}")
-    if card.ipc is None:
-        parts.append(f"upper bound: all {card.dataset.train:,} training images")
-    if card.split == "validation":
-        parts.append("judged on the VALIDATION split: for choosing settings, not a result")
-    if "selection" in differing or card.selection == "test_leaky":
-        parts.append(f"chosen: {SELECTIONS[card.selection]}")
-    return "; ".join(parts)
-
-
-def _said(conditions: Mapping[str, Any], key: str) -> str:
-    value = conditions.get(key, "(not set)")
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
-    """Return the results of cards on the whole training split, with what sets them apart from the table's cards."""
-    card = members[0][1]
-    theirs, ours = (_flat(_conditions(each)["protocol"]) for each in (card, host))
-    differences = [
-        f"{key} {_said(theirs, key)} instead of {_said(ours, key)}"
-        for key in dict.fromkeys([*ours, *theirs])
-        if json.dumps(theirs.get(key)) != json.dumps(ours.get(key))
-    ]
-    remarks = [f"protocol differs: {', '.join(differences)}"] if differences else []
-    if card.selection == "test_leaky":
-        remarks.append(f"chosen: {SELECTIONS[card.selection]}")
-    cells = [cell for cell in pooled(members)[0] if cell.row != RANDOM_ROW]
-    return [Bound(cell, card.dataset.train, tuple(remarks)) for cell in cells]
-
-
-def _tested(comparisons: Sequence[Comparison], against: str | None, tests: Test) -> list[Comparison]:
-    rows = [None if against is None else _row_called(against, comparison) for comparison in comparisons]
-    if against is not None and not any(rows):
-        known = sorted({row for comparison in comparisons for row in comparison.rows()}, key=str.casefold)
-        raise ConfigurationError(f"--against {against}: no row is called that (known: {', '.join(known)})")
-    tested = []
-    for comparison, row in zip(comparisons, rows, strict=True):
-        absent = against is not None and row is None
-        cells = comparison.cells if absent else tuple(with_tests(comparison.cells, row, tests))
-        notes = (*comparison.notes, *([f"No row {against} in this table, so nothing is tested."] if absent else []))
-        tested.append(replace(comparison, cells=cells, tested=None if absent else tests, against=row, notes=notes))
-    return tested
-
-
-def _row_called(name: str, comparison: Comparison) -> str | None:
-    """Return the row called ``name``, by its name or by its method's short name; None if there is none."""
-    if name in comparison.rows():
-        return name
-    rows = sorted({cell.row for cell in comparison.cells if cell.method == name and AVERAGED not in cell.row})
-    if len(rows) > 1:
-        raise ConfigurationError(f"--against {name}: it has several rows, name one of them: {', '.join(rows)}")
-    return rows[0] if rows else None

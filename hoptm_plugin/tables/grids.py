@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from hoptm_plugin.cards.significance import LEVEL, Difference, Test
 from hoptm_plugin.cards.words import percent, published
+from hoptm_plugin.engine.significance import LEVEL, Difference, Test
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
-from hoptm_plugin.tables.compare import Bound, Comparison
+from hoptm_plugin.tables.table import Bound, ComparisonTable
 
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 _SCORE_NOTES = {
@@ -47,49 +46,49 @@ class Grid:
     rows: list[tuple[str, list[Entry]]]
 
 
-def accuracies(comparison: Comparison) -> Grid:
+def blocks(tables: Sequence[ComparisonTable], best: str = "bold") -> list[tuple[Grid, list[str]]]:
+    """Return all that a comparison says: grids in order, each with the lines below it, the footnotes at the end."""
+    found: list[tuple[Grid, list[str]]] = []
+    for table in tables:
+        found.append((accuracies(table), [*map(bound_line, table.bounds), *table.notes]))
+        tests = differences(table)
+        found += [] if tests is None else [(tests, [])]
+    found[-1][1].extend(footnotes(tables, best))
+    return found
+
+
+def accuracies(table: ComparisonTable) -> Grid:
     """Return the main table: "mean ± std (networks)" in percent, and in brackets what was published; and scores."""
-    grid = _grid(comparison, comparison.heading, _accuracy)
-    columns: list[tuple[str, str]] = []
-    entries: list[list[Entry]] = [[] for _ in grid.rows]
-    for index, column in enumerate(comparison.columns()):
-        beside = comparison.scores if column[0] is not None else ()
-        columns += [grid.columns[index], *((", ".join(grid.columns[index]), name.upper()) for name in beside)]
-        scores = [_scores(comparison, column, name) for name in beside]
-        for at, (_, line) in enumerate(grid.rows):
-            entries[at] += [line[index], *(score[at] for score in scores)]
-    return Grid(grid.title, columns, [(row, line) for (row, _), line in zip(grid.rows, entries, strict=True)])
+    columns = []
+    for column in table.columns():
+        heading, cells = _heading(column), [table.cell(row, column) for row in table.rows()]
+        columns.append((heading, [Entry() if cell is None else _accuracy(cell) for cell in cells]))
+        for name in table.scores if column[0] is not None else ():
+            columns.append(((", ".join(heading), name.upper()), _scores(cells, name)))
+    return _grid(table.heading, table, columns)
 
 
-def _scores(comparison: Comparison, column: Column, name: str) -> list[Entry]:
-    """Return a column of scores, the highest marked."""
-    cells = [comparison.cell(row, column) for row in comparison.rows()]
-    scores: list[float | None] = [None if cell is None else getattr(cell, name) for cell in cells]
-    top = max((score for score in scores if score is not None), default=None)
-    return [
-        Entry("" if cell is None else UNDEFINED if score is None else f"{score:.3f}", best=score == top is not None)
-        for cell, score in zip(cells, scores, strict=True)
-    ]
-
-
-def differences(comparison: Comparison) -> Grid | None:
+def differences(table: ComparisonTable) -> Grid | None:
     """Return the table of differences, or None where nothing was tested."""
-    cells = [cell for cell in comparison.cells if cell.against is not None]
+    cells = [cell for cell in table.cells if cell.against is not None]
     if not cells:
         return None
     tests = sum(cell.p_holm is not None for cell in cells)
     title = (
-        f"Differences to {comparison.against or 'the best of each column'} in percentage points [95 % confidence "
+        f"Differences to {table.against or 'the best of each column'} in percentage points [95 % confidence "
         f"interval], p corrected for {tests} test{'' if tests == 1 else 's'}"
     )
-    return _grid(comparison, title, partial(_difference, against=comparison.against))
+    columns = [
+        (_heading(column), [_difference(table.cell(row, column), table.against) for row in table.rows()])
+        for column in table.columns()
+    ]
+    return _grid(title, table, columns)
 
 
-def _grid(comparison: Comparison, title: str, entry: Callable[[Cell], Entry]) -> Grid:
-    columns = comparison.columns()
-    cells = {row: [comparison.cell(row, column) for column in columns] for row in comparison.rows()}
-    rows = [(row, [Entry() if cell is None else entry(cell) for cell in line]) for row, line in cells.items()]
-    return Grid(title, [_heading(column) for column in columns], rows)
+def _grid(title: str, table: ComparisonTable, columns: Sequence[tuple[tuple[str, str], list[Entry]]]) -> Grid:
+    lines = zip(*(entries for _, entries in columns), strict=True)
+    rows = [(name, list(line)) for name, line in zip(table.rows(), lines, strict=True)]
+    return Grid(title, [heading for heading, _ in columns], rows)
 
 
 def _heading(column: Column) -> tuple[str, str]:
@@ -105,11 +104,23 @@ def _accuracy(cell: Cell) -> Entry:
 
 def _measured(cell: Cell) -> str:
     # the scatter of a single network is not known, rather than 0
-    text = percent(cell.mean, cell.std) if len(cell.values) > 1 or cell.mean is None else f"{100 * cell.mean:.2f}"
+    text = percent(cell.mean, cell.std) if len(cell.values) > 1 else f"{100 * cell.mean:.2f}"
     return f"{text} ({len(cell.values)})"
 
 
-def _difference(cell: Cell, against: str | None) -> Entry:
+def _scores(cells: Sequence[Cell | None], name: str) -> list[Entry]:
+    """Return a column of scores, the highest marked."""
+    scores: list[float | None] = [None if cell is None else getattr(cell, name) for cell in cells]
+    top = max((score for score in scores if score is not None), default=None)
+    return [
+        Entry("" if cell is None else UNDEFINED if score is None else f"{score:.3f}", best=score == top is not None)
+        for cell, score in zip(cells, scores, strict=True)
+    ]
+
+
+def _difference(cell: Cell | None, against: str | None) -> Entry:
+    if cell is None:
+        return Entry()
     if cell.row == against:
         return Entry("reference")
     if cell.against is None:
@@ -142,9 +153,9 @@ def bound_line(bound: Bound) -> str:
     return "; ".join([f"Upper bound, {where}: {_measured(bound.cell)}{reported}", *bound.remarks])
 
 
-def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str]:
+def footnotes(tables: Sequence[ComparisonTable], best: str = "bold") -> list[str]:
     """Return what explains the marks in all tables, one note a line; ``best`` is how a column's best is marked."""
-    cells = [cell for c in comparisons for cell in (*c.cells, *(bound.cell for bound in c.bounds))]
+    cells = [cell for table in tables for cell in (*table.cells, *(bound.cell for bound in table.bounds))]
     rows = {cell.row for cell in cells}
     notes = [
         f"Accuracy in percent: mean ± population std (number of networks, pooled over seeds); the best are {best}."
@@ -161,10 +172,10 @@ def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str
             "In [brackets] what was reported, often of the iteration that was best on the test split, and for "
             f"baselines with settings that were not published. {'; '.join(sources)}"
         )
-    notes += [_SCORE_NOTES[name] for name in sorted({name for c in comparisons for name in c.scores}, reverse=True)]
+    notes += [_SCORE_NOTES[name] for name in sorted({name for table in tables for name in table.scores}, reverse=True)]
     if any(cell.against for cell in cells):
-        reference = next((c.against for c in comparisons if c.against), "the best of its column")
-        paired = any(c.tested == "paired" for c in comparisons)
+        reference = next((table.against for table in tables if table.against), "the best of its column")
+        paired = any(table.tested == "paired" for table in tables)
         test = "t-test of pairs of runs of the same distillation seed" if paired else "Welch's t-test"
         notes.append(
             f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: {test}, p-values corrected by "
@@ -172,6 +183,6 @@ def footnotes(comparisons: Sequence[Comparison], best: str = "bold") -> list[str
             f"{'pair' if paired else 'network'}, or no scatter)."
         )
         notes.append(_SCATTER["paired" if paired else "welch"])
-        if any(cell.against and not c.against for c in comparisons for cell in c.cells):
+        if any(cell.against and not table.against for table in tables for cell in table.cells):
             notes.append("The best was chosen because it came out best, so differences to it are flattered.")
     return notes

@@ -9,50 +9,80 @@ labels only for that is no table of its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from statistics import fmean
 from typing import Any, Final, Literal, TypeAlias
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.engine.metrics import summarise
-from hoptm_plugin.storage.files import sha256
-from hoptm_plugin.storage.sets import read_set
-from hoptm_plugin.tables.cells import AVERAGED, EXPORTED, RANDOM, Cell, FoundCard, distillation_seed
-from hoptm_plugin.tables.compare import HARMLESS, Comparison
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.tables.cells import AVERAGED, EXPORTED, RANDOM, Cell, FoundCard, accuracies_of, distillation_seed
 from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
+from hoptm_plugin.tables.table import HARMLESS, ComparisonTable
 
 ScoreName: TypeAlias = Literal["lrs", "ars"]
 SET_FILE, PLAIN = "synthetic.safetensors", "none"
 AUGMENTED = "dsa"  # what to try where nothing was evaluated with augmentation
 FULL: Final = "full"
+HINT = (
+    "make them with `hoptm-bench eval synthetic=RUN augment=none` or `protocol.labels=hard` (random subsets come along "
+    "with `protocol.random_subset=true`), `hoptm-bench run method=random` and `method=full`; then compare again with "
+    "the new folders as well"
+)
 
 
 @dataclass
 class Missing:
-    """A run that scores need and no card is of; data, networks and protocol are to be those of a card there is.
+    """A run that scores need and no card is of; what is not named here is to be as it was for a card there is.
 
     Attributes:
         kind: a set judged "again", a "random" subset, or the "full" training split.
-        like: cards to make it like; of any of them, except where the same set is judged again.
+        like: the card that it is to be like; of the same set, where that is judged again.
         conditions: data and protocol that it will have, as :func:`_conditions` gives them.
         augment: its augmentation, where that differs.
         labels: its labels, where they differ.
         networks: on which it is needed.
         scores: what needs it.
-        random: whether to judge random subsets along with the set.
     """
 
     kind: Literal["again", "random", "full"]
-    like: list[FoundCard]
+    like: FoundCard
     conditions: str
     augment: str | None = None
     labels: str | None = None
     networks: set[str] = field(default_factory=set)
     scores: set[ScoreName] = field(default_factory=set)
-    random: bool = False
+
+    def __str__(self) -> str:
+        """Say what to run."""
+        place, card = self.like
+        what = {
+            "again": f"{card.title}, seed {distillation_seed(card)}, IPC {card.ipc}",
+            "random": f"random subset, IPC {card.ipc}",
+            "full": "all images",
+        }[self.kind]
+        how = {None: "", PLAIN: " without augmentation", AUGMENTED: " with augmentation (then more may be missing)"}
+        labels = {None: "", "hard": " under hard labels", "stored": " under its own labels"}
+        scores = " and ".join(name.upper() for name in sorted(self.scores, reverse=True))
+        return (
+            f"{what}, {card.dataset.name}: judged{how[self.augment]}{labels[self.labels]} on "
+            f"{', '.join(sorted(self.networks))}, else as {f'card {place}' if isinstance(place, int) else place}, "
+            f"for {scores}"
+        )
+
+
+def refuse_missing(missing: Sequence[Missing], asked: str) -> None:
+    """Refuse where runs are missing for the scores that were ``asked`` for.
+
+    Raises:
+        ConfigurationError: names all of them, and how they are made.
+    """
+    if missing:
+        count = "a run is" if len(missing) == 1 else f"{len(missing)} runs are"
+        order = ("again", RANDOM, FULL)
+        lines = [f"  {need}" for need in sorted(missing, key=lambda need: order.index(need.kind))]
+        raise ConfigurationError([f"scores {asked}: {count} missing", *lines, HINT])
 
 
 def tabled(cards: Sequence[FoundCard]) -> list[FoundCard]:
@@ -62,29 +92,29 @@ def tabled(cards: Sequence[FoundCard]) -> list[FoundCard]:
 
 
 def scored(
-    comparisons: Sequence[Comparison], cards: Sequence[FoundCard], wanted: Sequence[ScoreName]
-) -> tuple[list[Comparison], list[Missing]]:
-    """Return the comparisons with scores in the cells of distilled sets, and what is missing for them.
+    tables: Sequence[ComparisonTable], cards: Sequence[FoundCard], wanted: Sequence[ScoreName]
+) -> tuple[list[ComparisonTable], list[Missing]]:
+    """Return the tables with scores in the cells of distilled sets, and what is missing for them.
 
     Scores of the moving average stay None where only its own cards are missing: a set may have been judged alone.
 
     Args:
-        comparisons: of :func:`tabled` cards.
+        tables: of :func:`tabled` cards.
         cards: all of them.
         wanted: which scores.
     """
     scorer = _Scorer(cards)
     results = []
-    for comparison in comparisons:
-        if not any(map(_is_scored, comparison.cells)):
-            results.append(comparison)
+    for table in tables:
+        if not any(map(_is_scored, table.cells)):
+            results.append(table)
             continue
-        cells = tuple(scorer.with_scores(cell, wanted) if _is_scored(cell) else cell for cell in comparison.cells)
-        mains = [card for cell in comparison.cells if _is_scored(cell) for _, card in cell.found]
+        cells = tuple(scorer.with_scores(cell, wanted) if _is_scored(cell) else cell for cell in table.cells)
+        mains = [card for cell in table.cells if _is_scored(cell) for (_, card), _ in cell.runs]
         count = sum(any(_accompanies(card, main) for main in mains) for _, card in cards)
         read = f"Scores read {count} more card{'s' * (count > 1)}, without augmentation or under hard labels."
-        notes = (*comparison.notes, *([read] if count else []))
-        results.append(replace(comparison, cells=cells, scores=tuple(wanted), notes=notes))
+        notes = (*table.notes, *([read] if count else []))
+        results.append(replace(table, cells=cells, scores=tuple(wanted), notes=notes))
     return results, _with_random_subsets(list(scorer.missing.values()))
 
 
@@ -96,135 +126,113 @@ class _Scorer:
     """Finds accuracies among cards and notes what it cannot find."""
 
     def __init__(self, cards: Sequence[FoundCard]) -> None:
-        self.cards = [(found, _conditions(found[1])) for found in sorted(cards, key=lambda found: found[0])]
+        self.cards = [(card, _conditions(card)) for _, card in cards]
         self.missing: dict[tuple[Any, ...], Missing] = {}
-        self.hard: dict[Path, bool] = {}
 
     def with_scores(self, cell: Cell, wanted: Sequence[ScoreName]) -> Cell:
         """Return the cell with its scores, None where an accuracy is missing."""
-        if "ars" in wanted and any(_is_plain(card) for _, card in cell.found):
-            self._judge_again(cell, "ars", augment=AUGMENTED)  # first: all else depends on the augmentation
+        found = [each for each, _ in cell.runs]
+        if "ars" in wanted and any(_is_plain(card) for _, card in found):
+            for each in found:  # first: all else depends on the augmentation
+                self._note("again", each, cell, "ars", augment=AUGMENTED)
             return cell
-        if any(_under_hard_labels(found[1]) and not self.has_hard_labels(found) for found in cell.found):
-            self._judge_again(cell, wanted[0], labels="stored")
+        if any(_under_hard_labels(card) and card.labels != "hard" for _, card in found):
+            for each in found:
+                self._note("again", each, cell, wanted[0], labels="stored")
             return cell
-        return replace(
-            cell,
-            lrs=self._label_robust(cell) if "lrs" in wanted else None,
-            ars=self._augmentation_robust(cell) if "ars" in wanted else None,
-        )
-
-    def _label_robust(self, cell: Cell) -> float | None:
-        needed = (cell.mean, self._of_sets(cell, "lrs", labels="hard"), self._random(cell, "lrs"), self._full(cell))
-        accuracies = [accuracy for accuracy in needed if accuracy is not None]
-        return label_robust_score(*accuracies) if len(accuracies) == len(needed) else None
-
-    def _augmentation_robust(self, cell: Cell) -> float | None:
-        needed = (cell.mean, self._random(cell, "ars"), self._of_sets(cell, "ars", augment=PLAIN),
-                  self._random(cell, "ars", augment=PLAIN))  # fmt: skip
-        accuracies = [accuracy for accuracy in needed if accuracy is not None]
-        return augmentation_robust_score(*accuracies) if len(accuracies) == len(needed) else None
+        lrs = ars = None
+        if "lrs" in wanted:
+            hard, whole = self._of_sets(cell, "lrs", labels="hard"), self._full(cell)
+            lrs = _score(label_robust_score, cell.mean, hard, self._random(cell, "lrs"), whole)
+        if "ars" in wanted:
+            plain = self._of_sets(cell, "ars", augment=PLAIN), self._random(cell, "ars", PLAIN)
+            ars = _score(augmentation_robust_score, cell.mean, self._random(cell, "ars"), *plain)
+        return replace(cell, lrs=lrs, ars=ars)
 
     def _of_sets(self, cell: Cell, score: ScoreName, *, augment: str | None = None, labels: str | None = None
                  ) -> float | None:  # fmt: skip
         """Return the mean accuracy of the cell's own sets judged otherwise; every one of them is needed."""
-        values: list[float | None] = []
-        for found in cell.found:
-            hard = self.has_hard_labels(found)
-            judged = [found[1]] if labels == "hard" and hard else self._judged(cell, found, augment, labels, hard)
-            evaluations = [_evaluation(card, cell) for card in judged]
-            accuracies = [value for each in evaluations if each is not None for value in each.accuracy.values]
+        values: list[float] = []
+        complete = True
+        for found, _ in cell.runs:
+            card = found[1]
+            same = labels == "hard" and card.labels == "hard"
+            judged = [card] if same else self._judged(cell, card, augment, labels)
+            evaluations = [_evaluation(each, cell) for each in judged]
+            accuracies = accuracies_of(each for each in evaluations if each is not None)
             if not accuracies:
-                self._judge_again(replace(cell, found=(found,)), score, augment, labels)
-            values += accuracies or [None]
-        return _mean(values)
+                self._note("again", found, cell, score, augment, labels)
+                complete = False
+            values += accuracies
+        return fmean(values) if complete else None
 
-    def _judged(self, cell: Cell, found: FoundCard, augment: str | None, labels: str | None, hard: bool) -> list[Card]:
+    def _judged(self, cell: Cell, card: Card, augment: str | None, labels: str | None) -> list[Card]:
         """Return the cards of the same set that were judged as asked, of the same evaluation seed where there are."""
-        card, conditions = found[1], _conditions(found[1], augment)
+        conditions = _conditions(card, augment)
         alike = [
             other
-            for (_, other), its in self.cards
+            for other, its in self.cards
             if its == conditions and _same_set(other, card) and _evaluation(other, cell) is not None
-            and (hard or _under_hard_labels(other) == (labels == "hard"))
+            and (card.labels == "hard" or _under_hard_labels(other) == (labels == "hard"))
             and (AVERAGED not in cell.row or _warm(other) == _warm(card))
         ]  # fmt: skip
         return [other for other in alike if other.seed == card.seed] or alike
 
     def _random(self, cell: Cell, score: ScoreName, augment: str | None = None) -> float | None:
         """Return the mean accuracy of random subsets; labels are left out of account, since theirs are hard anyway."""
-        conditions = _conditions(cell.found[0][1], augment)
-        alike = [card for (_, card), its in self.cards if its == conditions and card.ipc == cell.ipc]
+        like = cell.runs[0][0]
+        conditions = _conditions(like[1], augment)
+        alike = [card for card, its in self.cards if its == conditions and card.ipc == cell.ipc]
         runs = [each for card in alike if card.method == RANDOM for each in card.evaluations]
         runs = [each for each in runs if each.network == cell.network]
         beside = {  # cards of one seed have the same subsets
             card.seed: each for card in alike for each in card.random_subset or () if each.network == cell.network
         }
         if evaluations := runs or list(beside.values()):
-            return _mean(value for each in evaluations for value in each.accuracy.values)
-        self._note(Missing("random", [], conditions, augment), (cell.ipc,), cell, score)
+            return fmean(accuracies_of(evaluations))
+        self._note("random", like, cell, score, augment)
         return None
 
     def _full(self, cell: Cell) -> float | None:
         """Return the mean accuracy of all training images, from as many networks as there are: training one is dear."""
-        like = cell.found[0][1]
-        conditions, networks = _conditions(like), _conditions(like, networks=False)
-        whole = [card for (_, card), _ in self.cards if card.ipc is None]
-        alike = [card for card in whole if _conditions(card, networks=False) == networks]
+        like = cell.runs[0][0]
+        networks = _conditions(like[1], networks=False)
+        alike = [c for c, _ in self.cards if c.ipc is None and _conditions(c, networks=False) == networks]
         named = [card for card in alike if card.method == FULL] or alike  # plug-ins may train on all images otherwise
         evaluations = [each for card in named for each in card.evaluations if each.network == cell.network]
-        if not evaluations:
-            self._note(Missing(FULL, [], conditions), (), cell, "lrs")
-        return _mean([value for each in evaluations for value in each.accuracy.values])
+        if evaluations:
+            return fmean(accuracies_of(evaluations))
+        self._note(FULL, like, cell, "lrs")
+        return None
 
-    def _judge_again(self, cell: Cell, score: ScoreName, augment: str | None = None, labels: str | None = None) -> None:
-        for found in cell.found:
-            again = Missing("again", [], _conditions(found[1], augment), augment, labels, random=augment == AUGMENTED)
-            self._note(again, (found[0],), replace(cell, found=(found,)), score)
-
-    def _note(self, missing: Missing, place: tuple[Any, ...], cell: Cell, score: ScoreName) -> None:
+    def _note(
+        self, kind: Literal["again", "random", "full"], like: FoundCard, cell: Cell, score: ScoreName,
+        augment: str | None = None, labels: str | None = None,
+    ) -> None:  # fmt: skip
         if AVERAGED in cell.row:  # judging a run's set judges its moving average as well
             return
-        key = (missing.kind, missing.conditions, missing.labels, *place)
-        missing = self.missing.setdefault(key, missing)
-        missing.like += [found for found in cell.found if found not in missing.like]
+        conditions = _conditions(like[1], augment)
+        of = {"again": like[0], "random": cell.ipc, "full": None}[kind]
+        missing = self.missing.setdefault(
+            (kind, of, conditions, labels), Missing(kind, like, conditions, augment, labels)
+        )
         missing.networks.add(cell.network)
         missing.scores.add(score)
 
-    def has_hard_labels(self, found: FoundCard) -> bool:
-        """Say whether a set is known to have hard labels: by any card of it, or by the set beside an older card."""
-        path, card = found
-        if path not in self.hard:
-            self.hard[path] = self._find_out(path, card)
-        return self.hard[path]
 
-    def _find_out(self, path: Path, card: Card) -> bool:
-        known = {other.labels for (_, other), _ in self.cards if other.labels and _same_set(other, card)}
-        known |= {card.labels} if card.labels else set()
-        if known:
-            return known == {"hard"}
-        file = path.parent / SET_FILE
-        try:
-            return file.is_file() and sha256(file) == card.artefacts.get(SET_FILE) and not read_set(file).soft
-        except (FileFormatError, OSError):
-            return False
+def _score(formula: Callable[..., float], *accuracies: float | None) -> float | None:
+    return None if None in accuracies else formula(*accuracies)
 
 
-def _with_random_subsets(missing: list[Missing]) -> list[Missing]:
+def _with_random_subsets(missing: Sequence[Missing]) -> list[Missing]:
     """Let sets that are to be judged again bring the random subsets along, so that no run is asked for twice."""
-    kept = []
+    brought = {(need.conditions, need.like[1].ipc, network) for need in missing if need.kind == "again"
+               for network in need.networks}  # fmt: skip
     for need in missing:
-        bringing = [
-            other for other in missing
-            if need.kind == "random" and other.kind == "again" and other.conditions == need.conditions
-            and other.like[0][1].ipc == need.like[0][1].ipc
-        ]  # fmt: skip
-        for other in bringing:
-            other.random = True
-            need.networks -= {evaluation.network for evaluation in other.like[0][1].evaluations}
-        if need.networks:
-            kept.append(need)
-    return kept
+        if need.kind == RANDOM:
+            place = need.conditions, need.like[1].ipc
+            need.networks -= {network for network in need.networks if (*place, network) in brought}
+    return [need for need in missing if need.networks]
 
 
 def _conditions(card: Card, augment: str | None = None, *, networks: bool = True) -> str:
@@ -260,14 +268,7 @@ def _accompanies(card: Card, main: Card) -> bool:
 
 
 def _same_set(one: Card, other: Card) -> bool:
-    """Say whether two cards are of one synthetic set: by its digest, else by all that determines it."""
-    digests = [_digest(card) for card in (one, other)]
-    if None not in digests:
-        return digests[0] == digests[1]
-    origins = [
-        (card.method, card.title, card.ipc, card.distillation_sha256, distillation_seed(card)) for card in (one, other)
-    ]
-    return origins[0] == origins[1] and one.distillation_sha256 is not None
+    return _digest(one) is not None and _digest(one) == _digest(other)
 
 
 def _digest(card: Card) -> str | None:
@@ -280,8 +281,3 @@ def _digest(card: Card) -> str | None:
 def _evaluation(card: Card, cell: Cell) -> Evaluation | None:
     evaluations = (card.averaged or ()) if AVERAGED in cell.row else card.evaluations
     return next((each for each in evaluations if each.network == cell.network), None)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    mean: float | None = summarise(list(values))["mean"]
-    return mean

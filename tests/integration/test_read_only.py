@@ -81,7 +81,7 @@ def test_what_would_be_written_there_is_refused(disk, tmp_path):
     for command, named, remedy in (
         (("export", run, "--format", "folder", "-o", str(disk / "set")), disk.path, "-o FOLDER"),
         (("report", run, "-o", str(disk / "page.html")), disk / "page.html", "-o FILE"),
-        (("compare", run, "--output", str(disk / "table.txt")), disk / "table.txt", "--output FILE"),
+        (("compare", run, "--output", str(disk / "table.txt")), disk / "table.txt", "name another file"),
         (("eval", f"synthetic={run}", f"hydra.run.dir={disk / 'judged'}"), disk / "judged", "hydra.run.dir=PATH"),
     ):
         only_error(command_line.fork(*command, cwd=tmp_path), named, READ_ONLY, remedy, code=2)

@@ -115,7 +115,7 @@ def test_a_card_on_its_own_takes_nothing_from_its_neighbours(report, finished_ru
         (["a" * 300], "File name too long; name folders of finished runs"),
         (["RUN", "-o", "."], ".: is a folder; name another file with -o FILE"),
         (["RUN", "-o", "missing/page.html"], "missing/page.html: there is no folder missing; make it, or name another"),
-        (["RUN", "--against", "gone"], "--against gone: no row is called that (known: HoP-TM)"),
+        (["RUN", "--against", "gone"], "against gone: no row is called that (known: HoP-TM)"),
         (["RUN", "--against", "mtt", "--no-tests"], "not allowed with argument"),
         ([], "the following arguments are required"),
     ],

@@ -1,9 +1,8 @@
-"""``compare --scores``: what it refuses names the very commands that make it succeed."""
+"""``compare --scores``: what it refuses names the runs that make it succeed."""
 
 from __future__ import annotations
 
 import json
-import shlex
 
 import command_line
 import pytest
@@ -22,20 +21,20 @@ def accuracy(folder):
 
 
 def missing(result):
-    """Return the commands that a refusal lists."""
+    """Return what a refusal names, up to the card that it is to be like."""
     assert result.code == 2, result.err
     assert result.out == ""
-    first, *lines = result.err.splitlines()
-    assert first.startswith("error: --scores")
+    first, *lines, hint = result.err.splitlines()
+    assert first.startswith("error: scores")
     assert str(len(lines)) in first or len(lines) == 1
-    return [shlex.split(line, comments=True) for line in lines]
+    assert "make them with `hoptm-bench eval synthetic=RUN" in hint
+    return [line.partition(", else as ")[0].strip() for line in lines]
 
 
-def follow(bench, commands, into):
-    """Do as a refusal says, every run in a folder of its own."""
-    for number, (program, *arguments) in enumerate(commands):
-        assert program == "hoptm-bench"
-        result = bench(*arguments, f"hydra.run.dir={into}/{number}")
+def make(bench, *commands):
+    """Run commands, each in a folder of its own below ``more``."""
+    for number, arguments in enumerate(commands):
+        result = bench(*arguments, f"hydra.run.dir=more/{number}")
         assert result.code == 0, (arguments, result.err)
 
 
@@ -80,12 +79,17 @@ def test_both_scores_of_a_set_with_hard_labels(bench, tmp_path, finished_run, np
     assert all(f">{rows['HoP-TM'][name]:.3f}<" in page for name in ("lrs", "ars"))
 
 
-def test_what_is_missing_is_listed_and_following_the_list_suffices(bench, tmp_path, soft_run):
-    commands = missing(bench("compare", str(soft_run), "--scores", "all"))
-    telling = {"method=random", "method=full", "augment=none", "protocol.labels=hard"}
-    kinds = [(command[1], *telling.intersection(command)) for command in commands]
-    assert kinds == [("eval", "protocol.labels=hard"), ("eval", "augment=none"), ("run", "method=full")]
-    follow(bench, commands, "more")
+def test_what_is_missing_is_named_and_making_it_suffices(bench, tmp_path, soft_run, npz_file):
+    networks = "alexnet, convnet(depth=2,width=4)"
+    assert missing(bench("compare", str(soft_run), "--scores", "all")) == [
+        f"HoP-TM, seed 3, IPC 1, generated: judged under hard labels on {networks}",
+        f"HoP-TM, seed 3, IPC 1, generated: judged without augmentation on {networks}",
+        f"all images, generated: judged on {networks}",
+    ]
+    data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
+    again = ("eval", f"synthetic={soft_run}", "protocol.random_subset=true")
+    make(bench, (*again, "protocol.labels=hard"), (*again, "augment=none"),
+         ("run", "method=full", *data, "networks=[convnet,alexnet]"))  # fmt: skip
     result = bench("compare", str(soft_run), "more", "--scores", "all", "--format", "json")
     assert result.code == 0, result.err
     rows = [row for row in json.loads(result.out) if row["method"] == "HoP-TM"]
@@ -101,16 +105,18 @@ def test_what_is_missing_is_listed_and_following_the_list_suffices(bench, tmp_pa
         assert 0 < row["ars"] < 1
 
 
-def test_runs_are_to_be_made_like_an_evaluation_with_settings_of_its_own(bench, finished_run):
-    settings = ("protocol.epochs=5", "protocol.learning_rate=0.02", "networks=[alexnet]", "seed=1",
-                "augment.prob_flip=0.25")  # fmt: skip
-    result = bench("eval", f"synthetic={finished_run}", *settings, "hydra.run.dir=cards/judged")
+def test_runs_are_to_be_made_like_an_evaluation_with_settings_of_its_own(bench, finished_run, npz_file):
+    settings = ("protocol.epochs=5", "protocol.learning_rate=0.02", "networks=[alexnet]", "seed=1")
+    augmented = (*settings, "augment.prob_flip=0.25")
+    result = bench("eval", f"synthetic={finished_run}", *augmented, "hydra.run.dir=more/judged")
     assert result.code == 0, result.err
-    commands = missing(bench("compare", "cards", "--scores", "all"))
     # random images with augmentation take a run of their own, those without come along
-    assert [command[1] for command in commands] == ["eval", "run", "run"]
-    follow(bench, commands, "cards/more")
-    result = bench("compare", "cards", "--scores", "all", "--format", "json")
+    what = [each.partition(":")[0].partition(",")[0] for each in missing(bench("compare", "more", "--scores", "all"))]
+    assert what == ["HoP-TM", "random subset", "all images"]
+    data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
+    plain = ("eval", f"synthetic={finished_run}", "augment=none", "protocol.random_subset=true", *settings)
+    make(bench, plain, *(("run", f"method={method}", *data, *augmented) for method in ("random", "full")))
+    result = bench("compare", "more", "--scores", "all", "--format", "json")
     assert result.code == 0, result.err
     (row,) = (row for row in json.loads(result.out) if row["method"] == "HoP-TM")
     assert 0 < row["lrs"] < 1

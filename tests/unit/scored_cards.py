@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from hoptm_plugin.cards.card import Card, software_versions
 from hoptm_plugin.cards.evaluation import Evaluation
@@ -38,7 +39,13 @@ def make(method, *values, classes=2, augment=DSA, told=None, random=None, averag
 
 
 def found(**cards):
+    """Cards as if read from files, by the name of their run's folder."""
     return [(Path(f"/runs/{name}/result.json"), card) for name, card in cards.items()]
+
+
+def read(cards):
+    """Runs that were read, to be compared."""
+    return [SimpleNamespace(card=card, folder=path.parent) for path, card in cards]
 
 
 def whole(classes=2):

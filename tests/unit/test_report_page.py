@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +65,8 @@ def whole(card, number=0, **changes):
 
 
 def page(*runs, title="A title", real_images=True, **options):
-    return render(runs, compare([(run.file, run.card) for run in runs], **options), title, real_images)
+    read = [SimpleNamespace(card=run.card, folder=run.file.parent) for run in runs]
+    return render(runs, compare(read, **options).tables, title, real_images)
 
 
 def text(html):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from hoptm_plugin.cards.by_class import print_by_class, rare_first, recall
+from hoptm_plugin.cards.by_class import rare_first, recall
 from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cli.console import print_by_class
 from hoptm_plugin.engine.metrics import classification_metrics
 
 SUPPORT = (6, 2, 0, 4)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,7 +52,7 @@ def store(tmp_path):
 
 
 def tables(folder, **options):
-    return compare(find_cards([folder]), **options)
+    return compare(folder, **options).tables
 
 
 def table(folder, **options):
@@ -76,6 +77,36 @@ def test_find_cards_in_files_run_folders_and_trees_once_each(store):
         "a/result.json", "sweep/0/result.json", "sweep/1/result.json",
     ]  # fmt: skip
     assert [card.method for _, card in found] == ["mtt", "hoptm", "dm"]
+
+
+def test_cards_runs_and_paths_may_be_mixed_and_each_counts_once(store):
+    folder = store(a=make(), b=make("hoptm"))
+    run = SimpleNamespace(card=make("hoptm"), folder=folder / "b")
+    comparison = compare([str(folder / "a"), run, make("dm"), make("dm"), folder])
+    assert [place if isinstance(place, int) else place.parent.name for place, _ in comparison.cards] == ["a", "b", 3]
+    assert comparison.tables[0].rows() == ["Dm", "HoP-TM", "MTT"]
+    assert compare(make()).tables[0].rows() == compare(folder / "a").tables[0].rows() == ["MTT"]
+
+
+def test_cards_without_files_are_told_apart_by_number(store):
+    others = [make(accuracies=(0.2,), config_sha256="1" * 64), make(accuracies=(0.3,), config_sha256="2" * 64)]
+    folder = store(x=make())
+    assert compare([others[0], folder, others[1]]).tables[0].rows() == ["MTT (card 1)", "MTT (card 3)", "MTT (x)"]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        ([], {}, "nothing to compare"),
+        ([3], {}, "compare takes cards, runs and paths, not int"),
+        ([make()], {"tests": "t"}, r"tests 't': no such choice \(known: welch, paired, None\)"),
+        ([make()], {"scores": "x"}, r"scores 'x': no such choice \(known: lrs, ars, all, None\)"),
+        ([make()], {"tests": None, "against": "mtt"}, "against mtt: nothing is tested"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(given, options, says):
+    with pytest.raises(ConfigurationError, match=says):
+        compare(given, **options)
 
 
 def test_a_folder_without_cards_and_a_damaged_card_are_refused(store, tmp_path):
@@ -241,10 +272,10 @@ def test_the_order_of_cards_does_not_matter(store):
         d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
         g=make("dm", selection="validation"),
     )])  # fmt: skip
-    expected = compare(found)
+    expected = compare([path for path, _ in found]).tables
     assert len(expected) == 2
     for order in (found[::-1], found[3:] + found[:3]):
-        assert compare(order) == expected
+        assert compare([path for path, _ in order]).tables == expected
 
 
 def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
@@ -262,9 +293,9 @@ def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
 
 def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
     root = store(x=make(accuracies=(0.2,)), y=make(accuracies=(0.4,), config_sha256="1" * 64), z=make("hoptm"))
-    with pytest.raises(ConfigurationError, match=r"--against nobody: .*\(known: HoP-TM, MTT \(x\), MTT \(y\)\)"):
+    with pytest.raises(ConfigurationError, match=r"against nobody: .*\(known: HoP-TM, MTT \(x\), MTT \(y\)\)"):
         tables(root, against="nobody")
-    with pytest.raises(ConfigurationError, match=r"--against mtt: it has several rows, .*: MTT \(x\), MTT \(y\)"):
+    with pytest.raises(ConfigurationError, match=r"against mtt: it has several rows, .*: MTT \(x\), MTT \(y\)"):
         tables(root, against="mtt")
 
 
@@ -300,13 +331,16 @@ def test_a_single_pair_cannot_be_tested(store):
     assert comparison.cell("HoP-TM", DIGITS).untested
 
 
-def test_a_row_with_an_undefined_seed_has_no_pairs():
-    cells = [Cell("A", "a", 1, "convnet", (0.9, 0.8, 0.7), 3, by_seed=((0, 0.9), (1, 0.8), (2, None))),
-             Cell("B", "b", 1, "convnet", (0.5, 0.3, 0.4), 3, by_seed=((0, 0.5), (1, 0.3), (2, 0.4)))]  # fmt: skip
-    first, _ = with_tests(cells, "B", "paired")
+def test_a_seed_that_a_row_has_twice_gives_no_pairs():
+    cards = [make(accuracies=(0.5 + number / 10,), seed=number, distillation_seed=seed)
+             for number, seed in enumerate((0, 0, 1))]  # fmt: skip
+    evaluated = [((number, card), card.evaluations[0]) for number, card in enumerate(cards)]
+    twice, once = Cell("A", "a", 1, "convnet", tuple(evaluated)), Cell("B", "b", 1, "convnet", tuple(evaluated[1:]))
+    first, _ = with_tests([twice, once], "B", "paired")
     assert first.untested
-    whole = replace(cells[0], by_seed=((0, 0.9), (1, 0.8), (2, 0.7)))
-    assert with_tests([whole, cells[1]], "B", "paired")[0].difference.pairs == 3
+    assert first.difference is None
+    pairs = [replace(once, row="A"), once]
+    assert with_tests(pairs, "B", "paired")[0].difference.pairs == 2
 
 
 def test_results_on_the_validation_split_stand_apart_and_say_so(store):

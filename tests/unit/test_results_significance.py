@@ -9,7 +9,7 @@ from statistics import fmean, variance
 import pytest
 from scipy.special import stdtr, stdtrit
 
-from hoptm_plugin.cards.significance import Difference, holm, paired, welch
+from hoptm_plugin.engine.significance import Difference, holm, paired, welch
 
 
 def by_hand(a, b):

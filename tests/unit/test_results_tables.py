@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -12,10 +11,10 @@ from hoptm_plugin.cards.card import Card, software_versions, write_card
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cli.console import output_console
 from hoptm_plugin.cli.entry import main
-from hoptm_plugin.core.errors import UserError
-from hoptm_plugin.tables.cells import Cell, with_best, with_tests
+from hoptm_plugin.cli.tables import print_tables, show_comparison
+from hoptm_plugin.core.errors import ConfigurationError, UserError
 from hoptm_plugin.tables.compare import compare
-from hoptm_plugin.tables.formats import latex_text, print_comparison, publish, render
+from hoptm_plugin.tables.formats import latex_text
 
 FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 
@@ -39,7 +38,7 @@ def make(method, accuracies, random=None, **changes):
 
 
 def tables(*cards, **options):
-    return compare([(Path(f"/runs/{i}/result.json"), card) for i, card in enumerate(cards)], **options)
+    return compare(cards, **options)
 
 
 REPORTED = {"accuracy": 0.8, "std": 0.01, "source": "Table 1 & 2"}
@@ -47,8 +46,10 @@ CARDS = (make("dm", (0.5,)), make("mtt", (0.4, 0.6), reported=REPORTED), make("f
          make("att", (0.7, 0.8), random=(0.2,)), make("full", (0.9,), ipc=None))  # fmt: skip
 
 
-def plain(comparisons):
-    return [" ".join(line.split()) for line in render(comparisons, "terminal").splitlines() if line.strip()]
+def plain(comparison):
+    stream = io.StringIO()
+    print_tables(comparison.tables, output_console(stream))
+    return [" ".join(line.split()) for line in stream.getvalue().splitlines() if line.strip()]
 
 
 def test_off_a_terminal_plain_and_on_it_the_best_in_bold():
@@ -64,7 +65,9 @@ def test_off_a_terminal_plain_and_on_it_the_best_in_bold():
     assert any(line.endswith("HOPTM: Table 1 & 2") for line in lines)
     assert not any("Differences" in line or "Welch" in line or "\x1b" in line for line in lines)
     terminal = Terminal()
-    print_comparison(output_console(terminal), tables(make("mtt", (0.5,)), make("hoptm", (0.75,), reported=REPORTED)))
+    print_tables(
+        tables(make("mtt", (0.5,)), make("hoptm", (0.75,), reported=REPORTED)).tables, output_console(terminal)
+    )
     assert re.findall(r"\x1b\[1m *(\d\S+)", terminal.getvalue()) == ["75.00"]
 
 
@@ -90,8 +93,8 @@ def test_against_a_chosen_row():
 
 
 def test_markdown():
-    text = render(tables(make("mtt", (0.5,), title="M|T", random=(0.2,), reported=REPORTED), make("hoptm", (0.75,)),
-                         make("full", (0.9,), ipc=None), tests=None), "markdown")  # fmt: skip
+    text = tables(make("mtt", (0.5,), title="M|T", random=(0.2,), reported=REPORTED), make("hoptm", (0.75,)),
+                  make("full", (0.9,), ipc=None), tests=None).text()  # fmt: skip
     assert text.splitlines()[:10] == [
         "dataset digits",
         "",
@@ -109,7 +112,7 @@ def test_markdown():
 
 def test_latex_has_booktabs_and_escapes_names():
     cards = (make("mtt", (0.4, 0.6), title="[a_b] 50% & $x^{2}$ #1 ~\\"), make("hoptm", (0.75, 0.85), random=(0.2,)))
-    text = render(tables(*cards), "latex")
+    text = tables(*cards).text("latex")
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert text.count(rule) == 2  # accuracies and differences
     assert (
@@ -128,8 +131,8 @@ def test_latex_text_leaves_ordinary_text():
 
 
 def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
-    comparisons = tables(*CARDS)
-    rows = json.loads(render(comparisons, "json"))
+    comparison = tables(*CARDS)
+    rows = json.loads(comparison.text("json"))
     assert list(rows[0]) == [
         "group", "method", "dataset", "ipc", "network", "mean", "std", "networks", "runs", "values", "best", "reported",
         "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high", "p", "p_holm",
@@ -142,7 +145,7 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
     assert named["DM"]["difference"] == pytest.approx(-0.25)
     assert named["DM"]["p"] is named["DM"]["ci_low"] is None
     assert (named["FULL"]["ipc"], named["FULL"]["group"]) == (None, "dataset digits; upper bound")
-    read = list(csv.DictReader(io.StringIO(render(comparisons, "csv"))))
+    read = list(csv.DictReader(io.StringIO(comparison.text("csv"))))
     for row, line in zip(rows, read, strict=True):
         assert line["ipc"] == ("" if row["ipc"] is None else str(row["ipc"]))
         assert json.loads(line["values"]) == row["values"]
@@ -150,26 +153,65 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
         assert line["p"] == ("" if row["p"] is None else str(row["p"]))
 
 
-def test_a_row_with_a_diverged_network_is_neither_best_nor_tested():
-    cells = [Cell("A", "a", 1, "convnet", (0.9, None), 1), Cell("B", "b", 1, "convnet", (0.5, 0.6), 1)]
-    diverged, sound = with_tests(with_best(cells), None, "welch")
-    assert (diverged.mean, diverged.best, diverged.against, diverged.difference) == (None, False, "B", None)
-    assert sound.best
+def test_the_frame_has_numbers_to_compute_with():
+    frame = tables(*CARDS).table()
+    assert list(frame["method"]) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
+    wide = frame.pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")
+    assert wide.loc["ATT", ("digits", 1, "convnet")] - wide.loc["MTT", ("digits", 1, "convnet")] == pytest.approx(0.25)
+    kinds = {"ipc": "Int64", "mean": "float64", "std": "float64", "networks": "int64", "best": "bool",
+             "difference": "float64", "p_holm": "float64"}  # fmt: skip
+    assert {name: str(frame[name].dtype) for name in kinds} == kinds
+    named = frame.set_index("method")
+    assert named["ipc"].isna()["FULL"]
+    assert named["p"].isna()["DM"]
+    untested = tables(make("mtt", (0.5,)), tests=None).table()
+    assert untested["p"].isna().all()
+    assert untested["p"].dtype == float
+
+
+def test_a_notebook_shows_all_tables_and_escapes_what_cards_say():
+    hostile = "<script>alert(1)</script>" + "x" * 60
+    html = tables(make("mtt", (0.5,), title=hostile, reported=REPORTED), make("hoptm", (0.75,)))._repr_html_()
+    assert html.count("<table") == 2  # accuracies and differences
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" + "x" * 60 in html
+    assert "<b>75.00 (1)</b>" in html
+    assert "Table 1 &amp; 2" in html
+    assert "population std" in html
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_gets_what_would_be_printed(form, tmp_path, capsys):
-    comparisons = tables(*CARDS)
-    publish(comparisons, form, None)
+    comparison = tables(*CARDS)
+    show_comparison(comparison, form, None)
     printed = capsys.readouterr().out
-    publish(comparisons, form, tmp_path / "new" / "tables.txt")
+    show_comparison(comparison, form, tmp_path / "new" / "tables.txt")
     assert (tmp_path / "new" / "tables.txt").read_text(encoding="utf-8") == printed
     assert capsys.readouterr().out == ""
+    if form != "terminal":
+        comparison.write(tmp_path / "again.txt", form)
+        assert (tmp_path / "again.txt").read_text(encoding="utf-8") == printed
 
 
 def test_a_file_that_cannot_be_written_is_one_error(tmp_path):
-    with pytest.raises(UserError, match=r"--output FILE"):
-        publish(tables(*CARDS), "csv", tmp_path)
+    with pytest.raises(UserError, match=r"name another file"):
+        tables(*CARDS).write(tmp_path, "csv")
+
+
+def test_no_file_of_a_compared_run_is_written_over(tmp_path):
+    write_card(CARDS[0], tmp_path / "a" / "result.json")
+    (tmp_path / "a" / "config.yaml").write_text("x: 1")
+    comparison = compare(tmp_path)
+    for name in ("result.json", "config.yaml"):
+        before = (tmp_path / "a" / name).read_bytes()
+        with pytest.raises(UserError, match="is a file of a run; name another one"):
+            comparison.write(tmp_path / "a" / name)
+        assert (tmp_path / "a" / name).read_bytes() == before
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ConfigurationError, match=r"form 'word': no such choice \(known: markdown, latex, csv, json\)"):
+        tables(*CARDS).text("word")
 
 
 def test_the_command(tmp_path, capsys):
@@ -178,7 +220,7 @@ def test_the_command(tmp_path, capsys):
     main(["compare", str(tmp_path), "--format", "latex", "--against", "mtt", "--output", str(tmp_path / "t.tex")])
     assert "Differences to MTT" in (tmp_path / "t.tex").read_text(encoding="utf-8")
     assert capsys.readouterr().out == ""
-    for bad, says in ((["--against", "x"], "--against x: no row is called that (known: DM, FTD, MTT)"),
+    for bad, says in ((["--against", "x"], "against x: no row is called that (known: DM, FTD, MTT)"),
                       (["--against", "mtt", "--no-tests"], "not allowed with argument")):  # fmt: skip
         with pytest.raises(SystemExit) as caught:
             main(["compare", str(tmp_path), *bad])

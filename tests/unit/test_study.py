@@ -32,7 +32,7 @@ def rows(**accuracies):
     """Return the comparison of methods with one network for each seed."""
     cards = {f"{method}{seed}": scored_cards.make(method, value, seed=seed)
              for method, values in accuracies.items() for seed, value in enumerate(values)}  # fmt: skip
-    return compare(scored_cards.found(**cards), tests=None)
+    return compare(scored_cards.read(scored_cards.found(**cards)), tests=None).tables
 
 
 def claim(row="A", than="B", **changes):

@@ -1,0 +1,192 @@
+"""Single tables of cards: only what was evaluated alike shares one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hoptm_plugin.cards.card import Card
+from hoptm_plugin.cards.words import SELECTIONS
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.engine.significance import Test
+from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
+
+# the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
+HARMLESS = ("random_subset", "warm_start_average")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A method that trained on the whole training split: the upper bound below a table.
+
+    Attributes:
+        cell: its pooled networks.
+        images: training images.
+        remarks: how it was judged otherwise than the table, in words; empty if alike.
+    """
+
+    cell: Cell
+    images: int
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonTable:
+    """Cards of one data set, protocol and selection.
+
+    Attributes:
+        heading: the data set, and in words where this group differs from the other groups.
+        dataset: its name.
+        cells: every row's cells.
+        bounds: results on the whole training split.
+        notes: on what is not shown.
+        tested: how cells were tested; None where they were not.
+        against: the row they were tested against; None where that is each column's best.
+        scores: columns of scores beside the accuracies, of "lrs" and "ars".
+    """
+
+    heading: str
+    dataset: str
+    cells: tuple[Cell, ...]
+    bounds: tuple[Bound, ...] = ()
+    notes: tuple[str, ...] = ()
+    tested: Test | None = "welch"
+    against: str | None = None
+    scores: tuple[str, ...] = ()
+
+    def columns(self) -> list[Column]:
+        """Return the table's columns, (IPC, network), in order."""
+        return sorted({cell.column for cell in self.cells}, key=lambda column: (column[0] or 0, column[1]))
+
+    def rows(self) -> list[str]:
+        """Return the names of the table's rows: the random subset, then by name."""
+        return sorted({cell.row for cell in self.cells}, key=lambda row: (row != RANDOM_ROW, row.casefold(), row))
+
+    def cell(self, row: str, column: Column) -> Cell | None:
+        """Return a cell, or None where the method was not run."""
+        return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
+
+
+def tables_of(cards: Sequence[FoundCard], against: str | None, tests: Test | None) -> list[ComparisonTable]:
+    """Group cards by data set, fingerprint, protocol and selection; pool each cell's networks over seeds; test.
+
+    Cards of the whole training split (``ipc`` None) stand below every table of the same data set, whatever their
+    protocol, and in a table of their own where there is none.
+
+    Raises:
+        ConfigurationError: no table, or more than one row of a table, is called ``against``.
+    """
+    sized = [found for found in cards if found[1].ipc is not None]
+    hosts = {_data(card) for _, card in sized}
+    whole = [found for found in cards if found[1].ipc is None]
+    groups = _grouped([*sized, *(found for found in whole if _data(found[1]) not in hosts)])
+    conditions = [_flat(_conditions(members[0][1])) for members in groups]
+    differing = [
+        key
+        for key in dict.fromkeys(key for flat in conditions for key in flat)
+        if len({json.dumps(flat.get(key)) for flat in conditions}) > 1
+    ]
+    bounds = _grouped([found for found in whole if _data(found[1]) in hosts])
+    tables = []
+    for members, flat in zip(groups, conditions, strict=True):
+        card = members[0][1]
+        cells, notes = pooled(members)
+        notes += sorted({f"Note: {each.note}" for _, each in members if each.note})
+        tables.append(ComparisonTable(
+            _heading(card, flat, differing), card.dataset.name, tuple(with_best(cells)),
+            tuple(bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)),
+            tuple(notes), tests,
+        ))  # fmt: skip
+    return _tested(tables, against, tests) if tests else tables
+
+
+def _grouped(cards: Sequence[FoundCard]) -> list[list[FoundCard]]:
+    groups: dict[str, list[FoundCard]] = {}
+    for found in cards:
+        key = [_conditions(found[1]), found[1].ipc is None]
+        groups.setdefault(json.dumps(key, sort_keys=True), []).append(found)
+    return list(groups.values())
+
+
+def _data(card: Card) -> tuple[str, str, str]:
+    return card.dataset.name, card.dataset.fingerprint, card.split
+
+
+def _conditions(card: Card) -> dict[str, Any]:
+    return {
+        "dataset": card.dataset.name,
+        "fingerprint": card.dataset.fingerprint,
+        "selection": card.selection,
+        "protocol": {key: value for key, value in card.protocol.items() if key not in HARMLESS},
+    }
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{path}{key}.") if isinstance(item, Mapping) else {f"{path}{key}": item}
+    return flat
+
+
+def _heading(card: Card, conditions: Mapping[str, Any], differing: Sequence[str]) -> str:
+    parts = [f"dataset {card.dataset.name}"]
+    for key in differing:
+        if key == "fingerprint":
+            parts.append(f"{key} {card.dataset.fingerprint[:12]}")
+        elif key not in ("dataset", "selection", "protocol.split"):
+            parts.append(f"{key} {_said(conditions, key)}")
+    if card.ipc is None:
+        parts.append(f"upper bound: all {card.dataset.train:,} training images")
+    if card.split == "validation":
+        parts.append("judged on the VALIDATION split: for choosing settings, not a result")
+    if "selection" in differing or card.selection == "test_leaky":
+        parts.append(f"chosen: {SELECTIONS[card.selection]}")
+    return "; ".join(parts)
+
+
+def _said(conditions: Mapping[str, Any], key: str) -> str:
+    value = conditions.get(key, "(not set)")
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
+    """Return the results of cards on the whole training split, with what sets them apart from the table's cards."""
+    card = members[0][1]
+    theirs, ours = (_flat(_conditions(each)["protocol"]) for each in (card, host))
+    differences = [
+        f"{key} {_said(theirs, key)} instead of {_said(ours, key)}"
+        for key in dict.fromkeys([*ours, *theirs])
+        if json.dumps(theirs.get(key)) != json.dumps(ours.get(key))
+    ]
+    remarks = [f"protocol differs: {', '.join(differences)}"] if differences else []
+    if card.selection == "test_leaky":
+        remarks.append(f"chosen: {SELECTIONS[card.selection]}")
+    cells = [cell for cell in pooled(members)[0] if cell.row != RANDOM_ROW]
+    return [Bound(cell, card.dataset.train, tuple(remarks)) for cell in cells]
+
+
+def _tested(tables: Sequence[ComparisonTable], against: str | None, tests: Test) -> list[ComparisonTable]:
+    rows = [None if against is None else _row_called(against, table) for table in tables]
+    if against is not None and not any(rows):
+        known = sorted({row for table in tables for row in table.rows()}, key=str.casefold)
+        raise ConfigurationError(f"against {against}: no row is called that (known: {', '.join(known)})")
+    tested = []
+    for table, row in zip(tables, rows, strict=True):
+        if against is not None and row is None:
+            notes = (*table.notes, f"No row {against} in this table, so nothing is tested.")
+            tested.append(replace(table, notes=notes, tested=None))
+        else:
+            tested.append(replace(table, cells=tuple(with_tests(table.cells, row, tests)), against=row))
+    return tested
+
+
+def _row_called(name: str, table: ComparisonTable) -> str | None:
+    """Return the row called ``name``, by its name or by its method's short name; None if there is none."""
+    if name in table.rows():
+        return name
+    rows = sorted({cell.row for cell in table.cells if cell.method == name and AVERAGED not in cell.row})
+    if len(rows) > 1:
+        raise ConfigurationError(f"against {name}: it has several rows, name one of them: {', '.join(rows)}")
+    return rows[0] if rows else None
