@@ -49,7 +49,7 @@ class Run:
 
 def read_runs(found: Sequence[tuple[Path, Card]]) -> list[Run]:
     """Return the runs of cards, (file, card) each, in the page's order, whatever order they came in."""
-    found = sorted(found, key=_place)
+    found = sorted(found, key=place)
     most = MOST_BYTES // (2 * len(found))
     return [
         read_run(file, card, name, f"run-{number}", most)
@@ -57,7 +57,8 @@ def read_runs(found: Sequence[tuple[Path, Card]]) -> list[Run]:
     ]
 
 
-def _place(found: tuple[Path, Card]) -> tuple[str, str, float, str, int, str]:
+def place(found: tuple[Path, Card]) -> tuple[str, str, float, str, int, str]:
+    """Return what runs are sorted by."""
     file, card = found
     size = float("inf") if card.ipc is None else card.ipc
     return card.dataset.name, card.dataset.fingerprint, size, card.title, card.seed, str(file)
@@ -116,11 +117,11 @@ def read_run(file: Path, card: Card, name: str = "", key: str = "", most: int = 
     if card.ipc is not None:  # a run on the whole training split has no images of its own
         otherwise = "is no picture that hoptm-bench wrote"
         initial, distilled = (read(read_grid, each, otherwise) for each in (INITIAL_GRID, GRID))
-        shown = pictures(card, _initialiser(config), initial, distilled, most)
+        shown = pictures(card, initialiser(config), initial, distilled, most)
     return Run(file, card, name, key, config, curves, shown, tuple(missing))
 
 
-def _initialiser(config: Mapping[str, Any] | None) -> object:
+def initialiser(config: Mapping[str, Any] | None) -> object:
     """Return the name of what made the images that a distillation started from, as far as the settings say it."""
     value: object = config or {}
     for each in ("method", "initial_images", "name"):
