@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
@@ -12,8 +12,10 @@ from hoptm_plugin.tables.cells import Cell
 from hoptm_plugin.tables.compare import Comparison
 from hoptm_plugin.tables.grids import accuracies, bound_line, differences, footnotes
 
+Tables: TypeAlias = Sequence[Comparison]
 
-def compared(comparisons: Sequence[Comparison], styles: Mapping[str, int]) -> dict[str, Any]:
+
+def compared(comparisons: Tables, styles: Mapping[str, int]) -> dict[str, Any]:
     """Return the tables, what their marks mean, what sets them apart, and how bounds were judged otherwise."""
     return {
         "tables": [_table(number, each, len(comparisons), styles) for number, each in enumerate(comparisons, start=1)],
@@ -28,7 +30,7 @@ def compared(comparisons: Sequence[Comparison], styles: Mapping[str, int]) -> di
     }
 
 
-def styles_of(comparisons: Sequence[Comparison], titles: Iterable[str]) -> dict[str, int]:
+def styles_of(comparisons: Tables, titles: Iterable[str]) -> dict[str, int]:
     """Return a number for every row of the tables and every method, which decides how it looks in all figures."""
     names = {*titles, *(row for comparison in comparisons for row in comparison.rows())}
     return {name: index for index, name in enumerate(sorted(names, key=lambda name: (len(name), name)))}
@@ -90,7 +92,7 @@ def _headed(comparison: Comparison) -> list[str]:
     return [comparison.dataset, *filter(None, comparison.heading.removeprefix(dataset).split("; "))]
 
 
-def _apart(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def _apart(comparisons: Tables) -> dict[str, Any]:
     """Return a table of a column for everything that differs, a row for every table."""
     parts = []
     for comparison in comparisons:

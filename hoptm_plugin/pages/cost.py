@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
 
+import pandas
 from markupsafe import Markup
 
 from hoptm_plugin.pages import figures
@@ -15,22 +15,22 @@ SHORTEST = 0.001
 
 def cost_figures(runs: Sequence[Run]) -> list[tuple[Markup, str]]:
     """Return bars of seconds and memory for every data set and device, mean over a method's runs; and captions."""
+    columns = ["dataset", "device", "method", "Distillation", "Peak memory"]
+    rows = [
+        (card.dataset.name, card.cost.device, f"{card.title}, {size_of(card)}", card.cost.distill_s or 0,
+         (card.cost.peak_memory_bytes or 0) / 2**30)
+        for card in (run.card for run in runs)
+    ]  # fmt: skip
     drawn = []
-    for dataset, device in sorted({(run.card.dataset.name, run.card.cost.device) for run in runs}):
-        here = [run.card for run in runs if (run.card.dataset.name, run.card.cost.device) == (dataset, device)]
-        seconds = [(card, card.cost.distill_s) for card in here]
-        memory = [(card, (card.cost.peak_memory_bytes or 0) / 2**30) for card in here]
-        for title, unit, values in (("Distillation", "seconds", seconds), ("Peak memory", "GiB", memory)):
-            found: dict[str, list[float]] = {}
-            for card, value in values:
-                if value is not None and value >= SHORTEST:
-                    found.setdefault(f"{card.title}, {size_of(card)}", []).append(value)
-            if found:
-                means = [(name, fmean(numbers)) for name, numbers in found.items()]
-                most = max(means, key=lambda each: each[1])
+    for (dataset, device), here in pandas.DataFrame(rows, columns=columns).groupby(["dataset", "device"]):
+        for title, unit in (("Distillation", "seconds"), ("Peak memory", "GiB")):
+            means = here[here[title] >= SHORTEST].groupby("method", sort=False)[title].mean()
+            if len(means):
                 where = f"{title} of each method on {dataset}, {device}"
-                name = f"{where}: most {most[0]}, {most[1]:.3g} {unit}; the table of cost has every value"
-                drawn.append((figures.bars(name, title, means, unit), f"{where}, mean over runs."))
+                most = f"{means.idxmax()}, {means.max():.3g} {unit}"
+                name = f"{where}: most {most}; the table of cost has every value"
+                values = [(str(method), float(mean)) for method, mean in means.items()]
+                drawn.append((figures.bars(name, title, values, unit), f"{where}, mean over runs."))
     return drawn
 
 

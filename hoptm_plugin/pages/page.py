@@ -10,20 +10,17 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hoptm_plugin.pages.classes import class_part
-from hoptm_plugin.pages.comparisons import compared, styles_of
+from hoptm_plugin.pages.comparisons import Tables, compared, styles_of
 from hoptm_plugin.pages.cost import cost_figures, number
 from hoptm_plugin.pages.reading import Run
 from hoptm_plugin.pages.training import curve_parts, image_parts
 from hoptm_plugin.runs.paths import LEFT_OUT, without_paths
-from hoptm_plugin.tables.compare import Comparison
 
 UNFOLDED: Final = 6  # runs whose settings are open at first
-MOST_LISTED: Final = 12
 MOST_CHARACTERS: Final = 200_000  # of a configuration
-SHADES, DARK = 11, (8, 48, 107)
 
 
-def render(runs: Sequence[Run], comparisons: Sequence[Comparison], title: str, real_images: bool) -> str:
+def render(runs: Sequence[Run], comparisons: Tables, title: str, real_images: bool) -> str:
     """Return the page on ``runs`` as HTML; the same input gives the same text.
 
     Args:
@@ -36,21 +33,15 @@ def render(runs: Sequence[Run], comparisons: Sequence[Comparison], title: str, r
         loader=PackageLoader("hoptm_plugin.pages"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"listed": _listed, "number": number, "settings": _settings, "commit": _commit}
+    environment.filters |= {"number": number, "settings": _settings}
     styles = styles_of(comparisons, {run.card.title for run in runs})
     html = environment.get_template("report.html.j2").render(
         title=re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", title).strip() or "Report", runs=runs, real_images=real_images,
         comparison=compared(comparisons, styles), classes=[class_part(run) for run in runs],
         curves=curve_parts(runs, styles), images=image_parts(runs, real_images), bars=cost_figures(runs),
-        shades=_shades(), unfolded=len(runs) <= UNFOLDED, left_out=LEFT_OUT,
+        unfolded=len(runs) <= UNFOLDED, left_out=LEFT_OUT,
     )  # fmt: skip
     return html.encode(errors="replace").decode()  # a title from the command line may hold bytes that are no text
-
-
-def _listed(runs: Sequence[Run]) -> str:
-    """Return the names of the first runs, and how many more there are."""
-    more = f"; and {len(runs) - MOST_LISTED} more" if len(runs) > MOST_LISTED else ""
-    return "; ".join(run.name for run in runs[:MOST_LISTED]) + more
 
 
 def _settings(run: Run) -> str:
@@ -58,16 +49,3 @@ def _settings(run: Run) -> str:
     settings = {"protocol": run.card.protocol} if run.config is None else run.config
     text = yaml.safe_dump(without_paths(settings), sort_keys=False, allow_unicode=True, width=100)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}\n(cut here: the rest is too long)"
-
-
-def _commit(commit: str) -> str:
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", commit)
-
-
-def _shades() -> list[tuple[str, str]]:
-    """Return (background, text) from white to dark blue; text stands out 4.5 : 1 from each."""
-    shades = []
-    for step in range(SHADES):
-        mixed = (round(255 + (dark - 255) * step / (SHADES - 1)) for dark in DARK)
-        shades.append(("#{:02x}{:02x}{:02x}".format(*mixed), "#111" if step < 7 else "#fff"))
-    return shades

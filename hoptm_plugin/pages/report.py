@@ -17,8 +17,6 @@ from hoptm_plugin.tables.compare import find_cards, refuse_card
 from hoptm_plugin.tables.scores import ScoreName
 from hoptm_plugin.tables.significance import Test
 
-TITLE = "Dataset distillation: report"
-
 
 class FinishedRun(Protocol):
     """A run that was read before: its card, and the folder that the rest of it lies in."""
@@ -53,7 +51,7 @@ def report(
     runs: str | Path | FinishedRun | Iterable[str | Path | FinishedRun],
     output: str | Path = "report.html",
     *,
-    title: str = TITLE,
+    title: str = "Dataset distillation: report",
     real_images: bool = True,
     scores: ScoreName | Literal["all"] | None = None,
     against: str | None = None,

@@ -29,7 +29,8 @@ def curve_parts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str
     for number, ((dataset, fingerprint, ipc), members) in enumerate(groups.items(), start=1):
         where = f"{dataset}, IPC {ipc}" + (f", fingerprint {fingerprint[:12]}" * (names.count((dataset, ipc)) > 1))
         key = f"curves-{number}"
-        quantities = sorted({each for run in members for each in run.curves}, key=_order)
+        logged = {each for run in members for each in run.curves}
+        quantities = [*(each for each in TITLES if each in logged), *sorted(logged - TITLES.keys())]
         titles = sorted({run.card.title for run in members}, key=lambda title: (styles[title], title))
         parts.append({
             "name": where, "key": key, "legend": [(swatch(styles[title], key), title) for title in titles],
@@ -48,11 +49,6 @@ def _figure(quantity: str, members: Sequence[Run], where: str, styles: Mapping[s
         name += f"; from {values[0]:.3g} to {values[-1]:.3g}"
     lines = [(styles[run.card.title], run.curves[quantity]) for run in found]
     return figures.curves(name, title, lines, quantity in FRACTIONS)
-
-
-def _order(quantity: str) -> tuple[int, str]:
-    known = list(TITLES)
-    return (known.index(quantity) if quantity in known else len(known)), quantity
 
 
 def image_parts(runs: Sequence[Run], real_images: bool) -> list[dict[str, Any]]:
