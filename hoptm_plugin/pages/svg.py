@@ -81,7 +81,9 @@ def _element(attributes: Markup, salt: str, draw: Callable[P, Axes], *args: P.ar
     with matplotlib.rc_context(looks), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the browser's fonts have the characters that ours lacks
         figure = draw(*args, **kwargs).figure
-        figure.savefig(stream, format="svg", metadata=metadata, bbox_inches="tight", pad_inches=0.05)  # type: ignore[union-attr]
+        assert isinstance(figure, Figure)
+        box = figure.get_tightbbox().padded(0.05)  # in inches; "tight" comes to the same, but draws everything twice
+        figure.savefig(stream, format="svg", metadata=metadata, bbox_inches=box)
     text = stream.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
