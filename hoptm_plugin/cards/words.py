@@ -11,11 +11,13 @@ SELECTIONS = {
 }
 
 
-def percent(mean: float | None, std: float | None) -> str:
-    """Return fractions as "52.31 ± 1.20", mean and population std in percent, or "-" where undefined."""
-    return "-" if mean is None or std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+def percent(mean: float | None, std: float | None = None) -> str:
+    """Return fractions as "52.31 ± 1.20", mean and population std in percent; "-" where the mean is undefined."""
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
 
 
 def published(value: ReportedAccuracy) -> str:
     """Return a published accuracy in percent, with its standard deviation where there is one."""
-    return f"{100 * value.accuracy:.2f}" if value.std is None else percent(value.accuracy, value.std)
+    return percent(value.accuracy, value.std)

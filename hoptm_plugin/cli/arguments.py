@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final, Literal, NoReturn
 
 from hoptm_plugin.cli.help import PROGRAM
-from hoptm_plugin.cli.streams import fail
+from hoptm_plugin.cli.streams import fail, say
 
 LISTED = "run folders, cards, or folders to search"
+MOST_NAMED = 5  # runs, in one line
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,12 +80,18 @@ def _report(arguments: list[str]) -> None:
                         help="leave out every picture of real training images")  # fmt: skip
     _how_to_compare(parser)
     options = parser.parse_args(arguments)
-    from hoptm_plugin.pages.report import write_report
+    from hoptm_plugin.pages.report import report
 
-    write_report(
+    written = report(
         options.paths, options.output, title=options.title, real_images=not options.no_real_images,
         scores=options.scores, against=options.against, tests=_test(options),
     )  # fmt: skip
+    if written.real:
+        more = f"; and {len(written.real) - MOST_NAMED} more" if len(written.real) > MOST_NAMED else ""
+        names = "; ".join(written.real[:MOST_NAMED]) + more
+        say(f"real training images are shown of {names}; --no-real-images leaves them out")
+    count = f"{written.runs} run{'' if written.runs == 1 else 's'}"
+    print(f"{written.path}: {count}, {written.size / 1e6:.1f} MB")
 
 
 def _export(arguments: list[str]) -> None:

@@ -1,181 +1,105 @@
-"""The section on single classes: the rare ones first."""
+"""What is to be said of single classes: recall of the rare ones first, confusion, calibration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hoptm_plugin.cards.by_class import rare_first, recall
-from hoptm_plugin.cards.evaluation import Calibration, Confusion, Evaluation
+from hoptm_plugin.cards.card import Card
+from hoptm_plugin.cards.evaluation import Calibration, Evaluation
+from hoptm_plugin.cards.words import percent
 from hoptm_plugin.pages import figures
-from hoptm_plugin.pages.content import (
-    Cell,
-    Drawing,
-    Folded,
-    NamedRun,
-    Part,
-    Row,
-    Section,
-    Table,
-    percent,
-)
-from hoptm_plugin.pages.svg import Drawer
+from hoptm_plugin.pages.reading import Run
 
 MOST_CLASSES, MOST_CONFUSIONS = 20, 15
-NO_PREDICTION, CORNER = "no prediction", "True \\ predicted"
 
 
-def class_section(runs: Sequence[NamedRun], drawer: Drawer) -> Section:
-    """Return recall per class, confusion and calibration of every run and network."""
-    parts = []
-    for named in runs:
-        tables: list[Table] = []
-        drawings: list[Drawing] = []
-        folded: list[Folded] = []
-        notes: list[str] = []
-        for evaluation in named.run.card.evaluations:
-            tables += [_recalls(named, evaluation), *_confusion(named, evaluation, notes)]
-            drawings += _reliability(named, evaluation, drawer)
-            folded += _single(named, evaluation)
-        parts.append(Part(named.name, f"classes-{named.key}", tuple(tables), tuple(notes), tuple(drawings),
-                          folded=tuple(folded)))  # fmt: skip
-    introduction = (
-        "Tested images of a class that are classified rightly (recall), rarest class first; then which classes are "
-        "taken for which (confusion), and how far the networks' confidence can be believed: the expected calibration "
-        "error (ECE) is the mean distance between confidence and accuracy.",
-    )
-    return Section("Single classes", "classes", introduction, (_overview(runs),), parts=tuple(parts))
+def class_part(run: Run) -> dict[str, Any]:
+    """Return what the section on single classes shows of a run, network by network."""
+    networks = [
+        {
+            "network": evaluation.network, "count": len(evaluation.accuracy.values),
+            "overview": _overview(run.card, evaluation), "recalls": _recalls(run.card, evaluation),
+            "confusion": _confusion(run.card.dataset.classes, evaluation),
+        }
+        for evaluation in run.card.evaluations
+    ]  # fmt: skip
+    drawn = [figure for evaluation in run.card.evaluations for figure in _reliability(run, evaluation)]
+    return {"name": run.name, "key": f"classes-{run.key}", "networks": networks, "figures": drawn}
 
 
-def _overview(runs: Sequence[NamedRun]) -> Table:
-    rows = []
-    for named in runs:
-        for evaluation in named.run.card.evaluations:
-            classes = named.run.card.dataset.classes
-            present = rare_first(evaluation.support)
-            lowest = min(present, key=lambda label: (evaluation.recall_per_class[label] or 0, label))
-            cells = [
-                Cell(
-                    percent(*recall(evaluation, label)), f"class {classes[label]}; {evaluation.support[label]:,} images"
-                )
-                for label in (present[0], lowest)
-            ]
-            metrics = (evaluation.balanced_accuracy, evaluation.macro_f1, evaluation.macro_auroc, evaluation.ece)
-            cells += [Cell("-" if each is None else percent(each.mean, each.std)) for each in metrics]
-            rows.append(Row(f"{named.name}; {evaluation.network}", tuple(cells), f"classes-{named.key}"))
-    columns = ("Recall of the\nrarest class", "Lowest recall\nof any class", "Balanced\naccuracy", "Macro F1",
-               "Macro\nAUROC", "ECE")  # fmt: skip
-    return Table("All runs, in percent: mean ± std over networks", "Run; network", columns, tuple(rows), "numbers")
+def _overview(card: Card, evaluation: Evaluation) -> list[str]:
+    present = rare_first(evaluation.support)
+    lowest = min(present, key=lambda label: (evaluation.recall_per_class[label] or 0, label))
+    recalls = [
+        f"{percent(*recall(evaluation, label))}\nclass {card.dataset.classes[label]}; "
+        f"{evaluation.support[label]:,} images"
+        for label in (present[0], lowest)
+    ]
+    metrics = (evaluation.balanced_accuracy, evaluation.macro_f1, evaluation.macro_auroc)
+    return [*recalls, *(percent(each.mean, each.std) for each in metrics), _error(evaluation)]
 
 
-def _recalls(named: NamedRun, evaluation: Evaluation) -> Table:
-    card = named.run.card
-    beside = {f"{card.title}, EMA": card.averaged, "Random subset": card.random_subset}
+def _error(evaluation: Evaluation) -> str:
+    return "-" if evaluation.ece is None else percent(evaluation.ece.mean, evaluation.ece.std)
+
+
+def _recalls(card: Card, evaluation: Evaluation) -> dict[str, Any]:
+    """Return a table of recall: a column for the set, and for others that the same run evaluated."""
     sets = {card.title: evaluation}
-    sets |= {
-        name: each for name, others in beside.items() for each in others or () if each.network == evaluation.network
-    }
-    rows = []
-    for label in rare_first(evaluation.support):
-        cells = [Cell(percent(*recall(each, label))) for each in sets.values()]
-        rows.append(Row(card.dataset.classes[label], (Cell(f"{evaluation.support[label]:,}"), *cells)))
-    if any(each.ece is not None for each in sets.values()):
-        errors = [Cell("-" if each.ece is None else percent(each.ece.mean, each.ece.std)) for each in sets.values()]
-        rows.append(Row("Calibration error (ECE)", (Cell("-"), *errors)))
-    caption = f"Recall in percent on {evaluation.network}"
-    return Table(caption, "Class", (f"{card.split.capitalize()} images", *sets), tuple(rows), "numbers", named.name)
+    for name, beside in ((f"{card.title}, EMA", card.averaged), ("Random subset", card.random_subset)):
+        sets.update((name, each) for each in beside or () if each.network == evaluation.network)
+    rows = [
+        (card.dataset.classes[label],
+         [f"{evaluation.support[label]:,}", *(percent(*recall(each, label)) for each in sets.values())])
+        for label in rare_first(evaluation.support)
+    ]  # fmt: skip
+    rows.append(("Calibration error (ECE)", ["-", *map(_error, sets.values())]))
+    return {"columns": [f"{card.split.capitalize()} images", *sets], "rows": rows}
 
 
-def _confusion(named: NamedRun, evaluation: Evaluation, notes: list[str]) -> list[Table]:
-    """Return the mean confusion matrix, or the worst confusions where there are many classes."""
+def _confusion(classes: Sequence[str], evaluation: Evaluation) -> dict[str, Any] | None:
+    """Return the mean confusion matrix as fractions of the true class; of many classes the most frequent confusions.
+
+    None where the card holds no matrices.
+    """
     if evaluation.confusion is None:
-        lacking = "confusion matrix" if evaluation.calibration else "confusion matrix and no calibration"
-        why = "too large for the card" if evaluation.calibration else "an older card"
-        notes.append(f"{evaluation.network}: no {lacking} ({why}).")
-        return []
-    classes, networks = named.run.card.dataset.classes, len(evaluation.confusion)
+        return None
     present = [label for label, count in enumerate(evaluation.support) if count]
-    shares = {
-        (truth, predicted): sum(matrix[truth][predicted] for matrix in evaluation.confusion)
-        / (networks * evaluation.support[truth])
-        for truth in present
-        for predicted in range(len(classes))
-    }
-    mean = f"on {evaluation.network}, mean of {networks} network{'s' if networks > 1 else ''}"
+    mean = np.array(evaluation.confusion, dtype=np.float64).mean(axis=0)[present]
+    shares = mean / np.array(evaluation.support)[present, None]
     if len(classes) > MOST_CLASSES:
-        wrong = [(share, pair) for pair, share in shares.items() if pair[0] != pair[1] and share > 0]
-        worst = sorted(wrong, key=lambda each: (-each[0], each[1]))[:MOST_CONFUSIONS]
-        notes.append(f"{evaluation.network}: {len(classes)} classes, so the most frequent confusions stand for all.")
-        rows = [Row(classes[t], (Cell(classes[p]), Cell(f"{100 * share:.1f}"))) for share, (t, p) in worst]
-        caption = f"Most frequent confusions {mean}: percent of the class's images"
-        return [Table(caption, "True class", ("Predicted as", "Percent"), tuple(rows), "", named.name)] if rows else []
-    lost = {truth: 1 - sum(shares[truth, predicted] for predicted in range(len(classes))) for truth in present}
-    some_lost = any(share > 1e-9 for share in lost.values())
-    rows = []
-    for truth in present:
-        row = [shares[truth, predicted] for predicted in range(len(classes))] + [lost[truth]] * some_lost
-        rows.append(Row(classes[truth], tuple(Cell(f"{100 * share:.0f}", shade=round(10 * share)) for share in row)))
-    columns = (*classes, *[NO_PREDICTION] * some_lost)
-    caption = f"Confusion {mean}: percent of the true class"
-    return [Table(caption, CORNER, columns, tuple(rows), "confusion", named.name)]
+        shares[np.arange(len(present)), present] = 0
+        worst = [divmod(int(place), len(classes)) for place in np.argsort(-shares, axis=None, kind="stable")]
+        return {"worst": [(classes[present[truth]], classes[predicted], shares[truth, predicted])
+                          for truth, predicted in worst[:MOST_CONFUSIONS] if shares[truth, predicted]]}  # fmt: skip
+    columns, lost = list(classes), 1 - shares.sum(axis=1, keepdims=True)
+    if (lost > 1e-9).any():
+        columns, shares = [*columns, "no prediction"], np.hstack([shares, lost])
+    return {"columns": columns, "rows": [(classes[label], row) for label, row in zip(present, shares, strict=True)]}
 
 
-def _reliability(named: NamedRun, evaluation: Evaluation, drawer: Drawer) -> list[Drawing]:
+def _reliability(run: Run, evaluation: Evaluation) -> list[tuple[Any, str]]:
     measured = [each for each in evaluation.calibration or () if each is not None]
     if not measured or evaluation.ece is None:
         return []
-    lines = [_points([each]) for each in measured]
-    error = percent(evaluation.ece.mean, evaluation.ece.std)
-    name = f"Reliability diagram of {named.name} on {evaluation.network}: ECE {error} percent"
-    svg = figures.reliability(drawer, lines, _points(measured), name)
-    caption = f"Reliability on {evaluation.network}: light lines are single networks, the strong one all together; "
-    return [Drawing(svg, f"{caption}ECE {error} percent.")]
-
-
-def _points(measured: Sequence[Calibration]) -> list[tuple[float, float]]:
-    """Return (confidence, accuracy) of every bin that is not empty, over all networks' images together."""
     if len({len(each.counts) for each in measured}) > 1:
         measured = measured[:1]  # bins of different widths cannot be put together
-    points = []
-    for number in range(len(measured[0].counts)):
-        bins = [(each.counts[number], each.confidence[number], each.accuracy[number]) for each in measured]
-        filled = [(count, mean, right) for count, mean, right in bins if mean is not None and right is not None]
-        total = sum(count for count, _, _ in filled)
-        if total:
-            x = sum(count * mean for count, mean, _ in filled) / total
-            points.append((x, sum(count * right for count, _, right in filled) / total))
-    return points
+    error = f"ECE {_error(evaluation)} percent"
+    name = f"Reliability diagram of {run.name} on {evaluation.network}: {error}"
+    drawn = figures.reliability(name, [_points([each]) for each in measured], _points(measured))
+    caption = f"Reliability on {evaluation.network}: light lines are single networks, the strong one all together; "
+    return [(drawn, f"{caption}{error}.")]
 
 
-def _single(named: NamedRun, evaluation: Evaluation) -> list[Folded]:
-    """Return recall, calibration and confusion of every network on its own."""
-    recalls = evaluation.recalls()
-    if not recalls:
-        return []
-    where, classes = f"{named.name}, {evaluation.network}", named.run.card.dataset.classes
-    rows = [
-        Row(classes[label], tuple(Cell(percent(each[label])) for each in recalls))
-        for label in rare_first(evaluation.support)
-    ]
-    accuracies = evaluation.accuracy.values
-    rows.append(Row("Accuracy", tuple(Cell(percent(value)) for value in accuracies)))
-    if evaluation.ece is not None:
-        rows.append(Row("Calibration error (ECE)", tuple(Cell(percent(value)) for value in evaluation.ece.values)))
-    columns = tuple(f"Network {number}" for number in range(1, len(recalls) + 1))
-    found = [Folded(f"Every network on {evaluation.network}: recall and calibration", (
-        Table("Recall in percent of every network", "Class", columns, tuple(rows), "numbers", where),
-    ))]  # fmt: skip
-    if len(classes) <= MOST_CLASSES:
-        tables = tuple(
-            _counts(matrix, classes, evaluation.support, f"Network {number}: confusion in images", where)
-            for number, matrix in enumerate(evaluation.confusion or (), start=1)
-        )
-        found.append(Folded(f"Every network on {evaluation.network}: confusion matrices", tables, bulky=True))
-    return found
-
-
-def _counts(matrix: Confusion, classes: Sequence[str], support: Sequence[int], caption: str, where: str) -> Table:
-    rows = []
-    for name, counts, total in zip(classes, matrix, support, strict=True):
-        if total:
-            rows.append(Row(name, tuple(Cell(str(count), shade=round(10 * count / total)) for count in counts)))
-    return Table(caption, CORNER, tuple(classes), tuple(rows), "confusion", where)
+def _points(measured: Sequence[Calibration]) -> NDArray[np.float64]:
+    """Return (confidence, accuracy) of every bin that is not empty, over all networks' images together."""
+    counts = np.array([each.counts for each in measured])
+    means = np.array([(each.confidence, each.accuracy) for each in measured], dtype=np.float64)  # (networks, 2, bins)
+    sums = np.nansum(counts[:, None] * means, axis=0)
+    filled = counts.sum(axis=0) > 0
+    return (sums[:, filled] / counts.sum(axis=0)[filled]).T

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,9 @@ TITLES: Final = {
     "loss": "Loss", "shape": "Angle term", "endpoint": "Endpoint term", "mask_fraction": "Mask fraction",
     "kappa": "Threshold kappa", "step_size": "Step size alpha", "regulariser": "Regulariser", "skipped": "Skipped",
 }  # fmt: skip
-FRACTIONS: Final = ("mask_fraction",)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One quantity over the iterations; a value that is not finite breaks the line."""
 
     steps: NDArray[np.float64]
@@ -45,15 +42,14 @@ def read_curves(path: Path) -> tuple[dict[str, Curve], list[str]]:
     for line in text[:MOST_BYTES].splitlines():
         row = _row(line)
         damaged += row is None
-        for key, (step, value) in (row or {}).items():
+        for key, point in (row or {}).items():
             if key in points or len(points) < MOST_KEYS:
-                points.setdefault(key, []).append((step, value))
+                points.setdefault(key, []).append(point)
     if damaged:
         what = "1 line" if damaged == 1 else f"{damaged} lines"
         remarks.append(f"metrics.jsonl: {what} left out that cannot be read")
-    arrays = {key: np.array(pairs, dtype=np.float64) for key, pairs in points.items()}
-    finite = {key: each for key, each in arrays.items() if np.isfinite(each[:, 1]).any()}
-    return {key: Curve(each[:, 0], each[:, 1]) for key, each in finite.items()}, remarks
+    curves = {key: Curve(*np.array(pairs, dtype=np.float64).T) for key, pairs in points.items()}
+    return {key: curve for key, curve in curves.items() if np.isfinite(curve.values).any()}, remarks
 
 
 def _row(line: bytes) -> dict[str, tuple[float, float]] | None:
@@ -64,9 +60,8 @@ def _row(line: bytes) -> dict[str, tuple[float, float]] | None:
         return None
     if not isinstance(row, Mapping) or not _number(row.get("step")) or not abs(row["step"]) < 1e15:
         return None
-    step = float(row["step"])
     return {
-        key: (step, float(value) if abs(value) < 1e300 else math.nan)
+        key: (float(row["step"]), float(value) if abs(value) < 1e300 else math.nan)
         for key, value in row.items()
         if key != "step" and 0 < len(key) <= LONGEST_KEY and key.isprintable() and _number(value)
     }
@@ -78,16 +73,13 @@ def _number(value: object) -> bool:
 
 def thinned(curve: Curve, most: int) -> Curve:
     """Return at most ``most`` points: the lowest and the highest of equal stretches, so that no spike is lost."""
-    count = len(curve.steps)
-    if count <= most:
+    if len(curve.steps) <= most:
         return curve
     kept: list[int] = []
-    for stretch in np.array_split(np.arange(count), most // 2):
+    for stretch in np.array_split(np.arange(len(curve.steps)), most // 2):
         values = curve.values[stretch]
-        if np.isfinite(values).any():
-            kept += sorted({int(stretch[np.nanargmin(values)]), int(stretch[np.nanargmax(values)])})
-        else:
-            kept.append(int(stretch[0]))
+        extremes = {np.nanargmin(values), np.nanargmax(values)} if np.isfinite(values).any() else {0}
+        kept += sorted(int(stretch[place]) for place in extremes)
     return Curve(curve.steps[kept], curve.values[kept])
 
 
@@ -97,9 +89,3 @@ def evened(curve: Curve, most: int) -> Curve:
     values = [curve.values[each][np.isfinite(curve.values[each])] for each in stretches]
     means = [each.mean() if len(each) else np.nan for each in values]
     return Curve(np.array([curve.steps[each].mean() for each in stretches]), np.array(means))
-
-
-def order(key: str) -> tuple[int, str]:
-    """Return a key to sort quantities by: those of ``TITLES`` first, in its order."""
-    known = list(TITLES)
-    return (known.index(key) if key in known else len(known)), key

@@ -1,4 +1,4 @@
-"""Images of a set as PNG inside a page, decoded and encoded again, within a limit of bytes for the whole page."""
+"""Images of sets inside a page: PNG, encoded again, each set within its share of a limit of bytes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,23 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
-from hoptm_plugin.runs.grid import Tiles
+from hoptm_plugin.cards.card import Card
 
-MOST_BYTES: Final = 12 * 10**6  # of all pictures of a page, as they stand in it
-TEXT_BYTES, ENLARGED, LARGEST_SCALE = 200, 48, 6
+Kind: TypeAlias = Literal["distilled", "initial"]
+ENLARGED, LARGEST_SCALE = 48, 6
 BARELY_CHANGED: Final = 4  # mean difference of an image's pixels, of 255
 
 
-@dataclass(frozen=True)
-class Strip:
-    """Images of one class side by side, as one picture.
-
-    Attributes:
-        name: of the class.
-        text: what a screen reader says instead.
-        source: the PNG as a data URI.
-        width: in pixels of the screen.
-        height: in pixels of the screen.
-    """
+class Strip(NamedTuple):
+    """Images of one class side by side, as one picture; sides in pixels of the screen."""
 
     name: str
     text: str
@@ -40,105 +32,97 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Strips:
-    """A set's images.
+class Pictures:
+    """Images of a set.
 
     Attributes:
+        kind: "distilled", or "initial": those that the distillation started from.
+        real: whether they are real training images; what may be counts as such.
         strips: one a class.
         remark: what of the set is not shown; "" where all is.
     """
 
+    kind: Kind
+    real: bool
     strips: tuple[Strip, ...]
     remark: str
 
 
-def trimmed(tiles: Tiles, most: int) -> Tiles:
-    """Return the first images of each class, and of the first classes, that take ``most`` bytes of memory or less."""
-    count, size = len(tiles.images), tiles.images[0].numel()
-    per_class = min(tiles.per_class, count)
-    if count * size <= most and per_class == tiles.per_class:
-        return tiles
-    rows = tiles.images[: count // per_class * per_class].unflatten(0, (-1, per_class))
-    kept = max(1, min(per_class, most // (size * len(rows))))
-    rows = rows[: max(1, most // (size * kept)), :kept]
-    return Tiles(rows.flatten(0, 1).clone(), kept)
+def pictures(
+    card: Card, initialiser: object, initial: Tensor | None, distilled: Tensor | None, most: int
+) -> tuple[Pictures, ...]:
+    """Return the pictures of a run, the distilled set first.
+
+    Args:
+        card: the run's.
+        initialiser: name of what made the initial images, as far as it is known.
+        initial: (classes, images of each, C, H, W) of bytes, or None where there are none to show.
+        distilled: likewise.
+        most: bytes that each set may take in the page.
+    """
+    started_real = initialiser != "noise"
+    # without the start nothing tells whether the images left it
+    unchanged = initial is None or distilled is None or barely_changed(initial, distilled)
+    sets: tuple[tuple[Kind, Tensor | None, bool], ...] = (
+        ("distilled", distilled, started_real and unchanged), ("initial", initial, started_real)
+    )  # fmt: skip
+    return tuple(
+        Pictures(kind, real, *strips(images, card.dataset.classes, card.ipc, "real" if real else kind, most))
+        for kind, images, real in sets
+        if images is not None
+    )
 
 
-def barely_changed(initial: Tiles, distilled: Tiles) -> bool:
+def barely_changed(initial: Tensor, distilled: Tensor) -> bool:
     """Say whether an image of the distilled set is still, to the eye, the one that it started from."""
-    if initial.images.shape != distilled.images.shape:
+    if initial.shape != distilled.shape:
         return True  # cannot be told, so it counts as real
-    difference = (initial.images.int() - distilled.images.int()).abs().float()
-    return bool((difference.flatten(1).mean(dim=1) <= BARELY_CHANGED).any())
-
-
-def shares(needs: Sequence[int], whole: int = MOST_BYTES) -> list[int]:
-    """Divide ``whole`` among sets that would take ``needs`` bytes: small ones get all, the others equal parts."""
-    given = [0] * len(needs)
-    for done, index in enumerate(sorted(range(len(needs)), key=lambda index: needs[index])):
-        given[index] = min(needs[index], whole // (len(needs) - done))
-        whole -= given[index]
-    return given
-
-
-def needed(tiles: Tiles) -> int:
-    """Return about how many bytes a set's strips take."""
-    encoded = len(_png(torch.cat(list(tiles.images), dim=2)))
-    return encoded * 4 // 3 + TEXT_BYTES * (len(tiles.images) // tiles.per_class + 1)
+    difference = (initial.int() - distilled.int()).abs().float()
+    return bool((difference.mean(dim=(2, 3, 4)) <= BARELY_CHANGED).any())
 
 
 def strips(
-    tiles: Tiles, classes: Sequence[str], ipc: int | None, kind: str, need: int, most: int
-) -> Strips:  # fmt: skip
-    """Return a set's images, class by class: the first of each class, and smaller ones, where they take too much.
+    images: Tensor, classes: Sequence[str], ipc: int | None, kind: str, most: int
+) -> tuple[tuple[Strip, ...], str]:
+    """Return a set's images, class by class, and what is not shown of them.
 
     Args:
-        tiles: class-major.
+        images: (classes, images of each, C, H, W) of bytes.
         classes: names of all classes.
         ipc: images per class of the whole set; None where that is not known.
-        kind: of the images, in a word: "distilled" or "initial".
-        need: bytes that all of it would take, as :func:`needed` gives them.
-        most: bytes.
+        kind: of the images, in a word.
+        most: bytes; where all take more, the first of each class are shown, and then smaller ones.
     """
-    rows = tiles.images[: len(tiles.images) // tiles.per_class * tiles.per_class].unflatten(0, (-1, tiles.per_class))
-    rows = rows[: len(classes)]
-    count = tiles.per_class
-    shown = max(1, min(count, count * most // max(1, need)))
+    images = images[: len(classes)]
+    rows, count, _, height, width = images.shape
+    need = sum(len(_png(row)) * 4 // 3 for row in images)
+    shown = max(1, min(count, count * most // need))
     factor = 1
-    while need * shown / count / factor**2 > 1.2 * most and min(rows.shape[-2:]) // (2 * factor) >= 8:
+    while need * shown / count / factor**2 > 1.2 * most and min(height, width) // (2 * factor) >= 8:
         factor *= 2
-    pictures = tuple(_strip(row[:shown], name, kind, factor) for row, name in zip(rows, classes, strict=False))
-    remarks = []
-    if shown < (ipc or count):
-        remarks.append(_first(shown, ipc or count, "images of each class"))
-    if len(rows) < len(classes):
-        remarks.append(_first(len(rows), len(classes), "classes"))
+    remarks = [
+        f"first {few} of {whole} {what} are shown" if few > 1 else f"first of {whole} {what} is shown"
+        for few, whole, what in ((shown, ipc or count, "images of each class"), (rows, len(classes), "classes"))
+        if few < whole
+    ]
     if factor > 1:
-        height, width = rows.shape[-2:]
         remarks.append(f"reduced from {width} x {height} to {width // factor} x {height // factor} pixels")
-    return Strips(pictures, "; ".join(remarks))
-
-
-def _first(shown: int, whole: int, of_what: str) -> str:
-    return f"first {shown} of {whole} {of_what} are shown" if shown > 1 else f"first of {whole} {of_what} is shown"
+    found = tuple(_strip(row[:shown], name, kind, factor) for row, name in zip(images, classes, strict=False))
+    return found, "; ".join(remarks)
 
 
 def _strip(images: Tensor, name: str, kind: str, factor: int) -> Strip:
-    if factor > 1:
-        small = torch.nn.functional.avg_pool2d(images.float(), factor)
-        images = small.round().to(torch.uint8)
-    scale = min(LARGEST_SCALE, max(1, round(ENLARGED / images.shape[-1])))
-    padded = torch.nn.functional.pad(images, (0, 1), value=255)  # one white column between two images
-    row = torch.cat(list(padded), dim=2)[..., :-1]
-    source = f"data:image/png;base64,{base64.b64encode(_png(row)).decode()}"
-    number = f"{len(images)} {kind} image{'s' if len(images) > 1 else ''}"
-    text = f"{number} of class {name}"
-    return Strip(name, text, source, row.shape[2] * scale, row.shape[1] * scale)
+    small = avg_pool2d(images.float(), factor).round().to(torch.uint8)
+    scale = min(LARGEST_SCALE, max(1, round(ENLARGED / small.shape[-1])))
+    source = f"data:image/png;base64,{base64.b64encode(_png(small)).decode()}"
+    text = f"{len(images)} {kind} image{'s' if len(images) > 1 else ''} of class {name}"
+    return Strip(name, text, source, (len(small) * (small.shape[-1] + 1) - 1) * scale, small.shape[-2] * scale)
 
 
-def _png(image: Tensor) -> bytes:
-    """Return an image (C, H, W) of bytes as PNG."""
-    pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+def _png(images: Tensor) -> bytes:
+    """Return images (n, C, H, W) of bytes side by side, a white column between two, as PNG."""
+    row = torch.cat(list(pad(images, (0, 1), value=255)), dim=2)[..., :-1]
+    pixels = np.ascontiguousarray(row.permute(1, 2, 0).numpy())
     stream = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(stream, format="png")
     return stream.getvalue()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from contextlib import AbstractContextManager
-from typing import Any, Final
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec
 
 import matplotlib
 from markupsafe import Markup
@@ -19,12 +20,14 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#C45F96", "#3F8FBF", "#9A6A0
 MARKERS: Final = "osD^vPX*<>"
 DASHES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
-_SETTINGS: Final = {
-    "svg.hashsalt": "hoptm-bench", "svg.fonttype": "none", "font.size": 12, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "axes.titlesize": 13,
+_LOOKS: Final = {
+    "svg.fonttype": "none", "font.size": 12, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "axes.titlesize": 13,
     "axes.titlelocation": "left", "axes.grid": True, "grid.color": FAINT, "grid.linewidth": 0.6,
     "axes.axisbelow": True, "path.simplify_threshold": 0.5, "axes.formatter.use_mathtext": False,
 }  # fmt: skip
+
+P = ParamSpec("P")
 
 
 def style(index: int) -> dict[str, Any]:
@@ -41,70 +44,64 @@ def label(text: str, most: int = 34) -> str:
     return (text if len(text) <= most else f"{text[: most - 1]}…").replace("$", r"\$")
 
 
-def axes(width: float, height: float, margins: tuple[float, float, float, float], **options: Any) -> Axes:
-    """Return the only axes of a figure of that many pixels; margins are left, right, bottom and top, in pixels."""
-    left, right, bottom, top = margins
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
-    return figure.add_axes(box, **options)
+def axes(width: float, height: float) -> Axes:
+    """Return the only axes of a figure, of that many pixels; what stands around them gets its room when it is drawn."""
+    return Figure(figsize=(width / 72, height / 72), dpi=72).add_axes((0, 0, 1, 1))
 
 
-def looks() -> AbstractContextManager[None]:
-    """Return the context that figures are drawn in."""
-    return matplotlib.rc_context(_SETTINGS)  # type: ignore[arg-type]  # its stubs list every key
+def drawn(draw: Callable[P, Axes]) -> Callable[Concatenate[str, P], Markup]:
+    """Let a function that fills axes return an SVG element instead; its new first argument is the element's name.
+
+    A screen reader speaks the name; no two figures of a page may share it.
+    """
+
+    @wraps(draw)
+    def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> Markup:
+        return _element(Markup(' role="img" aria-label="{}"').format(name), name, draw, *args, **kwargs)
+
+    return call
 
 
-class Drawer:
-    """Turns figures into SVG elements; one per page, since it numbers them."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._swatches: dict[int, str] = {}
-
-    def swatch(self, index: int) -> Markup:
-        """Return a short piece of the ``index``-th series' line, for a legend in text."""
-        if index not in self._swatches:
-            with looks():
-                ax = axes(44, 16, (0, 0, 0, 0))
-                ax.set_axis_off()
-                ax.plot([0, 0.5, 1], [0, 0, 0], **style(index), lw=1.8, ms=6, markevery=[1])
-                self._swatches[index] = _saved(ax.figure)
-        self.count += 1
-        opening = Markup('<svg viewBox="0 0 44 16" width="44" height="16" aria-hidden="true">')
-        return opening + Markup(_small(self._swatches[index], f"f{self.count}-"))
-
-    def svg(self, figure: Figure, name: str) -> Markup:
-        """Return the figure as an SVG element called ``name``, which a screen reader speaks."""
-        self.count += 1
-        width, height = (round(side * 72) for side in figure.get_size_inches())
-        opening = Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" aria-label="{2}">')
-        body = _small(_saved(figure), f"f{self.count}-")
-        return opening.format(width, height, name) + Markup(body)  # matplotlib escaped the texts
+def swatch(index: int, legend: str) -> Markup:
+    """Return a short piece of the ``index``-th series' line, for a legend in text; ``legend`` is that one's id."""
+    return _element(Markup(' aria-hidden="true"'), f"{legend} {index}", _line, index)
 
 
-def _saved(figure: Any) -> str:
-    stream = io.StringIO()
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with looks(), warnings.catch_warnings():
+def _line(index: int) -> Axes:
+    ax = axes(44, 16)
+    ax.set_axis_off()
+    ax.plot([0, 0.5, 1], [0, 0, 0], **style(index), lw=1.8, ms=6, markevery=[1])
+    return ax
+
+
+def _element(attributes: Markup, salt: str, draw: Callable[P, Axes], *args: P.args, **kwargs: P.kwargs) -> Markup:
+    """Return what ``draw`` draws; ids, which are one name space in a page, hang on ``salt``."""
+    stream, metadata = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    looks: dict[Any, Any] = {**_LOOKS, "svg.hashsalt": salt}
+    with matplotlib.rc_context(looks), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the browser's fonts have the characters that ours lacks
-        figure.savefig(stream, format="svg", metadata=metadata)
-    return stream.getvalue()
+        figure = draw(*args, **kwargs).figure
+        assert isinstance(figure, Figure)
+        box = figure.get_tightbbox().padded(0.05)  # in inches; "tight" comes to the same, but draws everything twice
+        figure.savefig(stream, format="svg", metadata=metadata, bbox_inches=box)
+    text = stream.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
+    opening = Markup('<svg viewBox="0 0 {0} {1}" width="{0}" height="{1}"{2}>')
+    return opening.format(round(float(width)), round(float(height)), attributes) + Markup(_small(body))
 
 
-def _small(text: str, prefix: str) -> str:
-    """Return the inside of matplotlib's SVG, and its end: without what a page does not need, ids made unique."""
-    text = text[text.index(">", text.index("<svg")) + 1 :]
+def _small(text: str) -> str:
+    """Return the inside of matplotlib's SVG, and its end, without what a page does not need."""
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", text)
-    text = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}', text).replace("url(#", f"url(#{prefix}")
-    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
-    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = re.sub(r'="[^"]*"', lambda found: _rounded(found[0]), text)
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r"font-family: [^;\"]*(?:; )?| transform=\"rotate\(-0 [^\"]*\"", "", text).replace("xlink:", "")
+    text = re.sub(r'="[^"]*"', _rounded, text)
     return re.sub(r">\s+<", "><", text).strip()
 
 
-def _rounded(attribute: str) -> str:
-    attribute = re.sub(r"(\d+\.\d)\d+", r"\1", attribute) if attribute.startswith('="M') else attribute
-    attribute = re.sub(r"(\d+\.\d\d)\d+", r"\1", attribute)
-    return re.sub(r"\s*\n", "", attribute)
+def _rounded(found: re.Match[str]) -> str:
+    """Round an attribute's numbers: to a tenth of a pixel in paths, to a hundredth elsewhere."""
+    digits = 1 if found[0].startswith('="M') else 2
+    return re.sub(rf"(\d+\.\d{{{digits}}})\d+|\s*\n", r"\1", found[0])

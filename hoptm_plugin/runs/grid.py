@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +18,6 @@ from hoptm_plugin.storage.files import write_atomically
 
 MOST_COLUMNS, MOST_ROWS, LEAST_SIDE, GAP = 10, 20, 96, 2
 LAYOUT, MOST_PIXELS = "hoptm-bench", 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The images of a grid, as they were before they were enlarged.
-
-    Attributes:
-        images: (n, C, H, W) uint8, class-major.
-        per_class: images of each class.
-    """
-
-    images: Tensor
-    per_class: int
 
 
 def write_grid(images: Tensor, path: Path, columns: int) -> None:
@@ -69,8 +55,11 @@ def write_grid(images: Tensor, path: Path, columns: int) -> None:
     write_atomically(path, lambda temporary: picture.save(temporary, format="png", pnginfo=text))
 
 
-def read_grid(path: Path) -> Tiles:
-    """Read back the images of a grid that :func:`write_grid` wrote.
+def read_grid(path: Path) -> Tensor:
+    """Read back the images of a grid that :func:`write_grid` wrote, as they were before they were enlarged.
+
+    Returns:
+        (classes, images of each, C, H, W) uint8.
 
     Raises:
         FileFormatError: missing, damaged, or not such a picture.
@@ -84,15 +73,14 @@ def read_grid(path: Path) -> Tiles:
             picture.load()
             layout = {key: int(value) for key, value in json.loads(picture.info[LAYOUT]).items()}
             pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-        count, columns, scale = layout["count"], layout["columns"], layout["scale"]
-        height, width = layout["height"] * scale, layout["width"] * scale
-        rows = -(-count // columns)
-        expected = (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP)
-        if min(count, columns, scale, height, width) < 1 or tuple(pixels.shape[1:]) != expected:
+        count, columns, scale, per_class = (layout[key] for key in ("count", "columns", "scale", "per_class"))
+        height, width = layout["height"] * scale + GAP, layout["width"] * scale + GAP  # of a tile and a gap
+        if min(count, columns, scale, per_class, height - GAP, width - GAP) < 1 or count % per_class:
+            raise ValueError("a layout that cannot be")
+        if tuple(pixels.shape[1:]) != (-(-count // columns) * height + GAP, columns * width + GAP):
             raise ValueError(f"its {pixels.shape[2]}x{pixels.shape[1]} pixels do not fit its layout")
-        corners = [(GAP + row * (height + GAP), GAP + column * (width + GAP))
-                   for row in range(rows) for column in range(columns)]  # fmt: skip
-        tiles = [pixels[:, y : y + height : scale, x : x + width : scale] for y, x in corners[:count]]
-        return Tiles(torch.stack(tiles)[:, : 1 if layout["channels"] == 1 else 3], max(1, layout["per_class"]))
+        tiles = pixels[:, GAP:, GAP:].unflatten(1, (-1, height)).unflatten(3, (-1, width))  # (3, row, y, column, x)
+        images = tiles[:, :, :-GAP:scale, :, :-GAP:scale].permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
+        return images[:, : 1 if layout["channels"] == 1 else 3].unflatten(0, (-1, per_class)).clone()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
         raise FileFormatError(f"{path}: not a picture that hoptm-bench wrote ({error!r})") from None

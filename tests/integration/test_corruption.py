@@ -21,7 +21,7 @@ from hoptm_plugin.exchange.loading import load_distilled
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import Begun
 from hoptm_plugin.loggers import JsonLines
-from hoptm_plugin.pages.report import read_run
+from hoptm_plugin.pages.reading import read_run
 from hoptm_plugin.runs.finished import KeptNetworks
 from hoptm_plugin.storage.run_files import read_config
 
@@ -85,7 +85,7 @@ def runs(run):
         found = read_run(run / "result.json", read_card(run))
         if found.missing:
             raise HopTMError(f"{run}: {found.missing[0]}")
-        return found.config, found.curves, found.initial, found.distilled
+        return found.config, found.curves, found.pictures
 
     yield Kind("checkpoint", run / "checkpoint.safetensors", lambda: read_checkpoint(run / "checkpoint.safetensors"))
     for name in ("synthetic", "synthetic_average"):

@@ -3,9 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.core.errors import UserError
 from hoptm_plugin.storage.files import with_checksum
 
 RESULTS = Path(__file__).parent / "older_cards"  # of a version that recorded less
@@ -48,9 +51,22 @@ def test_a_run_becomes_one_page(report, finished_run, tmp_path):
 
 
 def test_the_same_runs_give_the_same_bytes(report, finished_run, tmp_path):
-    for name in ("a.html", "b.html"):
-        assert report(finished_run, RESULTS / "0", "-o", name).code == 0
+    assert report(finished_run, RESULTS / "0", "-o", "a.html").code == 0
+    assert report(RESULTS / "0", finished_run, "-o", "b.html").code == 0
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_a_page_is_written_from_python_without_a_word(finished_run, tmp_path, capfd):
+    from hoptm_plugin.pages.report import Report, report
+
+    path = tmp_path / "page.html"
+    (name,) = report(str(finished_run), path).real
+    assert name.startswith("HoP-TM, ")
+    run = SimpleNamespace(card=read_card(finished_run), folder=finished_run)
+    assert report([run, finished_run], path, real_images=False) == Report(path, 1, path.stat().st_size, ())
+    with pytest.raises(UserError, match="no run is named"):
+        report([], path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_real_images_can_be_left_out(report, finished_run, tmp_path):
@@ -58,7 +74,7 @@ def test_real_images_can_be_left_out(report, finished_run, tmp_path):
     assert result.code == 0, result.err
     assert result.err == ""
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "left out (--no-real-images)" in page
+    assert "Pictures of real training images are left out of this page." in page
     assert "real image" not in page
 
 
@@ -67,7 +83,7 @@ def test_committed_cards_alone_become_a_page(report, tmp_path):
     assert result.code == 0, result.err
     assert result.err == ""
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for words in ("no confusion matrix and no calibration (an older card)", "no metrics.jsonl", "no config.yaml",
+    for words in ("its card holds no confusion matrix", "no metrics.jsonl", "no config.yaml",
                   "Differences to Random subset", "Upper bound, Full data"):  # fmt: skip
         assert words in page
 
@@ -113,8 +129,11 @@ def test_a_card_on_its_own_takes_nothing_from_its_neighbours(report, finished_ru
         (["nowhere"], "nowhere: no such result card"),
         (["."], ".: no result.json in this folder or below"),
         (["a" * 300], "File name too long; name folders of finished runs"),
-        (["RUN", "-o", "."], ".: is a folder; name another file with -o FILE"),
-        (["RUN", "-o", "missing/page.html"], "missing/page.html: there is no folder missing; make it, or name another"),
+        (["RUN", "-o", "."], ".: is a folder; name another output file"),
+        (
+            ["RUN", "-o", "missing/page.html"],
+            "missing/page.html: there is no folder missing; make it, or name another output file",
+        ),
         (["RUN", "--against", "gone"], "against gone: no row is called that (known: HoP-TM)"),
         (["RUN", "--against", "mtt", "--no-tests"], "not allowed with argument"),
         ([], "the following arguments are required"),
@@ -159,5 +178,5 @@ def test_a_page_that_cannot_be_written_leaves_nothing(report, finished_run, tmp_
     for name in ("x" * 300, "x" * 250):
         result = report(finished_run, "-o", name)
         assert result.code == 2
-        assert result.err.splitlines()[-1] == f"error: {name}: File name too long; name another file with -o FILE"
+        assert result.err.splitlines()[-1] == f"error: {name}: File name too long; name another output file"
         assert not list(tmp_path.iterdir())

@@ -11,9 +11,8 @@ import torch
 
 from hoptm_plugin.pages import figures
 from hoptm_plugin.pages.curves import Curve, evened, read_curves, thinned
-from hoptm_plugin.pages.pictures import barely_changed, needed, shares, strips, trimmed
-from hoptm_plugin.pages.svg import COLOURS, DASHES, MARKERS, Drawer, style
-from hoptm_plugin.runs.grid import Tiles
+from hoptm_plugin.pages.pictures import barely_changed, strips
+from hoptm_plugin.pages.svg import COLOURS, DASHES, MARKERS, style, swatch
 
 SERIES = (figures.Series("HoP-TM", 0, ((0, 30.0, 1.0), (1, 45.0, 2.0))), figures.Series("MTT", 1, ((0, 31.0, None),)))
 
@@ -22,28 +21,28 @@ def curve(values):
     return Curve(np.arange(len(values), dtype=float), np.array(values, dtype=float))
 
 
-def every_figure(drawer):
+def every_figure():
     return [
-        figures.accuracy_by_ipc(drawer, SERIES, ["1", "10"], [("Full data", 50.0)], "a"),
-        figures.accuracy_by_method(drawer, SERIES, [("Full data", 50.0)], "b"),
-        figures.curves(drawer, "Loss", [(0, curve([1, 2, 300])), (1, curve([5, float("nan"), 7]))], "c"),
-        figures.curves(drawer, "Mask fraction", [(0, curve([0, 0.5, 1]))], "d", fraction=True),
-        figures.bars(drawer, "Distillation", [("HoP-TM", 3.0), ("MTT", 2000.0)], "seconds", "e"),
-        figures.reliability(drawer, [[(0.2, 0.1)], [(0.4, 0.5)]], [(0.3, 0.3)], "f"),
-        drawer.swatch(0), drawer.swatch(0),
+        figures.accuracy("a", SERIES, ["1", "10"], [("Full data", 50.0)]),
+        figures.accuracy("b", [figures.Series("MTT", 1, ((0, 31.0, None),))], ["all images"], []),
+        figures.curves("c", "Loss", [(0, curve([1, 2, 300])), (1, curve([5, float("nan"), 7]))]),
+        figures.curves("d", "Mask fraction", [(0, curve([0, 0.5, 1]))], fraction=True),
+        figures.bars("e", "Distillation", [("HoP-TM", 3.0), ("MTT", 2000.0)], "seconds"),
+        figures.reliability("f", np.array([[[0.2, 0.1]], [[0.4, 0.5]]]), np.array([[0.3, 0.3]])),
+        swatch(0, "curves-1"), swatch(0, "curves-2"),
     ]  # fmt: skip
 
 
 def test_figures_are_alike_every_time_and_leave_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
-    first, second = every_figure(Drawer()), every_figure(Drawer())
+    first, second = every_figure(), every_figure()
     assert first == second
     assert dict(matplotlib.rcParams) == before
     assert max(map(len, first)) < 15_000
 
 
 def test_figures_are_well_formed_named_and_share_no_ids():
-    drawn = every_figure(Drawer())
+    drawn = every_figure()
     ids = [found for svg in drawn for found in re.findall(r' id="([^"]*)"', svg)]
     assert ids
     assert len(ids) == len(set(ids))
@@ -58,7 +57,7 @@ def test_figures_are_well_formed_named_and_share_no_ids():
 def test_no_name_becomes_markup_or_a_formula():
     hostile = '<script>alert("1")</script> $x_1$ & \\frac'
     series = [figures.Series(hostile, 0, ((0, 1.0, 0.1),)), figures.Series("$", 1, ((0, 1.0, 0.1),))]
-    svg = figures.accuracy_by_method(Drawer(), series, [], hostile)
+    svg = figures.accuracy(hostile, series, ["1"], [(hostile, 1.0)])
     root = ET.fromstring(svg)
     assert root.get("aria-label") == hostile
     assert "<script" not in svg
@@ -80,7 +79,7 @@ def test_colours_stand_out_from_white(colour):
 
 
 def test_labels_are_kept_apart():
-    places = figures._apart([5.0, 5.0, 1.0, 5.1], 1.0)
+    places = figures.apart([5.0, 5.0, 1.0, 5.1], 1.0)
     assert places[2] == 1.0
     assert sorted(places)[1:] == pytest.approx([4.03333, 5.03333, 6.03333], abs=1e-4)
     assert places[0] < places[1] < places[3]
@@ -126,29 +125,28 @@ def test_keys_are_bounded(tmp_path):
 
 
 def noise(count, side=32, channels=3):
-    return torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(0)).byte()
+    """Images (classes, ``count`` of each, C, H, W)."""
+    shape = (3, count, channels, side, side)
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).byte()
 
 
-def test_pictures_share_the_page_fairly():
-    assert shares([10, 1000, 1000], 510) == [10, 250, 250]
-    assert shares([10, 20], 100) == [10, 20]
-    assert shares([], 100) == []
+def taken(found):
+    return sum(len(strip.source) for strip in found)
 
 
 def test_strips_name_their_class_and_fit_their_share():
-    tiles = Tiles(noise(30), 10)
-    need = needed(tiles)
-    whole = strips(tiles, ["a", "b", "<c>"], 10, "distilled", need, need)
-    assert [strip.text for strip in whole.strips] == [
-        f"10 distilled images of class {name}" for name in ("a", "b", "<c>")
-    ]
-    assert whole.remark == ""
-    few = strips(tiles, ["a", "b", "c", "d"], 50, "initial", need, need // 4)
-    assert few.remark == "first 2 of 50 images of each class are shown; first 3 of 4 classes are shown"
-    assert sum(len(strip.source) for strip in few.strips) < need // 4
-    small = strips(tiles, ["a", "b", "c"], 10, "distilled", need, need // 35)
-    assert small.remark == "first of 10 images of each class is shown; reduced from 32 x 32 to 16 x 16 pixels"
-    assert small.strips[0].text == "1 distilled image of class a"
+    images = noise(10)
+    whole, remark = strips(images, ["a", "b", "<c>"], 10, "distilled", 10**9)
+    assert [strip.text for strip in whole] == [f"10 distilled images of class {name}" for name in ("a", "b", "<c>")]
+    assert remark == ""
+    need = taken(whole)
+    few, remark = strips(images, ["a", "b", "c", "d"], 50, "initial", need // 4)
+    assert remark == "first 2 of 50 images of each class are shown; first 3 of 4 classes are shown"
+    assert taken(few) < need // 4
+    small, remark = strips(images, ["a", "b", "c"], 10, "distilled", need // 35)
+    assert remark == "first of 10 images of each class is shown; reduced from 32 x 32 to 16 x 16 pixels"
+    assert small[0].text == "1 distilled image of class a"
+    assert taken(small) < 1.2 * need // 35
 
 
 def test_strips_hold_the_pixels_as_they_are():
@@ -157,29 +155,19 @@ def test_strips_hold_the_pixels_as_they_are():
 
     from PIL import Image
 
-    tiles = Tiles(noise(4, side=8), 2)
-    need = needed(tiles)
-    shown = strips(tiles, ["a", "b"], 2, "distilled", need, need).strips[1]
+    images = noise(2, side=8)
+    shown = strips(images, ["a", "b", "c"], 2, "distilled", 10**9)[0][1]
     picture = Image.open(io.BytesIO(base64.b64decode(shown.source.removeprefix("data:image/png;base64,"))))
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    assert torch.equal(pixels[:, :, :8], tiles.images[2])
-    assert torch.equal(pixels[:, :, 9:], tiles.images[3])
+    assert pixels.shape == (3, 8, 17)
+    assert torch.equal(pixels[:, :, :8], images[1, 0])
+    assert torch.equal(pixels[:, :, 9:], images[1, 1])
 
 
 def test_an_image_that_stayed_as_it_was_is_noticed():
-    before = Tiles(noise(4), 2)
-    after = Tiles(noise(4).flip(0), 2)
+    before = noise(2)
+    after = before.flip(0, 1)
     assert not barely_changed(before, after)
-    after.images[3] = before.images[3] ^ 1
+    after[2, 1] = before[2, 1] ^ 1
     assert barely_changed(before, after)
-    assert barely_changed(before, Tiles(noise(2), 1)), "what cannot be told counts as real"
-
-
-def test_large_pictures_are_trimmed():
-    tiles = Tiles(noise(40, side=8, channels=1), 10)
-    assert trimmed(tiles, 40 * 64) is tiles
-    kept = trimmed(tiles, 8 * 64)
-    assert (len(kept.images), kept.per_class) == (8, 2)
-    assert torch.equal(kept.images[2], tiles.images[10])
-    assert len(trimmed(tiles, 3 * 64).images) == 3
-    assert trimmed(Tiles(noise(2), 10), 10**9).per_class == 2
+    assert barely_changed(before, noise(1)), "what cannot be told counts as real"

@@ -1,6 +1,7 @@
 """The page of a report: what it says, what it escapes, what it leaves out."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,10 @@ import torch
 from hoptm_plugin.cards.card import Card, software_versions
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.engine.metrics import classification_metrics
-from hoptm_plugin.pages.content import Run, run_names
 from hoptm_plugin.pages.curves import Curve
 from hoptm_plugin.pages.page import render
-from hoptm_plugin.runs.grid import Tiles
+from hoptm_plugin.pages.pictures import pictures
+from hoptm_plugin.pages.reading import Run, initialiser, place, run_names
 from hoptm_plugin.storage.paths import without_paths
 from hoptm_plugin.tables.compare import compare
 
@@ -51,8 +52,7 @@ def card(method="hoptm", title="HoP-TM", ipc=1, seed=0, names=("common", "rare",
 
 
 def tiles(seed, ipc=1):
-    images = torch.randint(0, 256, (3 * ipc, 3, 8, 8), generator=torch.Generator().manual_seed(seed)).byte()
-    return Tiles(images, ipc)
+    return torch.randint(0, 256, (3, ipc, 3, 8, 8), generator=torch.Generator().manual_seed(seed)).byte()
 
 
 def whole(card, number=0, **changes):
@@ -61,12 +61,23 @@ def whole(card, number=0, **changes):
     curves = {name: Curve(steps, steps + 1) for name in ("loss", "shape", "kappa", "mask_fraction", "step_size")}
     config = {"method": {"name": "m", "initial_images": {"name": "real"}}, "dataset": {"root": "/home/me/secret"}}
     fields = {"config": config, "curves": curves, "initial": tiles(1), "distilled": tiles(2)} | changes
-    return Run(Path(f"/runs/{number}/result.json"), card, **fields)
+    images = fields.pop("initial"), fields.pop("distilled")
+    shown = pictures(card, initialiser(fields["config"]), *images, 10**6)
+    return alone(card, number, pictures=shown, **fields)
+
+
+def alone(card, number=0, **fields):
+    """A run of which little more than the card is there."""
+    return Run(Path(f"/runs/{number}/result.json"), card, "", "", **fields)
 
 
 def page(*runs, title="A title", real_images=True, **options):
-    read = [SimpleNamespace(card=run.card, folder=run.file.parent) for run in runs]
-    return render(runs, compare(read, **options).tables, title, real_images)
+    runs = sorted(runs, key=lambda run: place((run.file, run.card)))
+    cards = [(run.file, run.card) for run in runs]
+    names = enumerate(zip(runs, run_names(cards), strict=True), start=1)
+    named = [replace(run, name=name, key=f"run-{number}") for number, (run, name) in names]
+    found = [SimpleNamespace(card=run.card, folder=run.file.parent) for run in runs]
+    return render(named, compare(found, **options).tables, title, real_images)
 
 
 def text(html):
@@ -74,7 +85,7 @@ def text(html):
 
 
 def test_a_whole_run_shows_everything():
-    html = page(whole(card()), whole(card("mtt", "MTT", ipc=2), 1)).html
+    html = page(whole(card()), whole(card("mtt", "MTT", ipc=2), 1))
     said = text(html)
     for words in ("Comparison", "Not comparable, and why", "Single classes", "Over the iterations", "Images", "Cost",
                   "Configuration and software", "HoP-TM, scans, IPC 1, seed 0", "1.5", "12.5", "A device"):  # fmt: skip
@@ -88,12 +99,12 @@ def test_a_whole_run_shows_everything():
 
 
 def test_the_rare_class_comes_first():
-    said = text(page(whole(card())).html)
+    said = text(page(whole(card())))
     assert "Recall in percent on convnet : HoP-TM, scans, IPC 1, seed 0 Class Test images HoP-TM Random subset rare 2 "\
-        "75.0 ± 25.0 0.0 ± 0.0 other 4 87.5 ± 12.5 50.0 ± 0.0 common 6 91.7 ± 8.3 66.7 ± 0.0" in said  # fmt: skip
-    assert "75.0 ± 25.0 class rare; 2 images" in said
+        "75.00 ± 25.00 0.00 ± 0.00 other 4 87.50 ± 12.50 50.00 ± 0.00 "\
+        "common 6 91.67 ± 8.33 66.67 ± 0.00" in said  # fmt: skip
+    assert "75.00 ± 25.00 class rare; 2 images" in said
     assert "True \\ predicted common rare other common 92 8 0 rare 0 75 25 other 12 0 88" in said
-    assert "Network 1 Network 2 rare 100.0 50.0" in said
 
 
 def test_nothing_that_was_read_becomes_markup():
@@ -103,7 +114,7 @@ def test_nothing_that_was_read_becomes_markup():
         curves={HOSTILE: Curve(np.arange(3.0), np.arange(3.0))}, missing=(HOSTILE,),
         config={HOSTILE: [HOSTILE], "method": HOSTILE},
     )  # fmt: skip
-    html = page(hostile, whole(card(protocol={"epochs": 1}), 1), title=HOSTILE).html
+    html = page(hostile, whole(card(protocol={"epochs": 1}), 1), title=HOSTILE)
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "<h1>" + html.split("<title>")[1].split("</title>")[0] + "</h1>" in html
@@ -113,13 +124,13 @@ def test_nothing_that_was_read_becomes_markup():
 
 def test_the_same_input_gives_the_same_page_in_any_order():
     runs = [whole(card()), whole(card("mtt", "MTT"), 1), whole(card(seed=1), 2)]
-    assert page(*runs).html == page(*reversed(runs)).html
+    assert page(*runs) == page(*reversed(runs))
 
 
 def test_a_card_alone_is_enough():
-    html = page(Run(Path("/runs/a/result.json"), card(old=True), missing=("no metrics.jsonl", "no config.yaml"))).html
+    html = page(alone(card(old=True), missing=("no metrics.jsonl", "no config.yaml")))
     said = text(html)
-    assert "convnet: no confusion matrix and no calibration (an older card)." in said
+    assert "convnet: its card holds no confusion matrix." in said
     assert "no metrics.jsonl; no config.yaml" in said
     assert "No curves, because nothing was logged or the log is not there" in said
     assert "Not shown, because there is no picture of the set: HoP-TM, scans, IPC 1, seed 0." in said
@@ -144,18 +155,17 @@ def test_a_card_alone_is_enough():
 def test_what_may_be_real_counts_as_real(changes, real):
     run = whole(card(), **changes)
     shown, hidden = page(run), page(run, real_images=False)
-    assert bool(shown.real) == (real != "none")
-    assert ('class="real"' in shown.html) == (real != "none")
-    assert hidden.real == ()
-    assert 'class="real"' not in hidden.html
-    assert "real image" not in hidden.html
-    assert ("left out (--no-real-images)" in hidden.html) == (real != "none")
-    left = {"initial": 3, "both": 0, "none": shown.html.count("<img")}
-    assert hidden.html.count("<img") == left[real]
+    assert any(each.real for each in run.pictures) == (real != "none")
+    assert ('class="real"' in shown) == (real != "none")
+    assert 'class="real"' not in hidden
+    assert "real image" not in hidden
+    assert ("Pictures of real training images are left out.</p>" in hidden) == (real != "none")
+    left = {"initial": 3, "both": 0, "none": shown.count("<img")}
+    assert hidden.count("<img") == left[real]
 
 
 def test_pictures_that_runs_share_are_there_once():
-    html = page(whole(card()), whole(card("mtt", "MTT"), 1, distilled=tiles(3))).html
+    html = page(whole(card()), whole(card("mtt", "MTT"), 1, distilled=tiles(3)))
     assert html.count("<img") == 9
     assert "Initial images: the same as those of HoP-TM, scans, IPC 1, seed 0, shown there." in text(html)
 
@@ -168,7 +178,7 @@ def test_paths_are_left_out():
     assert without_paths(config) == {
         "dataset": {"root": left}, "synthetic": left, "a": [left, left, left, "b/c"], "root": None, "n": 1,
     }  # fmt: skip
-    assert "secret" not in page(whole(card())).html
+    assert "secret" not in page(whole(card()))
     hidden = {
         "note": "see /home/a/n.txt",
         "url": "file=/home/a/x",
@@ -187,7 +197,7 @@ def test_settings_that_contain_themselves_are_refused():
 
 
 def test_what_sets_tables_apart_is_said():
-    html = page(whole(card()), whole(card(protocol={"epochs": 200}), 1), whole(card(selection="test_leaky"), 2)).html
+    html = page(whole(card()), whole(card(protocol={"epochs": 200}), 1), whole(card(selection="test_leaky"), 2))
     said = text(html)
     assert "These runs fall into 3 tables, which must not be held against each other." in said
     assert "What sets the tables apart Table Data set protocol.epochs Chosen" in said
@@ -196,12 +206,12 @@ def test_what_sets_tables_apart_is_said():
 
 
 def test_one_table_needs_no_explanation():
-    assert "All of these runs were judged alike" in page(whole(card())).html
+    assert "All of these runs were judged alike" in page(whole(card()))
 
 
 def test_bounds_stand_below_their_table():
     bound = card("full", "Full data", ipc=None, random_subset=None, protocol={"epochs": 9})
-    said = text(page(whole(card()), whole(bound, 1, curves={}, initial=None, distilled=None)).html)
+    said = text(page(whole(card()), whole(bound, 1, curves={}, initial=None, distilled=None)))
     assert "Upper bound, Full data on all 99 training images, convnet" in said
     assert "Full data, below table 1 protocol differs: epochs 9 instead of 100" in said
     assert "they trained on the whole training split, and there is no set: Full data" in said
@@ -209,8 +219,8 @@ def test_bounds_stand_below_their_table():
 
 def test_many_classes_show_their_worst_confusions():
     many = card(names=tuple(f"c{n}" for n in range(30)))
-    html = page(whole(many)).html
-    assert "30 classes, so the most frequent confusions stand for all" in html
+    html = page(whole(many))
+    assert "convnet: many classes, so the most frequent confusions stand for all." in html
     assert "Most frequent confusions on convnet, mean of 2 networks" in html
     assert 'class="confusion"' not in html
 
@@ -219,31 +229,29 @@ def test_a_diverged_network_has_a_column_of_no_predictions():
     broken = classification_metrics(torch.arange(3).repeat_interleave(torch.tensor(SUPPORT)),
                                     torch.full((12, 3), float("nan")))  # fmt: skip
     found = card(evaluations=[Evaluation.from_metrics("convnet", [broken])], random_subset=None)
-    said = text(page(whole(found)).html)
+    said = text(page(whole(found)))
     assert "common rare other no prediction common 0 0 0 100" in said
 
 
 def test_several_networks_and_one_size_get_a_figure_each():
     both = [evaluation(0, 1), evaluation(1, 1, network="resnet")]
-    html = page(whole(card(evaluations=both, random_subset=None))).html
-    assert len(re.findall('aria-label="Accuracy per method at IPC 1', html)) == 2
+    html = page(whole(card(evaluations=both, random_subset=None)))
+    assert len(re.findall('aria-label="Accuracy against images per class on', html)) == 2
     assert len(re.findall('aria-label="Reliability diagram', html)) == 2
 
 
 def test_every_run_has_a_name_of_its_own():
-    same = [Run(Path(f"/{folder}/x/result.json"), card()) for folder in ("a", "b")]
-    other = Run(Path("/a/y/result.json"), card())
-    names = [named.name for named in run_names([*same, other])]
-    assert names == ["HoP-TM, scans, IPC 1, seed 0, x, no. 1", "HoP-TM, scans, IPC 1, seed 0, x, no. 2",
+    cards = [(Path(f"/{folder}/result.json"), card()) for folder in ("a/x", "b/x", "a/y")]
+    assert run_names(cards) == ["HoP-TM, scans, IPC 1, seed 0, x, no. 1", "HoP-TM, scans, IPC 1, seed 0, x, no. 2",
                      "HoP-TM, scans, IPC 1, seed 0, y"]  # fmt: skip
 
 
 def test_options_of_the_comparison_are_passed_on():
     runs = [whole(card()), whole(card("mtt", "MTT"), 1)]
-    assert "Differences to MTT" in page(*runs, against="mtt").html
-    assert "Differences to" not in page(*runs, tests=None).html
+    assert "Differences to MTT" in page(*runs, against="mtt")
+    assert "Differences to" not in page(*runs, tests=None)
 
 
 def test_a_title_that_is_no_text_is_written_all_the_same():
-    html = page(whole(card()), title="a\x00b\udcff\n").html
+    html = page(whole(card()), title="a\x00b\udcff\n")
     assert "<title>a b?</title>" in html

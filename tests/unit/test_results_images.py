@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -76,8 +78,8 @@ def test_a_grid_is_read_back_as_the_images_it_shows(shape, columns, tmp_path):
     write_grid(images, tmp_path / "grid.png", columns)
     tiles = read_grid(tmp_path / "grid.png")
     shown = images if columns < 11 else images.unflatten(0, (-1, columns))[:, :10].flatten(0, 1)
-    assert torch.equal(tiles.images, (shown * 255).round().to(torch.uint8))
-    assert tiles.per_class == min(columns, 10)
+    assert torch.equal(tiles.flatten(0, 1), (shown * 255).round().to(torch.uint8))
+    assert tiles.shape[1] == min(columns, 10)
 
 
 def test_pictures_of_others_are_refused(tmp_path):
@@ -86,16 +88,16 @@ def test_pictures_of_others_are_refused(tmp_path):
     whole = path.read_bytes()
     Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "lying.png").write_bytes(whole)
-    with Image.open(path) as picture:
-        info = PngImagePlugin.PngInfo()
-        info.add_text("hoptm-bench", picture.info["hoptm-bench"].replace('"count": 4', '"count": 400'))
-        picture.save(tmp_path / "lying.png", pnginfo=info)
+    for name, said in (("lying", '"count": 400'), ("many", '"per_class": 3'), ("none", '"per_class": 0')):
+        with Image.open(path) as picture:
+            info, key = PngImagePlugin.PngInfo(), said.split(":")[0]
+            info.add_text("hoptm-bench", re.sub(rf"{key}: \d+", said, picture.info["hoptm-bench"]))
+            picture.save(tmp_path / f"{name}.png", pnginfo=info)
     for name, layout in (("deep", "[" * 100_000), ("huge", '{"count": 1e400}')):
         with Image.open(path) as picture:
             info = PngImagePlugin.PngInfo()
             info.add_text("hoptm-bench", layout)
             picture.save(tmp_path / f"{name}.png", pnginfo=info)
-    for name in ("foreign", "cut", "lying", "missing", "deep", "huge"):
+    for name in ("foreign", "cut", "lying", "missing", "many", "none", "deep", "huge"):
         with pytest.raises(FileFormatError, match="not a picture that hoptm-bench wrote"):
             read_grid(tmp_path / f"{name}.png")
