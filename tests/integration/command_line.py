@@ -104,8 +104,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     try:
         main(arguments)
     except SystemExit as ended:
-        assert ended.code is None or isinstance(ended.code, int)
-        return ended.code or 0
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except Exception:
         traceback.print_exc()
         return 1
