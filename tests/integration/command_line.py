@@ -56,11 +56,13 @@ PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli.entry")
 def start(
     *arguments: str, cwd: Path, environment: dict[str, str] | None = None, program: Sequence[str] = PROGRAM
 ) -> subprocess.Popen[str]:
-    """Start a process of its own."""
+    """Start a process of its own; a PYTHONPATH comes before the one that is there."""
+    variables = os.environ | ONE_THREAD | (environment or {})
+    paths = [(environment or {}).get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
     return subprocess.Popen(
         [*program, *arguments],
         cwd=cwd,
-        env=os.environ | ONE_THREAD | (environment or {}),
+        env=variables | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
