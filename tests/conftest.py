@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# read when torch is imported: small tensors gain nothing by threads, and two workers' threads wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from hoptm_plugin.testing import example_data, example_task

@@ -1,24 +1,34 @@
-"""Starting ``hoptm-bench`` from tests: as a process of its own, or quickly as a fork of one that has torch imported."""
+"""Starting ``hoptm-bench`` from tests: in this process, in a fork of one that has torch imported, or on its own.
+
+:func:`invoke` is for what a command reads, writes, says and refuses; :func:`fork` for what is sent signals, runs beside
+others or changes its process beforehand; :func:`call` for what depends on how a process begins and ends.
+"""
 
 from __future__ import annotations
 
+import gc
+import io
 import json
+import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 PRELOADED = ["hydra", "hoptm_plugin.runs.running", "hoptm_plugin.runs.judging", "hoptm_plugin.pages.report",
              "hoptm_plugin.exchange.export", "hoptm_plugin.cli.console"]  # fmt: skip
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-SECONDS = 120
+HANG = 1200  # seconds that only something that never ends takes, however busy the machine is
 
 # budgets that finish in a second or two
 TINY_NETWORK = ("network.width=4", "network.depth=2", "runtime.device=cpu")
@@ -46,11 +56,13 @@ PROGRAM = (sys.executable, "-m", "hoptm_plugin.cli")
 def start(
     *arguments: str, cwd: Path, environment: dict[str, str] | None = None, program: Sequence[str] = PROGRAM
 ) -> subprocess.Popen[str]:
-    """Start a process of its own."""
+    """Start a process of its own; a PYTHONPATH comes before the one that is there."""
+    variables = os.environ | ONE_THREAD | (environment or {})
+    paths = [(environment or {}).get("PYTHONPATH"), os.environ.get("PYTHONPATH")]
     return subprocess.Popen(
         [*program, *arguments],
         cwd=cwd,
-        env=os.environ | ONE_THREAD | (environment or {}),
+        env=variables | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -69,10 +81,86 @@ def call(
     """Run a command in a process of its own."""
     process = start(*arguments, cwd=cwd, environment=environment, program=program)
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=HANG)
     finally:
         process.kill()
     return Result(process.returncode, out, err)
+
+
+def invoke(*arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> Result:
+    """Run a command in this process; what it changes there is put back."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors, write_through=True)
+               for errors in ("strict", "backslashreplace")]  # fmt: skip
+    with (
+        redirect_stdout(streams[0]), redirect_stderr(streams[1]), _warnings_shown(), _put_back(),
+        mock.patch.dict(os.environ, ONE_THREAD | (environment or {})), chdir(cwd),
+    ):  # fmt: skip
+        code = _exit_code(arguments)
+    return Result(code, *(stream.buffer.getvalue().decode() for stream in streams))
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
+    """Run a command and return what the interpreter would exit with."""
+    from hoptm_plugin.cli import main
+
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """Put back what belongs to a process and not to a command: arguments, signals, logging, and torch's and Hydra's."""
+    import torch
+    from hydra._internal.hydra import Hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    if not gc.get_freeze_count():  # a job looks for garbage when it ends: not among all that the tests have imported
+        gc.collect()
+        gc.freeze()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    kept = ((sys, "argv"), (logging.getLogger(), "handlers"), (logging.getLogger(), "level"),
+            (torch.backends.cuda.matmul, "allow_tf32"),
+            *((torch.backends.cudnn, name) for name in ("allow_tf32", "deterministic", "benchmark")))  # fmt: skip
+    values, threads = [getattr(owner, name) for owner, name in kept], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        # composes all settings a first time, to find that nobody set hydra.mode
+        with mock.patch.object(Hydra, "get_mode", return_value=None):
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for (owner, name), value in zip(kept, values, strict=True):
+            setattr(owner, name, value)
+        torch.set_num_threads(threads)
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Let warnings be written to stderr as Python does it, each once, where pytest would gather them."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    form = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", ignored)
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            warnings.formatwarning = form
 
 
 def fork(
@@ -80,7 +168,7 @@ def fork(
     cwd: Path,
     environment: dict[str, str] | None = None,
     before: Callable[[], None] | None = None,
-    seconds: float = SECONDS,
+    seconds: float = HANG,
 ) -> Result:
     """Run a command in a fork of a server that has imported torch and Hydra: as separate, and seconds faster."""
     with forked(*arguments, cwd=cwd, environment=environment, before=before) as running:
@@ -97,7 +185,7 @@ class Forked:
     def __init__(self, process: BaseProcess, streams: list[Path]) -> None:
         self.process, self.streams = process, streams
 
-    def result(self, seconds: float = SECONDS) -> Result:
+    def result(self, seconds: float = HANG) -> Result:
         """Wait for its end and return what it left behind; a signal's number negative as the code."""
         self.process.join(seconds)
         if self.process.is_alive():
@@ -148,7 +236,7 @@ def _forked(
     os.environ.update(ONE_THREAD | environment)
     if before is not None:
         before()
-    from hoptm_plugin.cli.entry import main
+    from hoptm_plugin.cli import main
 
     main(arguments)
 

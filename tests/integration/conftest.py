@@ -16,10 +16,10 @@ def experts_root(tmp_path_factory):
 
 @pytest.fixture
 def bench(tmp_path, experts_root):
-    """Run a command in ``tmp_path``, quickly, with the shared experts."""
+    """Run a command in this process, in the folder ``tmp_path``, with the shared experts."""
 
     def run(*arguments, cwd=tmp_path, experts=experts_root):
-        return command_line.fork(*arguments, cwd=cwd, environment={"HOPTM_EXPERTS": str(experts)})
+        return command_line.invoke(*arguments, cwd=cwd, environment={"HOPTM_EXPERTS": str(experts)})
 
     return run
 
@@ -28,7 +28,7 @@ def bench(tmp_path, experts_root):
 def finished_run(tmp_path_factory, experts_root, npz_file):
     """The folder of a finished run of HoP-TM on the generated npz; read it only."""
     folder = tmp_path_factory.mktemp("finished")
-    result = command_line.fork(
+    result = command_line.invoke(
         "run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *command_line.TINY_RUN,
         f"hydra.run.dir={folder / 'run'}", cwd=folder, environment={"HOPTM_EXPERTS": str(experts_root)},
     )  # fmt: skip
@@ -40,7 +40,7 @@ def finished_run(tmp_path_factory, experts_root, npz_file):
 def undisturbed(tmp_path_factory, npz_file):
     """The folder of a run that nothing disturbed; read it only."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    result = command_line.fork(*disturbed.command(npz_file, folder), cwd=folder.parent)
+    result = command_line.invoke(*disturbed.command(npz_file, folder), cwd=folder.parent)
     assert result.code == 0, result.err
     return folder
 

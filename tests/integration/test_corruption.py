@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from command_line import TINY_RUN, fork
+from command_line import TINY_RUN, invoke
 from damages import damages
 from generated import NPZ, write_images, write_npz
 
@@ -146,8 +146,8 @@ def run(tmp_path_factory, experts_root, npz_file):
     """A finished run with a moving average."""
     folder = tmp_path_factory.mktemp("corruption")
     more = ("distillation.average_decay=0.9", "distillation.log_every=1", f"hydra.run.dir={folder}/run")
-    done = fork("run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_RUN, *more, cwd=folder,
-                environment={"HOPTM_EXPERTS": str(experts_root)})  # fmt: skip
+    done = invoke("run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_RUN, *more, cwd=folder,
+                  environment={"HOPTM_EXPERTS": str(experts_root)})  # fmt: skip
     assert done.code == 0, done.err
     return folder / "run"
 

@@ -95,9 +95,26 @@ def check_only(words: list[str]) -> None:
         assert all((ROOT / path).exists() for path in paths), f"{words}: no such file"
 
 
+def is_launched(words: list[str]) -> bool:
+    """Tell whether a command starts workers of a launcher, which need a process that exits itself."""
+    return any(word.startswith("hydra/launcher=") for word in words)
+
+
+@pytest.fixture
+def places(npz_file, image_folder, covid_folder, finished_run):
+    """What stands for generated data and a finished run."""
+    return {r"FILE\.npz": npz_file, "FOLDER": image_folder, "COVID_FOLDER": covid_folder, "RUN": finished_run}
+
+
+def filled(words: list[str], places: dict[str, Path]) -> list[str]:
+    """Return the arguments of a hoptm-bench command on generated data, with a budget of seconds."""
+    for name, place in places.items():
+        words = [re.sub(rf"\b{name}\b", str(place), word) for word in words]
+    return reduced(words[1:])
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands(document, bench, tmp_path, npz_file, image_folder, covid_folder, finished_run, experts_root):
-    places = {r"FILE\.npz": npz_file, "FOLDER": image_folder, "COVID_FOLDER": covid_folder, "RUN": finished_run}
+def test_commands(document, bench, tmp_path, places):
     found = fences((ROOT / document).read_text())
     for fence in found:
         if fence.file is not None:
@@ -108,14 +125,21 @@ def test_commands(document, bench, tmp_path, npz_file, image_folder, covid_folde
     for words in shown:
         if words[0] != "hoptm-bench":
             check_only(words)
-            continue
-        for name, place in places.items():
-            words = [re.sub(rf"\b{name}\b", str(place), word) for word in words]
-        if any(word.startswith("hydra/launcher=") for word in words):  # whose workers need a process that exits itself
-            result = command_line.call(*reduced(words[1:]), cwd=tmp_path,
-                                       environment={"HOPTM_EXPERTS": str(experts_root)})  # fmt: skip
-        else:
-            result = bench(*reduced(words[1:]))
+        elif not is_launched(words):
+            result = bench(*filled(words, places))
+            assert result.code == 0, f"{shlex.join(words)}\n{result.err}"
+            assert result.out
+    assert not (tmp_path / "experts").exists(), "HOPTM_EXPERTS was not heeded"
+
+
+@pytest.mark.slow
+def test_commands_through_a_launcher(tmp_path, places, experts_root):
+    found = [fence for document in DOCUMENTS for fence in fences((ROOT / document).read_text())]
+    shown = [words for fence in found if fence.language in SHELLS for words in fence.commands() if is_launched(words)]
+    assert shown
+    for words in shown:
+        environment = {"HOPTM_EXPERTS": str(experts_root)}
+        result = command_line.call(*filled(words, places), cwd=tmp_path, environment=environment)
         assert result.code == 0, f"{shlex.join(words)}\n{result.err}"
         assert result.out
     assert not (tmp_path / "experts").exists(), "HOPTM_EXPERTS was not heeded"

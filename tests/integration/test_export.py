@@ -34,7 +34,7 @@ def exported(tmp_path_factory, finished_run):
     """The folder that holds one export of the finished run in each format, and what the commands printed."""
     folder = tmp_path_factory.mktemp("exports")
     printed = {
-        form: succeed(command_line.fork("export", str(finished_run), "--format", form, cwd=folder)).out
+        form: succeed(command_line.invoke("export", str(finished_run), "--format", form, cwd=folder)).out
         for form in FORMATS
     }
     return folder, printed

@@ -19,6 +19,8 @@ BEFORE = ("config.yaml", "initial.png", "metrics.jsonl", "checkpoint.safetensors
 EVALUATED = 1200  # bytes of evaluations.json, which a finished run removes: one page
 INTACT = "What was stored before is intact"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(npz_file):
@@ -264,7 +266,6 @@ def test_a_log_that_cannot_be_written_ends_no_run_and_hides_no_exit_code(tiny, u
 
 
 @needs_dev_full
-@pytest.mark.slow
 def test_a_whole_process_whose_output_caches_and_temporary_files_find_no_space(disk, tiny, undisturbed, tmp_path):
     disk.resize(1)
     (disk / "ballast").write_bytes(bytes(PAGE))

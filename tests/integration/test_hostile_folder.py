@@ -20,7 +20,7 @@ from hoptm_plugin.storage.files import sha256
 def exported(tmp_path_factory, finished_run):
     """An export of the finished run as PNG images."""
     folder = tmp_path_factory.mktemp("export")
-    done = command_line.fork("export", str(finished_run), "--format", "folder", "-o", "export", cwd=folder)
+    done = command_line.invoke("export", str(finished_run), "--format", "folder", "-o", "export", cwd=folder)
     assert done.code == 0, done.err
     return folder / "export"
 

@@ -18,6 +18,8 @@ from disturbed import command as command_in
 STAGES = ("experts", "distillation", "evaluation")
 KILLS, KILLS_A_STAGE = 50, 10
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(npz_file):
@@ -25,7 +27,6 @@ def command(npz_file):
     return functools.partial(command_in, npz_file)
 
 
-@pytest.mark.slow
 def test_fifty_kills_at_random_moments(command, undisturbed, tmp_path, capsys):
     chance, kills = random.Random(0), collections.Counter()
     for run in itertools.count():
@@ -70,7 +71,6 @@ def kill_at_rename(number):
     Path.replace = counted
 
 
-@pytest.mark.slow
 def test_a_kill_before_and_after_every_rename(command, undisturbed, tmp_path):
     """Every file is either not there yet or whole."""
     folder, killed = tmp_path / "run", 0

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import SECONDS, TINY_RUN, call, card, fork, start
+from command_line import HANG, TINY_RUN, call, card, fork, start
 from disturbed import BUDGET
 from generated import NPZ
 
@@ -19,6 +19,7 @@ LAUNCHERS = {
     "ray_local": ("hydra/launcher=ray_local", "hydra.launcher.ray.init.num_cpus=2"),
 }
 PACKAGES = {"processes": "joblib", "submitit_local": "submitit", "ray_local": "ray"}
+pytestmark = pytest.mark.slow
 THREADS = ("runtime.threads=1", "runtime.compile=false", "distillation.step_size.learning_rate=0")
 
 
@@ -46,7 +47,6 @@ def one_after_the_other(tmp_path_factory, npz_file):
     return results(folder), folder.parent / "store"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", list(PACKAGES))
 def test_eight_runs_give_the_same_cards(launcher, one_after_the_other, npz_file, tmp_path):
     pytest.importorskip(PACKAGES[launcher])
@@ -65,7 +65,6 @@ def test_eight_runs_give_the_same_cards(launcher, one_after_the_other, npz_file,
     assert left == [], "no token, no settings of a launcher"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", list(PACKAGES))
 def test_a_failing_job_stops_no_other(launcher, npz_file, tmp_path):
     pytest.importorskip(PACKAGES[launcher])
@@ -110,14 +109,13 @@ def parent_of(process):
 
 
 def wait_for(process, happened):
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + HANG
     while not happened():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_submitit_requeues_a_job_that_was_preempted(undisturbed, npz_file, tmp_path):
     """SIGUSR2, as Slurm sends it: checkpoint, requeue by submitit, the same bits."""
     pytest.importorskip("submitit")
@@ -130,7 +128,7 @@ def test_submitit_requeues_a_job_that_was_preempted(undisturbed, npz_file, tmp_p
         wait_for(process, lambda: (job / "metrics.jsonl").exists())
         (worker,) = workers(("submitit.core._submit", str(folder)))
         os.kill(worker, signal.SIGUSR2)
-        _, err = process.communicate(timeout=SECONDS)
+        _, err = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 0, err
@@ -142,7 +140,6 @@ def test_submitit_requeues_a_job_that_was_preempted(undisturbed, npz_file, tmp_p
     assert card(job)["evaluations"] == card(undisturbed)["evaluations"]
 
 
-@pytest.mark.slow
 def test_a_worker_that_was_killed_is_named_and_the_sweep_goes_on_when_it_is_run_again(npz_file, tmp_path):
     pytest.importorskip("joblib")
     folder = tmp_path / "sweep"
@@ -152,7 +149,7 @@ def test_a_worker_that_was_killed_is_named_and_the_sweep_goes_on_when_it_is_run_
         wait_for(process, lambda: len(list(folder.glob("*/checkpoint.safetensors"))) == 2)
         for worker in workers(("joblib.externals.loky", "LokyProcess"), process.pid):
             os.kill(worker, signal.SIGKILL)
-        _, err = process.communicate(timeout=SECONDS)
+        _, err = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 1, err
@@ -185,7 +182,7 @@ def test_the_script_for_slurm(npz_file, tmp_path):
         wait_for(process, lambda: (tmp_path / "submitted.sh").exists())
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=SECONDS)
+        _, err = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 75, err

@@ -26,7 +26,7 @@ def disk(tmp_path_factory, tiny):
     """A read-only disk with ``run`` and its ``experts``, and ``begun``, a run without its card."""
     folder = tmp_path_factory.mktemp("read-only")
     with mounted(folder / "disk") as small:
-        result = command_line.fork("run", *tiny, "hydra.run.dir=run", "experts.root=experts", cwd=small.path)
+        result = command_line.invoke("run", *tiny, "hydra.run.dir=run", "experts.root=experts", cwd=small.path)
         assert result.code == 0, result.err
         shutil.copytree(small / "run", small / "begun")
         (small / "begun/result.json").unlink()
@@ -36,26 +36,26 @@ def disk(tmp_path_factory, tiny):
 
 def test_a_run_in_a_read_only_folder(disk, tiny, tmp_path):
     experts = f"experts.root={disk / 'experts'}"
-    result = command_line.fork("run", *tiny, experts, f"hydra.run.dir={disk / 'new'}", cwd=tmp_path)
+    result = command_line.invoke("run", *tiny, experts, f"hydra.run.dir={disk / 'new'}", cwd=tmp_path)
     only_error(result, disk / "new", READ_ONLY, "hydra.run.dir=PATH", code=2)
-    result = command_line.fork("run", f"hydra.run.dir={disk / 'begun'}", "resume=true", cwd=tmp_path)
+    result = command_line.invoke("run", f"hydra.run.dir={disk / 'begun'}", "resume=true", cwd=tmp_path)
     only_error(result, disk / "begun/.lock", READ_ONLY, WRITABLE)
     sweep = f"hydra.sweep.dir={disk / 'runs'}"
-    result = command_line.fork("run", "-m", *tiny, experts, "seed=choice(0)", sweep, cwd=tmp_path)
+    result = command_line.invoke("run", "-m", *tiny, experts, "seed=choice(0)", sweep, cwd=tmp_path)
     only_error(result, disk / "runs", READ_ONLY, "hydra.sweep.dir=PATH", code=2)
 
 
 def test_experts_are_read_from_a_read_only_store_and_missing_ones_are_one_message(disk, tiny, tmp_path):
     run = ("run", *tiny, f"experts.root={disk / 'experts'}")
-    result = command_line.fork(*run, "hydra.run.dir=out", cwd=tmp_path)
+    result = command_line.invoke(*run, "hydra.run.dir=out", cwd=tmp_path)
     assert result.code == 0, result.err
     name = "synthetic.safetensors"
     assert (tmp_path / "out" / name).read_bytes() == (disk / "run" / name).read_bytes()
-    result = command_line.fork(*run, "experts.count=3", "hydra.run.dir=more", cwd=tmp_path)
+    result = command_line.invoke(*run, "experts.count=3", "hydra.run.dir=more", cwd=tmp_path)
     only_error(result, disk / "experts", "expert-00002.lock", READ_ONLY, WRITABLE, "resume=true")
-    result = command_line.fork("experts", *run[1:], "experts.count=3", cwd=tmp_path)
+    result = command_line.invoke("experts", *run[1:], "experts.count=3", cwd=tmp_path)
     only_error(result, "expert-00002.lock", READ_ONLY, WRITABLE)
-    result = command_line.fork("experts", *run[1:], cwd=tmp_path)
+    result = command_line.invoke("experts", *run[1:], cwd=tmp_path)
     assert result.code == 0, result.err
     assert "2 experts of 2 epochs" in result.out
 
@@ -70,7 +70,7 @@ def test_all_that_reads_a_finished_run_works_where_it_is_read_only(disk, tmp_pat
         ("report", run, "-o", "page.html"),
         ("export", run, "--format", "safetensors", "-o", "set"),
     ):
-        result = command_line.fork(*command, cwd=tmp_path)
+        result = command_line.invoke(*command, cwd=tmp_path)
         assert result.code == 0, (command, result.err)
     assert card(tmp_path / "judged")["evaluations"] == card(disk / "run")["evaluations"]
     assert contents(disk.path) == before
@@ -84,10 +84,10 @@ def test_what_would_be_written_there_is_refused(disk, tmp_path):
         (("compare", run, "--output", str(disk / "table.txt")), disk / "table.txt", "name another file"),
         (("eval", f"synthetic={run}", f"hydra.run.dir={disk / 'judged'}"), disk / "judged", "hydra.run.dir=PATH"),
     ):
-        only_error(command_line.fork(*command, cwd=tmp_path), named, READ_ONLY, remedy, code=2)
+        only_error(command_line.invoke(*command, cwd=tmp_path), named, READ_ONLY, remedy, code=2)
     # the working folder itself: where nothing else is told, runs and pages are made there
-    only_error(command_line.fork("report", run, cwd=disk.path), "report.html", READ_ONLY, code=2)
-    only_error(command_line.fork("run", "method=random", cwd=disk.path), READ_ONLY, "hydra.run.dir=PATH", code=2)
+    only_error(command_line.invoke("report", run, cwd=disk.path), "report.html", READ_ONLY, code=2)
+    only_error(command_line.invoke("run", "method=random", cwd=disk.path), READ_ONLY, "hydra.run.dir=PATH", code=2)
 
 
 def bound_by_modes() -> None:
@@ -105,6 +105,7 @@ def bound_by_modes() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="root is bound by modes on Linux only")
 def test_a_user_without_permission(disk, tiny, tmp_path, npz_file):
     theirs = tmp_path / "theirs"

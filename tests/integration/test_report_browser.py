@@ -5,9 +5,10 @@ from pathlib import Path
 
 import browser
 import pytest
-from command_line import fork
+from command_line import invoke
 
 RESULTS = Path(__file__).parent / "older_cards"  # of a version that recorded less
+pytestmark = pytest.mark.slow
 BROKEN = {
     "missing image: a cell": '<img src="gone.png" alt="a cell">',
     "image without alt text": '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">',
@@ -40,7 +41,7 @@ def chromium():
 def report(finished_run, experts_root, tmp_path_factory):
     """The page on the committed runs of step 2 and on a finished run with all its files; read it only."""
     folder = tmp_path_factory.mktemp("report")
-    result = fork("report", str(finished_run), str(RESULTS), "-o", "report.html", cwd=folder)
+    result = invoke("report", str(finished_run), str(RESULTS), "-o", "report.html", cwd=folder)
     assert result.code == 0, result.err
     return folder / "report.html"
 

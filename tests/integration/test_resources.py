@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import SECONDS, fork, forked
+from command_line import HANG, fork, forked
 from disturbed import assert_same, command, stage
 
 FULL = "No space left on device"
@@ -55,11 +55,12 @@ def whole(folder):
         read_tensors(path, "file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["experts", "distillation", "evaluation"])
 def test_a_disk_that_becomes_full(where, disk, undisturbed, npz_file, tmp_path):
     folder = disk / "run"
     with forked(*command(npz_file, folder), cwd=tmp_path) as running:
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + HANG
         while stage(folder) != where:
             assert running.process.is_alive(), running.result()
             assert time.monotonic() < deadline
@@ -115,7 +116,7 @@ def test_memory_that_runs_out(where, tmp_path):
 
 HELD = """
 import gc, sys
-from hoptm_plugin.cli.entry import main
+from hoptm_plugin.cli import main
 gc.disable()  # so that only what a job lets go, or has looked for, is gone
 main(sys.argv[1:])
 import torch
@@ -123,6 +124,7 @@ print("held:", sum(each.nbytes for each in gc.get_objects() if isinstance(each, 
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_holds_no_data_of_earlier_jobs(tmp_path):
     tiny = ("network.width=4", "network.depth=2", "protocol.repeats=1", "protocol.epochs=1",
             "protocol.random_subset=false", "runtime.compile=false", "runtime.threads=1")  # fmt: skip
@@ -134,6 +136,7 @@ def test_a_sweep_holds_no_data_of_earlier_jobs(tmp_path):
     assert int(done.stdout.rpartition("held:")[2]) < one_job / 2
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_remembered(npz_file, tmp_path):
     """The system kills whoever takes too much memory, without a word."""
     folder = tmp_path / "run"

@@ -216,7 +216,7 @@ def test_interrupted_run_says_how_to_go_on(tmp_path, experts_root, npz_file):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=command_line.SECONDS)
+        _, err = process.communicate(timeout=command_line.HANG)
     finally:
         process.kill()
     assert process.returncode == 130

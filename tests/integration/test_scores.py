@@ -42,7 +42,7 @@ def make(bench, *commands):
 def soft_run(tmp_path_factory, experts_root, npz_file):
     """A finished run with soft labels; read it only."""
     folder = tmp_path_factory.mktemp("soft")
-    result = command_line.fork(
+    result = command_line.invoke(
         "run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_RUN, *SOFT, "networks=[convnet,alexnet]",
         "seed=3", "hydra.run.dir=run", cwd=folder, environment={"HOPTM_EXPERTS": str(experts_root)},
     )  # fmt: skip

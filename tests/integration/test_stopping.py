@@ -1,11 +1,12 @@
 """Signals that ask to stop: what is done is kept, the exit code says to requeue, the bits stay the same."""
 
 import functools
+import itertools
 import signal
 import time
 
 import pytest
-from command_line import SECONDS, fork, forked
+from command_line import HANG, fork, forked, invoke
 from disturbed import assert_same, command, stage
 
 STOPPED, INTERRUPTED = 75, 130
@@ -14,7 +15,7 @@ STOPPED, INTERRUPTED = 75, 130
 def stop(arguments, cwd, number, reached, before=None):
     """Start a command, send it a signal once ``reached()``, and return what it left behind."""
     with forked(*arguments, cwd=cwd, before=before) as running:
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + HANG
         while not reached():
             assert running.process.is_alive(), running.result()
             assert time.monotonic() < deadline
@@ -29,8 +30,13 @@ def signal_to(running, number):
     os.kill(running.process.pid, number)
 
 
-@pytest.mark.parametrize("where", ["experts", "distillation", "evaluation"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+QUICK = ("distillation", signal.SIGTERM)
+MOMENTS = itertools.product(("experts", "distillation", "evaluation"), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
+
+
+@pytest.mark.parametrize(
+    ("where", "number"), [pytest.param(*each, marks=() if each == QUICK else pytest.mark.slow) for each in MOMENTS]
+)
 def test_a_stopped_run_goes_on_to_the_same_bits(where, number, undisturbed, npz_file, tmp_path):
     folder = tmp_path / "run"
     arguments = command(npz_file, folder)
@@ -44,6 +50,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(where, number, undisturbed, npz_
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_stop_writes_a_checkpoint_of_the_last_iteration(npz_file, tmp_path):
     """Checkpoints that are far apart would lose everything."""
     from hoptm_plugin.engine.checkpoint import read_checkpoint
@@ -58,6 +65,7 @@ def test_a_stop_writes_a_checkpoint_of_the_last_iteration(npz_file, tmp_path):
     assert state["done"] == len(metrics.read_text().splitlines()) > 5
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_an_expert_that_is_not_finished(npz_file, tmp_path):
     """To the same bits as one that was never interrupted."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -88,6 +96,7 @@ def tensors_of(path):
     return read_tensors(path, "expert")[0]["parameters"].numpy().tobytes()
 
 
+@pytest.mark.slow
 def test_the_handler_before_ours_is_called_once_the_work_is_saved(npz_file, tmp_path):
     """submitit's handler requeues the job and ends the process; it must not do so before the checkpoint."""
     folder = tmp_path / "run"
@@ -106,6 +115,7 @@ def install_handler(folder):
     signal.signal(signal.SIGUSR2, requeue)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGUSR2])
 @pytest.mark.parametrize("gap", [0.05, 0.3])
 def test_a_second_signal_changes_nothing(gap, second, npz_file, tmp_path):
@@ -130,6 +140,6 @@ def test_a_folder_in_which_a_process_was_killed_at_once_can_be_used(npz_file, un
     folder.mkdir()
     for name in (".lock", ".config.yaml.abcdefgh.tmp"):
         (folder / name).write_text("")
-    result = fork(*command(npz_file, folder), cwd=tmp_path)
+    result = invoke(*command(npz_file, folder), cwd=tmp_path)
     assert result.code == 0, result.err
     assert_same(folder, undisturbed)

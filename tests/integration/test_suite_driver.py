@@ -80,7 +80,7 @@ def test_a_stopped_suite_stops_its_run_and_goes_on(drive, tmp_path, experts_root
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=command_line.SECONDS)
+        _, err = process.communicate(timeout=command_line.HANG)
     finally:
         process.kill()
     assert process.returncode == 75, err

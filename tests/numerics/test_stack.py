@@ -23,6 +23,7 @@ from hoptm_plugin.runtime.progress import silent
 
 SHAPE, CLASSES = (2, 8, 8), 3
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+COMPILED = pytest.param(True, marks=pytest.mark.slow)  # each function takes seconds to compile
 
 
 def make_networks(count, norm="instance", dtype=torch.float64, width=4, depth=1):
@@ -58,7 +59,9 @@ def test_losses_and_gradients_of_a_stack_are_those_of_each_network(soft):
         torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in parts]), **CLOSE)
 
 
-@pytest.mark.parametrize(("compiled", "together"), [(False, 3), (True, 1), (True, 3)])
+@pytest.mark.parametrize(
+    ("compiled", "together"), [(False, 3), pytest.param(True, 1, marks=pytest.mark.slow), (True, 3)]
+)
 def test_training_side_by_side_or_compiled_gives_the_networks_of_one_at_a_time(compiled, together):
     """With DSA, short last batches and the drop of the learning rate."""
     protocol = Protocol(epochs=5, batch=4)
@@ -93,7 +96,7 @@ def test_experts_side_by_side_are_those_of_one_at_a_time(make_data, algorithm):
         assert together[at].epoch_losses == pytest.approx(alone.epoch_losses, rel=1e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, COMPILED])
 def test_running_statistics_are_kept_as_the_module_keeps_them(compiled):
     (network,), (images, labels) = make_networks(1, norm="batch"), make_sets(1)[0]
     expected = copy.deepcopy(network).train()
@@ -142,7 +145,7 @@ def test_augmentation_side_by_side_draws_for_each_network_from_its_own_generator
     torch.testing.assert_close(together, torch.stack(alone), **CLOSE)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, COMPILED])
 def test_bf16_training_keeps_float32_parameters_and_learns_about_the_same(compiled):
     (network,), sets = make_networks(1, dtype=torch.float32, width=16), make_sets(1, 9, dtype=torch.float32)
     exact = copy.deepcopy(network)
@@ -155,7 +158,7 @@ def test_bf16_training_keeps_float32_parameters_and_learns_about_the_same(compil
     assert 0 < difference < 0.2
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, COMPILED])
 def test_training_repeats_its_bits(compiled):
     runs = []
     for _ in range(2):

@@ -86,7 +86,7 @@ def test_float32_gradients_of_the_compiled_step_have_float64_s_direction():
         theta = theta - 0.05 * wanted
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_bf16_keeps_dtypes_and_roughly_the_direction(compiled):
     exact, low = make_step(False, width=32), make_step(compiled, torch.float32, "bf16", width=32)
     theta, images, targets, direction = make_batch(exact, 8)
@@ -113,6 +113,7 @@ def test_unroll_with_compiled_steps_equals_the_full_graph(compiled):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_compiled_steps_give_the_same_bits_again_also_when_compiled_anew():
     first, again = (
         path_gradients(make_step(True, torch.float32), "auto", dtype=torch.float32, sizes=(3, 3)) for _ in range(2)

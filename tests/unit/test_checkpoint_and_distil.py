@@ -88,8 +88,11 @@ def folder(tmp_path):
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("constraint", ["none", "clamped", "log"])
+@pytest.mark.parametrize(
+    ("constraint", "soft"),
+    [("none", False), ("clamped", True), ("log", False),
+     *(pytest.param(*each, marks=pytest.mark.slow) for each in (("none", True), ("clamped", False), ("log", True)))],
+)  # fmt: skip
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_task, folder, soft, constraint):
     chosen = settings(step_size={"learning_rate": 1e-3, "constraint": constraint})
     straight = Distiller(hoptm(soft), make_task(), chosen, folder("a"), silent).run().synthetic

@@ -10,7 +10,7 @@ import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.cards import references
 from hoptm_plugin.cards.citing import bibliography, citations
 from hoptm_plugin.cards.references import load_references, short_reference, split_entries
-from hoptm_plugin.cli.entry import main
+from hoptm_plugin.cli import main
 from hoptm_plugin.core.errors import ConfigurationError, PluginError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins

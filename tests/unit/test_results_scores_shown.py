@@ -8,7 +8,7 @@ import pytest
 from scored_cards import ONE, OTHER, found, make, read, whole
 
 from hoptm_plugin.cards.card import write_card
-from hoptm_plugin.cli.entry import main
+from hoptm_plugin.cli import main
 from hoptm_plugin.cli.tables import show_comparison
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.tables.cells import with_best

@@ -9,8 +9,8 @@ import pytest
 
 from hoptm_plugin.cards.card import Card, software_versions, write_card
 from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cli import main
 from hoptm_plugin.cli.console import output_console
-from hoptm_plugin.cli.entry import main
 from hoptm_plugin.cli.tables import print_tables, show_comparison
 from hoptm_plugin.core.errors import ConfigurationError, UserError
 from hoptm_plugin.tables.compare import compare
