@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import zipfile
@@ -23,6 +24,16 @@ def exported(tmp_path_factory, finished_run):
     done = command_line.invoke("export", str(finished_run), "--format", "folder", "-o", "export", cwd=folder)
     assert done.code == 0, done.err
     return folder / "export"
+
+
+def sampled(cases, *quick):
+    """Return all cases as parameters; those that are not ``quick`` go the same ways, and are for the slow tests."""
+    cases = list(cases)
+    assert set(quick) <= set(cases)
+    return [
+        pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=() if each in quick else pytest.mark.slow)
+        for each in cases
+    ]
 
 
 @pytest.fixture
@@ -83,7 +94,7 @@ TAGS = ("!!python/object/apply:os.system ['touch {}']", "!!python/object/new:os.
         "a: !!binary aGFsbG8=", "a: 2020-01-01", "1: a", "a: !!set {{x}}")  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TAGS)
+@pytest.mark.parametrize("text", sampled(TAGS, TAGS[0], TAGS[2], TAGS[-1]))
 def test_tags_in_a_configuration(place, text):
     place.replace("config.yaml", text.format(place.sentinel).encode())
     place.forget("config.yaml")
@@ -129,9 +140,13 @@ INSTANCES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", INSTANCES.values(), ids=INSTANCES)
-def test_settings_that_name_code_or_what_is_no_setting(place, change):
-    place.configure(change)
+QUICK = ("at the top", "in method", "in a matcher", "a method's name", "a network to judge on", "hydra's folder",
+         "an interpolation for a path", "escapes in a name", "a number without end")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sampled(INSTANCES, *QUICK))
+def test_settings_that_name_code_or_what_is_no_setting(place, name):
+    place.configure(INSTANCES[name])
     place.check("resume", refused=True)
     place.check("eval", refused=True)
     place.check("report", refused=False)
@@ -172,7 +187,7 @@ def test_nothing_is_downloaded_where_a_file_says(place):
 PATHS = ("../../precious", "/etc/hostname", "train/../../../outside/precious", "C:\\x", "a\nb")
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", sampled(PATHS, *PATHS[:2]))
 def test_paths_out_of_an_export(place, name):
     place.change_json("export/export.json", lambda manifest: manifest["files"].update({name: "0" * 64}))
     place.check("eval synthetic=export dataset=digits hydra.run.dir=new", refused=True, says="export.json")
@@ -235,8 +250,13 @@ USED_BY = {**READ_BY, "config.yaml": ("resume", "eval", "report"), "metrics.json
            "initial.png": ("report",), "split.json": ("resume",), ".lock": ("resume",)}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", USED_BY)
-@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    sampled(
+        itertools.product(USED_BY, ("pipe", "folder", "device")),
+        *((name, "pipe") for name in USED_BY), ("config.yaml", "folder"), ("synthetic.safetensors", "device"),
+    ),
+)  # fmt: skip
 def test_what_is_no_file_is_not_waited_for(place, name, kind):
     for folder in place.runs:
         (folder / name).unlink(missing_ok=True)
@@ -282,7 +302,7 @@ def test_aliases_and_merges(place, text):
     assert "config.yaml is no readable configuration" in place.check("report", refused=False)
 
 
-@pytest.mark.parametrize("length", [2**63 - 1, 2**40, 99_000_000, 2, 0])
+@pytest.mark.parametrize("length", sampled([2**63 - 1, 2**40, 99_000_000, 2, 0], 2**63 - 1, 0))
 def test_headers_that_promise_too_much(place, length):
     for name in ("synthetic.safetensors", "checkpoint.safetensors"):
         place.replace(name, length.to_bytes(8, "little") + b"{}")
