@@ -21,8 +21,8 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import load
 from hoptm_plugin.networks import create
 from hoptm_plugin.runs.assembly import network_label
-from hoptm_plugin.runs.settings import RunSettings
 from hoptm_plugin.runtime.device import resolve
+from hoptm_plugin.settings import RunSettings
 
 SECONDS, BATCH, FLOAT_BYTES = 1.0, 32, 4
 Timer: TypeAlias = Callable[[NetworkBuilder, DataSize], float]

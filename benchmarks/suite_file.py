@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.registry import validation_problems
-from hoptm_plugin.runs.settings import Published
+from hoptm_plugin.settings import Published
 
 FULL, MAIN = "full", "main"
 # the published tables' and the studies', by name

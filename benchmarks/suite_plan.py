@@ -17,7 +17,7 @@ from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 from hoptm_plugin.runs.assembly import Parts, build_parts
 from hoptm_plugin.runs.composition import as_override, compose
-from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.run_files import CARD, SYNTHETIC
 
 EVALUATION = "-eval"  # at the end of the folders of evaluations, which have no method, IPC and seed in their names

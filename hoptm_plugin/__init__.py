@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 # ruff: noqa: F401
 if TYPE_CHECKING:
-    from hoptm_plugin.cards.card import Card
     from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
     from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
     from hoptm_plugin.core.interfaces import (
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
+    from hoptm_plugin.cards.card import Card
     from hoptm_plugin.data.in_memory import Arrays
     from hoptm_plugin.engine.evaluation import real_subset
     from hoptm_plugin.exchange.export import Exported, export
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.runs.judging import evaluate
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
-    from hoptm_plugin.runs.settings import RunSettings
+    from hoptm_plugin.settings import RunSettings
     from hoptm_plugin.runs.verifying import verify
     from hoptm_plugin.tables.compare import Comparison, compare
     from hoptm_plugin.trajectory.initial import class_major
@@ -82,7 +82,7 @@ _HOMES = {
     "runs.judging": "evaluate",
     "runs.reading": "Run read_run",
     "runs.running": "build_experts run",
-    "runs.settings": "RunSettings",
+    "settings": "RunSettings",
     "runs.verifying": "verify",
     "tables.compare": "Comparison compare",
     "trajectory.initial": "class_major",

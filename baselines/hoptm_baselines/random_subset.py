@@ -15,6 +15,7 @@ class RandomSubset(Method):
     """
 
     images_are = "real"
+    floor = True
 
     def setup(self, task: Task) -> SyntheticSet:
         """Return the subset."""

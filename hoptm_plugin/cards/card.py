@@ -27,6 +27,7 @@ from hoptm_plugin.cards.summary import Fraction
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.text import all_printable
 
 FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 64 * 2**20, 2**62
@@ -106,6 +107,8 @@ class Card(Record):
         config_sha256: of the composed configuration.
         distillation_sha256: of the part of it that determines the synthetic set, the seed left out, if known.
         labels: of what was trained on: "hard" (class indices) or "soft" (probabilities); None in older cards.
+        images_are: what of real images is in the set: "real" ones, "from_real" ones that were changed, none ("made").
+        floor: the set is a random subset of the training images, what every method must beat.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
         sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files alone: written with
             a card, checked and dropped when it is read.
@@ -131,6 +134,8 @@ class Card(Record):
     config_sha256: Digest
     distillation_sha256: Digest | None = None
     labels: Literal["hard", "soft"] | None = None
+    images_are: ImagesAre = "unknown"
+    floor: bool = False
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None
 
@@ -167,32 +172,15 @@ class Card(Record):
 
 
 def make_card(
-    *,
-    method: str,
-    title: str,
-    data: ImageData,
-    ipc: int | None,
-    seed: int,
-    distillation_seed: int | None = None,
-    protocol: Mapping[str, Any],
-    selection: Literal["last", "validation", "test_leaky"],
-    evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
-    random_subset: Mapping[str, Sequence[Mapping[str, Any]]] | None,
-    reported: Mapping[str, Any] | None,
-    cost: Mapping[str, Any],
-    config_sha256: str,
-    distillation_sha256: str | None = None,
-    labels: Literal["hard", "soft"] | None = None,
-    artefacts: Mapping[str, str],
-    averaged: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    tuning: Tuning | None = None,
-    note: str | None = None,
+    data: ImageData, results: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]] | None], **fields: Any
 ) -> Card:
-    """Put a card together from the fields of :class:`Card`, some of them still raw.
+    """Put a card together; the software is found out here.
 
-    ``evaluations``, ``averaged`` and ``random_subset`` hold, per architecture, one dict of metrics for each network, as
-    the evaluator returns them; ``protocol``, ``reported`` and ``cost`` are mappings of plain values; the software is
-    found out here.
+    Args:
+        data: what was distilled.
+        results: "evaluations", "averaged" and "random_subset": per architecture one dict of metrics for each network,
+            as the evaluator returns them; or None.
+        fields: the other fields of :class:`Card`.
 
     Raises:
         ValueError: values that a card cannot hold (pydantic.ValidationError).
@@ -201,29 +189,9 @@ def make_card(
         name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
         train=len(data.train), validation=len(data.validation), test=len(data.test),
     )  # fmt: skip
-    return Card(
-        schema=SCHEMA,
-        method=method,
-        title=title,
-        dataset=record,
-        ipc=ipc,
-        seed=seed,
-        distillation_seed=distillation_seed,
-        protocol=dict(protocol),
-        evaluations=_evaluations(evaluations),
-        averaged=None if averaged is None else _evaluations(averaged),
-        random_subset=None if random_subset is None else _evaluations(random_subset),
-        reported=None if reported is None else Reported(**reported),
-        selection=selection,
-        tuning=tuning,
-        note=note,
-        cost=Cost(**cost),
-        software=Software.model_validate(software_versions()),
-        config_sha256=config_sha256,
-        distillation_sha256=distillation_sha256,
-        labels=labels,
-        artefacts=dict(artefacts),
-    )
+    evaluated = {kind: None if found is None else _evaluations(found) for kind, found in results.items()}
+    software = Software.model_validate(software_versions())
+    return Card.model_validate({**fields, "schema": SCHEMA, "dataset": record, "software": software, **evaluated})
 
 
 def _evaluations(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Evaluation, ...]:

@@ -20,7 +20,7 @@ from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from hoptm_plugin.runs.settings import RunSettings
+    from hoptm_plugin.settings import RunSettings
 
 UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
               errno.ENAMETOOLONG)  # fmt: skip

@@ -276,9 +276,11 @@ class Method(Part, ABC):
             images are then written to the run folder.
         images_are: what the images of the set are that :meth:`setup` returns; an instance may know better than its
             class, from its initialiser. Whether they were changed after that is measured.
+        floor: its set is a random subset of the training images, anew for each seed: what every method must beat.
     """
 
     whole_split: ClassVar[bool] = False
+    floor: ClassVar[bool] = False
     images_are: ImagesAre = "unknown"
 
     def problems(self, task: Task) -> list[str]:

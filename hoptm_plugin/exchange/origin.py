@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, get_args
+from typing import Any, get_args
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.paths import LEFT_OUT, without_paths
-
-# of the run and the machine it ran on, or told elsewhere in the card
-NOT_OF_THE_RECIPE: Final = ("method_id", "method_title", "method_cites", "networks", "resume", "synthetic", "reported",
-                            "runtime", "protocol", "hydra", "loggers", "distillation.checkpoint_every",
-                            "distillation.log_every", "experts.root", "dataset.root",
-                            "dataset.download")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,10 +48,11 @@ def images_are(synthetic: SyntheticSet) -> ImagesAre:
 def recipe(config: Mapping[str, Any], reads_experts: bool) -> list[tuple[str, str]]:
     """Return (setting, value) of what determines a set; nothing on paths, the machine or the evaluation.
 
-    Settings that are null are left out, and those of experts where none were read.
+    Settings that are null are left out, and those of experts where none were read. The method is told elsewhere.
     """
-    left_out = (*NOT_OF_THE_RECIPE, *(() if reads_experts else ("experts",)))
-    return [pair for pair in flat(without_paths(config), left_out) if LEFT_OUT not in "".join(pair)]
+    deciding = RunSettings.of(config).deciding(["result", "chance"]) if config else {}
+    left_out = ("method_id", *(() if reads_experts else ("experts",)))
+    return [pair for pair in flat(without_paths(deciding), left_out) if LEFT_OUT not in "".join(pair)]
 
 
 def flat(values: Mapping[str, Any], left_out: Collection[str] = (), prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -48,19 +48,16 @@ class Pictures:
     remark: str
 
 
-def pictures(
-    card: Card, initialiser: object, initial: Tensor | None, distilled: Tensor | None, most: int
-) -> tuple[Pictures, ...]:
+def pictures(card: Card, initial: Tensor | None, distilled: Tensor | None, most: int) -> tuple[Pictures, ...]:
     """Return the pictures of a run, the distilled set first.
 
     Args:
         card: the run's.
-        initialiser: name of what made the initial images, as far as it is known.
         initial: (classes, images of each, C, H, W) of bytes, or None where there are none to show.
         distilled: likewise.
         most: bytes that each set may take in the page.
     """
-    started_real = initialiser != "noise"
+    started_real = card.images_are != "made"  # where that is not known, they may be
     # without the start nothing tells whether the images left it
     unchanged = initial is None or distilled is None or barely_changed(initial, distilled)
     sets: tuple[tuple[Kind, Tensor | None, bool], ...] = (

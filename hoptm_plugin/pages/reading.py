@@ -116,13 +116,5 @@ def read_run(file: Path, card: Card, name: str = "", key: str = "", most: int = 
     if card.ipc is not None:  # a run on the whole training split has no images of its own
         otherwise = "is no picture that hoptm-bench wrote"
         initial, distilled = (read(read_grid, each, otherwise) for each in (INITIAL_GRID, GRID))
-        shown = pictures(card, initialiser(config), initial, distilled, most)
+        shown = pictures(card, initial, distilled, most)
     return Run(file, card, name, key, config, curves, shown, tuple(missing))
-
-
-def initialiser(config: Mapping[str, Any] | None) -> object:
-    """Return the name of what made the images that a distillation started from, as far as the settings say it."""
-    value: object = config or {}
-    for each in ("method", "initial_images", "name"):
-        value = value.get(each) if isinstance(value, Mapping) else None
-    return value

@@ -32,11 +32,11 @@ from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
 from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.networks import create
 from hoptm_plugin.networks.flat import FlatNetwork
-from hoptm_plugin.runs.settings import RunSettings
 from hoptm_plugin.runtime.compute import default_budget, forward_operations, worth_compiling
 from hoptm_plugin.runtime.device import computing, resolve
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.settings import RunSettings
 
 USUAL_EPOCHS = 100
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import DatasetReader
-from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.settings import RunSettings
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")

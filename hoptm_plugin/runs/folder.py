@@ -12,7 +12,7 @@ from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError, RunFolderError
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
-from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import is_leftover, remove_leftovers, sha256
 from hoptm_plugin.storage.locks import Lock
 from hoptm_plugin.storage.run_files import CARD, CONFIG, LOCK, read_config, write_config

@@ -19,9 +19,9 @@ from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import RunFolder, overlaid, trusted
 from hoptm_plugin.runs.running import finished_card, finished_networks, judge
-from hoptm_plugin.runs.settings import RunSettings
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import sha256
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.storage.sets import write_set

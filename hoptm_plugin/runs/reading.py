@@ -14,7 +14,7 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import FileFormatError, RunFolderError
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import read_bounded
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, METRICS, SYNTHETIC, read_config
 from hoptm_plugin.storage.sets import read_set

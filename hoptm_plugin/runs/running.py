@@ -20,15 +20,16 @@ from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
+from hoptm_plugin.exchange.origin import images_are as images_of
 from hoptm_plugin.loggers import GuardedLoggers
 from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
 from hoptm_plugin.runs.folder import RunFolder
 from hoptm_plugin.runs.grid import write_grid
-from hoptm_plugin.runs.settings import RunSettings
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import write_json
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, GRID, INITIAL_GRID, METRICS, SPLIT, SYNTHETIC
 from hoptm_plugin.storage.sets import write_set
@@ -169,7 +170,7 @@ def _distil(
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
-            synthetic.info["images_are"] = images_are(method, initial[0], synthetic.images)
+            synthetic.info |= {"images_are": images_are(method, initial[0], synthetic.images), "floor": method.floor}
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     per_iteration = distiller.seconds / settings.distillation.iterations
@@ -215,9 +216,10 @@ def finished_card(
     # a card's reported accuracy is that of its first network: only of the one distilled with
     published = settings.reported if next(iter(results["evaluations"])) == network_label(settings.network) else None
     return make_card(
+        bench.data,
+        results,
         method=settings.method_id,
         title=settings.method_title,
-        data=bench.data,
         ipc=ipc,
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
@@ -230,8 +232,9 @@ def finished_card(
         config_sha256=settings.digest(),
         distillation_sha256=origin,
         labels="soft" if synthetic.soft else "hard",
+        images_are=images_of(synthetic),
+        floor=synthetic.info.get("floor") is True,
         artefacts=artefacts,
-        **results,
     )
 
 

@@ -22,9 +22,9 @@ from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.composition import parsed
 from hoptm_plugin.runs.folder import trusted
 from hoptm_plugin.runs.running import device_name, judge
-from hoptm_plugin.runs.settings import RunSettings
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import sha256
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, read_config
 

@@ -62,6 +62,11 @@ class Cell:
         return self.ipc, self.network
 
     @property
+    def floor(self) -> bool:
+        """Whether it is of random subsets, what every method must beat."""
+        return self.row == RANDOM_ROW or all(card.floor for (_, card), _ in self.runs)
+
+    @property
     def values(self) -> tuple[float, ...]:
         """Accuracies of all networks, fractions; a card without one of them is refused."""
         return accuracies_of(evaluation for _, evaluation in self.runs)
@@ -102,14 +107,14 @@ def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
 
     Networks are pooled over seeds. Two runs of a method with the same seed differ in their settings: they get a row
     each, named by their folders. Random subsets that runs evaluated beside their sets are pooled, a seed once, except
-    where the random method itself was run.
+    where a method that draws them was run.
     """
     pools: dict[tuple[str, str, int | None, str], list[tuple[FoundCard, Evaluation]]] = {}
 
     def add(row: str, method: str, found: FoundCard, evaluation: Evaluation) -> None:
         pools.setdefault((row, method, found[1].ipc, evaluation.network), []).append((found, evaluation))
 
-    measured = {(card.ipc, each.network) for _, card in members if card.method == RANDOM for each in card.evaluations}
+    measured = {(card.ipc, each.network) for _, card in members if card.floor for each in card.evaluations}
     seen: set[tuple[int, int | None, str]] = set()
     for row, found in zip(_row_names(members), members, strict=True):
         card = found[1]

@@ -12,19 +12,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.tables.cells import AVERAGED, EXPORTED, RANDOM, Cell, FoundCard, accuracies_of, distillation_seed
+from hoptm_plugin.tables.cells import AVERAGED, EXPORTED, Cell, FoundCard, accuracies_of, distillation_seed
 from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
-from hoptm_plugin.tables.table import HARMLESS, ComparisonTable
+from hoptm_plugin.tables.table import BESIDE, ComparisonTable
 
 ScoreName: TypeAlias = Literal["lrs", "ars"]
 SET_FILE, PLAIN = "synthetic.safetensors", "none"
 AUGMENTED = "dsa"  # what to try where nothing was evaluated with augmentation
-FULL: Final = "full"
 HINT = (
     "make them with `hoptm-bench eval synthetic=RUN augment=none` or `protocol.labels=hard` (random subsets come along "
     "with `protocol.random_subset=true`), `hoptm-bench run method=random` and `method=full`; then compare again with "
@@ -80,14 +79,14 @@ def refuse_missing(missing: Sequence[Missing], asked: str) -> None:
     """
     if missing:
         count = "a run is" if len(missing) == 1 else f"{len(missing)} runs are"
-        order = ("again", RANDOM, FULL)
+        order = ("again", "random", "full")
         lines = [f"  {need}" for need in sorted(missing, key=lambda need: order.index(need.kind))]
         raise ConfigurationError([f"scores {asked}: {count} missing", *lines, HINT])
 
 
 def tabled(cards: Sequence[FoundCard]) -> list[FoundCard]:
     """Return the cards that stand in tables: not those judged otherwise only to score others of the same protocol."""
-    mains = [card for _, card in cards if card.ipc is not None and card.method != RANDOM]
+    mains = [card for _, card in cards if card.ipc is not None and not card.floor]
     return [found for found in cards if not any(_accompanies(found[1], main) for main in mains)]
 
 
@@ -119,7 +118,7 @@ def scored(
 
 
 def _is_scored(cell: Cell) -> bool:
-    return cell.ipc is not None and cell.method != RANDOM
+    return cell.ipc is not None and not cell.floor
 
 
 class _Scorer:
@@ -183,7 +182,7 @@ class _Scorer:
         like = cell.runs[0][0]
         conditions = _conditions(like[1], augment)
         alike = [card for card, its in self.cards if its == conditions and card.ipc == cell.ipc]
-        runs = [each for card in alike if card.method == RANDOM for each in card.evaluations]
+        runs = [each for card in alike if card.floor for each in card.evaluations]
         runs = [each for each in runs if each.network == cell.network]
         beside = {  # cards of one seed have the same subsets
             card.seed: each for card in alike for each in card.random_subset or () if each.network == cell.network
@@ -198,11 +197,10 @@ class _Scorer:
         like = cell.runs[0][0]
         networks = _conditions(like[1], networks=False)
         alike = [c for c, _ in self.cards if c.ipc is None and _conditions(c, networks=False) == networks]
-        named = [card for card in alike if card.method == FULL] or alike  # plug-ins may train on all images otherwise
-        evaluations = [each for card in named for each in card.evaluations if each.network == cell.network]
+        evaluations = [each for card in alike for each in card.evaluations if each.network == cell.network]
         if evaluations:
             return fmean(accuracies_of(evaluations))
-        self._note(FULL, like, cell, "lrs")
+        self._note("full", like, cell, "lrs")
         return None
 
     def _note(
@@ -229,7 +227,7 @@ def _with_random_subsets(missing: Sequence[Missing]) -> list[Missing]:
     brought = {(need.conditions, need.like[1].ipc, network) for need in missing if need.kind == "again"
                for network in need.networks}  # fmt: skip
     for need in missing:
-        if need.kind == RANDOM:
+        if need.kind == "random":
             place = need.conditions, need.like[1].ipc
             need.networks -= {network for network in need.networks if (*place, network) in brought}
     return [need for need in missing if need.networks]
@@ -240,7 +238,7 @@ def _conditions(card: Card, augment: str | None = None, *, networks: bool = True
 
     ``augment`` takes the place of the augmentation.
     """
-    left_out = (*HARMLESS, "labels", *(() if networks else ("repeats",)))
+    left_out = (*BESIDE, "labels", *(() if networks else ("repeats",)))
     protocol = {key: value for key, value in card.protocol.items() if key not in left_out}
     if augment is not None:
         protocol["augment"] = {"name": augment}
@@ -264,7 +262,7 @@ def _accompanies(card: Card, main: Card) -> bool:
     hardened = _under_hard_labels(card) and _conditions(card) == _conditions(main)
     plain = _is_plain(card) and not _is_plain(main) and _conditions(card) == _conditions(main, PLAIN)
     otherwise = not _under_hard_labels(main) and (hardened or plain)
-    return otherwise and (card.ipc is None or card.method == RANDOM or _same_set(card, main))
+    return otherwise and (card.ipc is None or card.floor or _same_set(card, main))
 
 
 def _same_set(one: Card, other: Card) -> bool:

@@ -10,11 +10,13 @@ from typing import Any
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.words import SELECTIONS
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.roles import decides
+from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.significance import Test
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
 
-# the first says only whether the floor was evaluated as well, the second matters to averaged rows, which are marked
-HARMLESS = ("random_subset", "warm_start_average")
+# what is judged beside a set, and nothing of its own figures
+BESIDE = tuple(name for name in Protocol.model_fields if (known := decides(Protocol, name)) and known.beside)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _conditions(card: Card) -> dict[str, Any]:
         "dataset": card.dataset.name,
         "fingerprint": card.dataset.fingerprint,
         "selection": card.selection,
-        "protocol": {key: value for key, value in card.protocol.items() if key not in HARMLESS},
+        "protocol": {key: value for key, value in card.protocol.items() if key not in BESIDE},
     }
 
 

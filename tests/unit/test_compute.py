@@ -11,10 +11,10 @@ from torch import nn
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.networks import ConvNet
-from hoptm_plugin.runs.settings import Runtime
 from hoptm_plugin.runtime import compute
 from hoptm_plugin.runtime.device import computing, resolve
 from hoptm_plugin.runtime.environment import COMPILED_CODE, prepare
+from hoptm_plugin.settings import Runtime
 
 
 def raising(error):

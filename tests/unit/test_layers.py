@@ -17,6 +17,7 @@ LAYERS = [
     {"trajectory", "experts"},
     {"engine"},
     {"cards"},
+    {"settings"},
     {"exchange"},
     {"runs"},
     {"builtin", "testing"},

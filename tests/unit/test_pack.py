@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hoptm_plugin.cli.entry import compose
+from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import load
 
@@ -22,7 +22,7 @@ def test_a_packed_data_set_is_the_same(tmp_path, capsys, image_folder):
     file, preprocess = tmp_path / "packed.npz", {"image_size": 32, "normalisation": "measured"}
     assert pack.main([str(file), "dataset=folder", f"dataset.root={image_folder}"]) == 0
     _, printed = capsys.readouterr().out.splitlines()
-    spec = compose(["method=random", "ipc=1", *shlex.split(printed)])[0]["dataset"]
+    spec = compose("method=random", "ipc=1", *shlex.split(printed)).dataset
     original = load({"name": "folder", "root": image_folder, "preprocess": preprocess}, Seeds(0), CPU)
     packed = load(spec | {"preprocess": preprocess}, Seeds(0), CPU)
     assert packed.class_names == original.class_names

@@ -15,7 +15,7 @@ from hoptm_plugin.engine.metrics import classification_metrics
 from hoptm_plugin.pages.curves import Curve
 from hoptm_plugin.pages.page import render
 from hoptm_plugin.pages.pictures import pictures
-from hoptm_plugin.pages.reading import Run, initialiser, place, run_names
+from hoptm_plugin.pages.reading import Run, place, run_names
 from hoptm_plugin.storage.paths import without_paths
 from hoptm_plugin.tables.compare import compare
 
@@ -62,7 +62,7 @@ def whole(card, number=0, **changes):
     config = {"method": {"name": "m", "initial_images": {"name": "real"}}, "dataset": {"root": "/home/me/secret"}}
     fields = {"config": config, "curves": curves, "initial": tiles(1), "distilled": tiles(2)} | changes
     images = fields.pop("initial"), fields.pop("distilled")
-    shown = pictures(card, initialiser(fields["config"]), *images, 10**6)
+    shown = pictures(card, *images, 10**6)
     return alone(card, number, pictures=shown, **fields)
 
 

@@ -41,17 +41,20 @@ def card():
     normalisation = Normalisation((0.0,), (1.0,), "none")
     split = {n: Split(torch.zeros(n, 1, 2, 2), torch.zeros(n, dtype=torch.int64), normalisation) for n in (20, 5, 10)}
     data = ImageData("digits", ("zero", "one", "two"), split[20], split[5], split[10], normalisation, "f" * 64)
+    results = {
+        "evaluations": {"convnet": [RUN, OTHER], "resnet18": [RUN, RUN]},
+        "averaged": {"convnet": [RUN | {"accuracy": 0.6}, RUN | {"accuracy": 0.8}]},
+        "random_subset": {"convnet": [RUN | {"accuracy": 0.2}, RUN | {"accuracy": 0.4}]},
+    }
     return make_card(
+        data,
+        results,
         method="hoptm",
         title="HoP-TM",
-        data=data,
         ipc=2,
         seed=3,
         protocol={"epochs": 100, "learning_rate": 0.01, "augment": {"name": "dsa"}},
         selection="validation",
-        evaluations={"convnet": [RUN, OTHER], "resnet18": [RUN, RUN]},
-        averaged={"convnet": [RUN | {"accuracy": 0.6}, RUN | {"accuracy": 0.8}]},
-        random_subset={"convnet": [RUN | {"accuracy": 0.2}, RUN | {"accuracy": 0.4}]},
         reported={"accuracy": 0.8989, "source": "HoP-TM, Table 1",
                   "networks": {"resnet18": {"accuracy": 0.7, "std": 0.012}}},
         cost={

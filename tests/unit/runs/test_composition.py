@@ -13,7 +13,7 @@ from hoptm_plugin.core.interfaces import augmentations, datasets, methods, netwo
 from hoptm_plugin.data.prepare import Preprocess
 from hoptm_plugin.runs.composition import _apply_recipe, _given_paths, compose
 from hoptm_plugin.runs.folder import RunFolder, overlaid, remove_if_empty
-from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.run_files import read_config
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")

@@ -12,7 +12,7 @@ from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.data.covid19cxr import CLASSES as COVID_CLASSES
 from hoptm_plugin.runs.assembly import build_parts
 from hoptm_plugin.runs.composition import compose
-from hoptm_plugin.runs.settings import RunSettings
+from hoptm_plugin.settings import RunSettings
 
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 SHARED = "shared"
