@@ -114,8 +114,12 @@ VIOLATIONS = [
      part(NoAugmentation, apply=lambda self, images, draw: images * 2)),
     (NetworkContract, "the_generator_decides_and_networks_share_nothing",
      part(NetworkBuilder, build=lambda self, shape, classes: SHARED)),
+    (NetworkContract, "logits_are_one_per_class",
+     part(NetworkBuilder, build=lambda self, shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, 1000)))),
+    (NetworkContract, "what_is_drawn_while_training_can_be_repeated",
+     part(NetworkBuilder, build=lambda self, shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, 5), Own()))),
     (NetworkContract, "gradients_of_gradients_are_finite",
-     part(NetworkBuilder, build=lambda self, shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, 7), Sign()))),
+     part(NetworkBuilder, build=lambda self, shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, 5), Sign()))),
     (MethodContract, "global_randomness_untouched", method(noisy)),
     (MethodContract, "the_same_seed_gives_the_same_bits", method(noisy)),
     (MethodContract, "state_round_trip", method(forgetful)),
@@ -136,6 +140,15 @@ class Sign(nn.Module):
 
     def forward(self, features):
         return features.sign()
+
+
+class Own(nn.Module):
+    """Noise from a generator that nobody seeds."""
+
+    generator = torch.Generator()
+
+    def forward(self, features):
+        return features + torch.rand(features.shape, generator=self.generator)
 
 
 @pytest.mark.parametrize(
