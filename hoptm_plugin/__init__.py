@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 # ruff: noqa: F401
 if TYPE_CHECKING:
+    from hoptm_plugin.cards.card import Card
     from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
     from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
     from hoptm_plugin.core.interfaces import (
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
-    from hoptm_plugin.cards.card import Card
     from hoptm_plugin.data.in_memory import Arrays
     from hoptm_plugin.engine.evaluation import real_subset
     from hoptm_plugin.exchange.export import Exported, export
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from hoptm_plugin.runs.judging import evaluate
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
-    from hoptm_plugin.settings import RunSettings
     from hoptm_plugin.runs.verifying import verify
+    from hoptm_plugin.settings import RunSettings
     from hoptm_plugin.tables.compare import Comparison, compare
     from hoptm_plugin.trajectory.initial import class_major
 

@@ -30,7 +30,7 @@ from hoptm_plugin.data import check_ipc, check_spec, load
 from hoptm_plugin.engine.evaluation import CreateNetwork, Evaluator
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
 from hoptm_plugin.experts.store import StoredTrajectories
-from hoptm_plugin.networks import create
+from hoptm_plugin.networks import create, network_problems
 from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.runtime.compute import default_budget, forward_operations, worth_compiling
 from hoptm_plugin.runtime.device import computing, resolve
@@ -166,12 +166,19 @@ class Workbench:
         """
         problems = Problems()
         problems.found += check_ipc(self.data, self.settings.ipc)
-        shape, classes = self.data.image_shape, len(self.data.class_names)
         for builder in {"network": self.parts.network, **self.parts.evaluated}.values():
-            problems.attempt(partial(_dry_build, builder, shape, classes))
+            problems.found += problems.attempt(partial(self._problems_of, builder)) or []
         if not problems.found:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
+
+    def _problems_of(self, builder: NetworkBuilder) -> list[str]:
+        """Return why a network cannot be trained on these data."""
+        try:
+            network = self.creator(builder)(torch.Generator())
+        except HopTMError as error:
+            raise ConfigurationError(str(error)) from error
+        return network_problems(network, self.data.train.batch(slice(2)), classes=len(self.data.class_names))
 
     def check_experts(self) -> None:
         """Begin the store if experts are missing; refuse one that cannot be begun or holds damaged experts.
@@ -225,11 +232,3 @@ class Workbench:
         return Evaluator(
             protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute
         )
-
-
-def _dry_build(builder: NetworkBuilder, shape: tuple[int, int, int], classes: int) -> None:
-    with torch.device("meta"):
-        try:
-            builder.build(shape, classes)
-        except HopTMError as error:
-            raise ConfigurationError(str(error)) from error

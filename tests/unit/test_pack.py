@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import load
+from hoptm_plugin.runs.composition import compose
 
 CPU = torch.device("cpu")
 
