@@ -297,3 +297,11 @@ def test_composing_leaves_another_program_s_hydra_as_it_was():
         before = GlobalHydra.instance().hydra
         assert compose("method=mtt").method_id == "mtt"
         assert GlobalHydra.instance().hydra is before
+
+
+def test_a_method_given_whole_does_not_go_by_another_one_s_name():
+    spec = {"name": "trajectory_matching", "matchers": {}}
+    settings = compose(method=spec, dataset="pathmnist")
+    assert (settings.method, settings.method_id, settings.method_title) == (spec, spec["name"], spec["name"])
+    assert (settings.method_cites, settings.reported) == ([], None)
+    assert compose("method_title=Mine", method=spec).method_title == "Mine"
