@@ -6,7 +6,7 @@ from contextlib import redirect_stderr
 import pytest
 import torch
 
-from hoptm_plugin.cli import console
+from hoptm_plugin.runtime import bars
 from hoptm_plugin.runtime.bars import console_progress
 from hoptm_plugin.runtime.progress import silent
 
@@ -21,7 +21,7 @@ def clock(monkeypatch):
     class Clock:
         now = 100.0
 
-    monkeypatch.setattr(console.time, "monotonic", lambda: Clock.now)
+    monkeypatch.setattr(bars.time, "monotonic", lambda: Clock.now)
     return Clock
 
 
