@@ -126,7 +126,7 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     assert list(values) == [
         "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
         "averaged", "random_subset", "reported", "selection", "tuning", "note", "cost", "software", "config_sha256",
-        "distillation_sha256", "labels", "artefacts", "sha256",
+        "distillation_sha256", "labels", "images_are", "floor", "artefacts", "sha256",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {
