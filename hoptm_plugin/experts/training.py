@@ -157,7 +157,7 @@ def _train_epoch(
     total = torch.zeros(len(seeds), device=device)
     for indices in order.to(device).split(training.batch, dim=1):
         batches = split.batch(indices.flatten()).unflatten(0, indices.shape)
-        images = augment_side_by_side(augmentation, list(batches), draws)
+        images = augment_side_by_side(augmentation, batches, draws)
         labels = split.labels[indices]
         values, step = loss(theta, images, labels)
         if training.algorithm == "gsam":
