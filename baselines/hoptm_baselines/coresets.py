@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, class_major, features, network_problems, register
+from hoptm_baselines.real_batches import BLOCK, feature_problems
+from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, class_major, features, register
 
 Array: TypeAlias = NDArray[Any]
-BLOCK = 256  # images that go through the network at once
 
 
 class Coreset(Method):
@@ -48,10 +48,7 @@ class Coreset(Method):
         """Return why the network cannot give features."""
         if self.features == "pixels":
             return []
-        images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
-        found = network_problems(
-            task.network(torch.Generator()), images, "features", "no_randomness", "no_state", classes=classes
-        )
+        found = feature_problems(task, "no_state")
         return [f"{problem}; method.features=pixels needs no network" for problem in found]
 
     def setup(self, task: Task) -> SyntheticSet:

@@ -9,15 +9,15 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Task, Trajectories, methods
+from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Trajectories, methods
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.testing.contract import Contract, Spec, same, stored
-from hoptm_plugin.testing.examples import all_real, example_task
+from hoptm_plugin.testing.contract import Spec, TaskContract, same, stored
+from hoptm_plugin.testing.examples import all_real
 from hoptm_plugin.trajectory.initial import class_major
 
 
-class MethodContract(Contract):
+class MethodContract(TaskContract):
     """What every method must satisfy.
 
     Attributes:
@@ -27,10 +27,6 @@ class MethodContract(Contract):
 
     registry = methods
     class_major: ClassVar[bool] = True
-
-    def task(self, seed: int = 0) -> Task:
-        """Return the task that is distilled."""
-        return example_task(ipc=2, seed=seed)
 
     def use(self, part: Method, step: int) -> list[Tensor]:
         """Return the losses of an iteration from the initial set on."""
