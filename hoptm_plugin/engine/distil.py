@@ -87,7 +87,11 @@ class Distiller:
         self.seconds = 0.0
         """Seconds spent in the loop, earlier sessions of a resumed run included."""
         if stored is not None:
-            self._restore(stored)
+            try:
+                self._load(stored)
+            except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+                path = folder / CHECKPOINT
+                raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
 
     def run(self) -> Distilled:
         """Run the remaining iterations and return what they made.
@@ -217,13 +221,6 @@ class Distiller:
                 f"{self._data.fingerprint}; bring the data back as they were, or begin again in another folder"
             )
         return state
-
-    def _restore(self, state: State) -> None:
-        try:
-            self._load(state)
-        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-            path = self.folder / CHECKPOINT
-            raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
 
     def _load(self, state: State) -> None:
         self.first, self.seconds = int(state["done"]), float(state["seconds"])

@@ -166,8 +166,7 @@ class _Training:
                 each.set_state(state[kind][str(at)])
         self._optimiser = self._sgd()
         if "momentum" in state:
-            buffer = torch.zeros_like(self.parameters)
-            take_back(buffer, state["momentum"])
+            buffer = take_back(torch.zeros_like(self.parameters), state["momentum"])
             self._optimiser.state[self.parameters]["momentum_buffer"] = buffer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,10 +82,7 @@ class TrainingLoss:
 
     def together(self, compute: Compute, images: Tensor, targets: Tensor) -> int:
         """Return how many networks are trained at once on mini-batches like this one: one, where no more can be."""
-
-        def bytes_per_network() -> int:
-            return self.bytes_per_network(images, targets)
-
+        bytes_per_network = partial(self.bytes_per_network, images, targets)
         keep_freed_memory(images.device, bytes_per_network)
         count = compute.side_by_side(images.device, bytes_per_network)
         return count if count > 1 and self.stackable(images[:2], targets[:2]) else 1
