@@ -2,9 +2,8 @@
 
 from hoptm_baselines.coresets import Herding, KCenter
 from hoptm_baselines.distribution_matching import DistributionMatching
-from hoptm_baselines.full_data import FullData
 from hoptm_baselines.improved_distribution_matching import ImprovedDistributionMatching
-from hoptm_baselines.random_subset import RandomSubset
+from hoptm_baselines.real_images import FullData, RandomSubset
 
 __all__ = [
     "DistributionMatching",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from hoptm_plugin import LossTerm, Method, SyntheticSet, Task, class_major, features, network_problems, register
+from hoptm_baselines.real_batches import BLOCK, feature_problems
+from hoptm_baselines.real_images import Chosen
+from hoptm_plugin import SyntheticSet, Task, class_major, features, register
 
 Array: TypeAlias = NDArray[Any]
-BLOCK = 256  # images that go through the network at once
 
 
-class Coreset(Method):
+class Coreset(Chosen):
     """The ``ipc`` training images of each class that a subclass chooses; nothing is learned, labels are hard.
 
     Args:
@@ -28,8 +29,6 @@ class Coreset(Method):
 
     The protocol's own learning rate trains on it.
     """
-
-    images_are = "real"
 
     def __init__(self, features: Literal["network", "pixels"] = "network", teacher_epoch: int = 20) -> None:
         if teacher_epoch < 1:
@@ -48,10 +47,7 @@ class Coreset(Method):
         """Return why the network cannot give features."""
         if self.features == "pixels":
             return []
-        images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
-        found = network_problems(
-            task.network(torch.Generator()), images, "features", "no_randomness", "no_state", classes=classes
-        )
+        found = feature_problems(task, "no_state")
         return [f"{problem}; method.features=pixels needs no network" for problem in found]
 
     def setup(self, task: Task) -> SyntheticSet:
@@ -65,10 +61,6 @@ class Coreset(Method):
             rows.append(members[torch.tensor(chosen, device=members.device)])
         images = task.train.batch(torch.cat(rows))
         return SyntheticSet(images, class_major(task), None, task.data.class_names, task.data.normalisation)
-
-    def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
-        """Yield nothing."""
-        yield from ()
 
     def _describer(self, task: Task) -> Callable[[Tensor], Tensor]:
         """Return the function from images (B, C, H, W) to features (B, F)."""

@@ -75,13 +75,9 @@ class DistributionMatching(Method):
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield the sum over classes, or one term per class."""
         network = self._task.network(self._task.seeds.generator("network", step)).train().requires_grad_(False)
-        classes = range(len(synthetic.class_names))
-        if self.stepping == "per_class":
-            for label in classes:
-                (loss,) = self._matched(network, synthetic, step, [label])
-                yield LossTerm(loss)
-        else:
-            yield LossTerm(torch.stack(self._matched(network, synthetic, step, list(classes))).sum())
+        classes = list(range(len(synthetic.class_names)))
+        for labels in [[label] for label in classes] if self.stepping == "per_class" else [classes]:
+            yield LossTerm(torch.stack(self._matched(network, synthetic, step, labels)).sum())
 
     def _matched(self, network: nn.Module, synthetic: SyntheticSet, step: int, labels: list[int]) -> list[Tensor]:
         """Return the matcher's loss of each class."""

@@ -143,7 +143,8 @@ class ImprovedDistributionMatching(Method):
         shown = features(network.module, task.augmentation.apply(own, draw))
         matched = self.matcher.loss(FeaturePair(seen, shown, label, step))
         logits = network.module.classifier(shown)  # type: ignore[operator]
-        weight = self.ce_weight * self._scale(network.accuracy)
+        accuracy = {"percent": 100 * network.accuracy, "fraction": network.accuracy, "constant": 1.0}[self.ce_scale]
+        weight = self.ce_weight * accuracy
         entropy = cross_entropy(logits, torch.full((len(logits),), label, device=logits.device))
         logs: dict[str, float | Tensor] = {
             "matched": matched.detach(),
@@ -151,9 +152,6 @@ class ImprovedDistributionMatching(Method):
             "ce_weight": weight,
         }
         return LossTerm(matched + weight * entropy, logs)
-
-    def _scale(self, accuracy: float) -> float:
-        return {"percent": 100 * accuracy, "fraction": accuracy, "constant": 1.0}[self.ce_scale]
 
     def after_step(self, step: int) -> None:
         """Train some networks of the queue a little further."""

@@ -1,6 +1,8 @@
-"""What DM and IDM share: batches of real images of one class, and the network as both see it."""
+"""What the baselines share: batches of real images of one class, and the network as they see it."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,7 +25,7 @@ def real_features(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([features(network, block) for block in images.split(BLOCK)])
 
 
-def feature_problems(task: Task) -> list[str]:
-    """Return why features of the task's network cannot be matched; one line each."""
+def feature_problems(task: Task, *more: Literal["no_state"]) -> list[str]:
+    """Return why features of the task's network cannot be compared, and what it lacks ``more``; one line each."""
     images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
-    return network_problems(task.network(Generator()), images, "features", "no_randomness", classes=classes)
+    return network_problems(task.network(Generator()), images, "features", "no_randomness", *more, classes=classes)

@@ -116,9 +116,9 @@ class DSA(Augmentation):
                 b, s, c = uniform(3).unbind(1)
                 values = torch.stack([(b - 0.5) * self.brightness, s * self.saturation, c + self.contrast], dim=1)
             case "crop":
-                values = torch.stack([integers(-margin, margin) for margin in self._margins(sides)], dim=1)
+                values = torch.stack([integers(-margin, margin) for margin in _parts(self.crop_ratio, sides)], dim=1)
             case "cutout":
-                boxes = zip(sides, self._boxes(sides), strict=True)
+                boxes = zip(sides, _parts(self.cutout_ratio, sides), strict=True)
                 values = torch.stack([integers(0, side - box % 2) for side, box in boxes], dim=1)
             case "flip":
                 values = uniform(1) < self.prob_flip
@@ -138,9 +138,9 @@ class DSA(Augmentation):
             case "color":
                 return transforms.color(images, *values.unbind(1))
             case "crop":
-                return transforms.crop(images, values, self._margins(sides))
+                return transforms.crop(images, values, _parts(self.crop_ratio, sides))
             case "cutout":
-                return transforms.cutout(images, values, self._boxes(sides))
+                return transforms.cutout(images, values, _parts(self.cutout_ratio, sides))
             case "flip":
                 return transforms.flip(images, values)
             case "scale":
@@ -161,12 +161,6 @@ class DSA(Augmentation):
             for index, result in zip(indices, results, strict=True):
                 pieces[index] = result
         return torch.cat(pieces)
-
-    def _margins(self, sides: tuple[int, ...]) -> tuple[int, int]:
-        return _parts(self.crop_ratio, sides)
-
-    def _boxes(self, sides: tuple[int, ...]) -> tuple[int, int]:
-        return _parts(self.cutout_ratio, sides)
 
 
 def _parts(ratio: float, sides: tuple[int, ...]) -> tuple[int, int]:

@@ -48,8 +48,8 @@ def read_checkpoint(path: Path, kind: str = KIND, allow_nan: bool = False) -> St
     return state
 
 
-def take_back(tensor: Tensor, stored: Tensor) -> None:
-    """Copy what was stored of a tensor into it.
+def take_back(tensor: Tensor, stored: Tensor) -> Tensor:
+    """Copy what was stored of a tensor into it, and return it.
 
     Raises:
         ValueError: it has another shape or type; copying alone would stretch or round it.
@@ -57,7 +57,7 @@ def take_back(tensor: Tensor, stored: Tensor) -> None:
     if (stored.shape, stored.dtype) != (tensor.shape, tensor.dtype):
         raise ValueError(f"stored {stored.dtype} {tuple(stored.shape)}, here {tensor.dtype} {tuple(tensor.shape)}")
     with torch.no_grad():
-        tensor.copy_(stored)
+        return tensor.copy_(stored)
 
 
 def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -87,7 +87,11 @@ class Distiller:
         self.seconds = 0.0
         """Seconds spent in the loop, earlier sessions of a resumed run included."""
         if stored is not None:
-            self._restore(stored)
+            try:
+                self._load(stored)
+            except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+                path = folder / CHECKPOINT
+                raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
 
     def run(self) -> Distilled:
         """Run the remaining iterations and return what they made.
@@ -121,7 +125,7 @@ class Distiller:
                     metrics.scalars(step, row)
                     self.logger.scalars(step, row)
                     bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
-                self.logger.images(step, self._pixels)
+                self.logger.images(step, lambda: self._data.pixels(self.synthetic.images.detach()).cpu())
                 if self.score is not None and (done % settings.evaluate_every == 0 or done == settings.iterations):
                     self._select(self.score)
                 stopping = asked_to_stop()
@@ -158,12 +162,9 @@ class Distiller:
             f"distillation.images.learning_rate, distillation.step_size.learning_rate or method.step_size."
         )
 
-    def _pixels(self) -> Tensor:
-        return self._data.pixels(self.synthetic.images.detach()).cpu()
-
     def _row(self, terms: list[LossTerm]) -> dict[str, float]:
         row: dict[str, float] = {}
-        losses = [float(term.loss.detach()) for term in terms]
+        losses = [float(term.loss) for term in terms]
         if losses:
             row["loss"] = sum(losses)
         if self.settings.skip_above is not None:
@@ -201,10 +202,7 @@ class Distiller:
         if self.average is not None:
             state["average"] = self.average.state_dict()
         for name, (accuracy, best) in self._best.items():
-            tensors: dict[str, Tensor] = {"images": best.images, "labels": best.labels}
-            if best.step_size is not None:
-                tensors["step_size"] = best.step_size
-            state.setdefault("best", {})[name] = {"accuracy": accuracy, **tensors}
+            state.setdefault("best", {})[name] = {"accuracy": accuracy, **_tensors(best)}
         return state
 
     def _stored(self) -> State | None:
@@ -224,13 +222,6 @@ class Distiller:
             )
         return state
 
-    def _restore(self, state: State) -> None:
-        try:
-            self._load(state)
-        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
-            path = self.folder / CHECKPOINT
-            raise FileFormatError(f"{path}: does not fit this run ({error!r}); {REMEDY}") from error
-
     def _load(self, state: State) -> None:
         self.first, self.seconds = int(state["done"]), float(state["seconds"])
         if not 0 < self.first <= self.settings.iterations or not 0 <= self.seconds < math.inf:
@@ -242,6 +233,11 @@ class Distiller:
             self.average.load_state_dict(state["average"])
         for name, stored in state.get("best", {}).items():
             best = self.synthetic.detached()
-            for part in ("images", "labels", *([] if best.step_size is None else ["step_size"])):
-                take_back(getattr(best, part), stored[part])
+            for part, tensor in _tensors(best).items():
+                take_back(tensor, stored[part])
             self._best[name] = (float(stored["accuracy"]), best)
+
+
+def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
+    parts = {"images": synthetic.images, "labels": synthetic.labels, "step_size": synthetic.step_size}
+    return {name: tensor for name, tensor in parts.items() if tensor is not None}

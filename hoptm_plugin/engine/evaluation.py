@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -87,7 +87,10 @@ class Evaluator:
         results: dict[str, list[dict[str, Any]]] = {}
         sets = {repeat: subset(repeat) for repeat in range(self.protocol.repeats)}
         each = self.protocol.epochs * (1 if warm_up is None else 2)
-        known = {name: self._known(what, name, sets) for name in self.networks}
+        known = {
+            name: {repeat: row for repeat in sets if (row := self.finished.known(what, name, repeat)) is not None}
+            for name in self.networks
+        }
         done = sum(map(len, known.values())) * each
         with (
             self.progress(f"evaluating {what}, epochs", len(self.networks) * len(sets) * each, done) as bar,
@@ -106,10 +109,6 @@ class Evaluator:
                     bar.advance(0, accuracy=scores[-1]["accuracy"])
                 results[name] = [rows[repeat] for repeat in sets]
         return results
-
-    def _known(self, what: str, name: str, repeats: Iterable[int]) -> dict[int, dict[str, Any]]:
-        found = {repeat: self.finished.known(what, name, repeat) for repeat in repeats}
-        return {repeat: row for repeat, row in found.items() if row is not None}
 
     def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> dict[str, Any]:
         """Train one fresh network of architecture ``name`` on a set and return its metrics on ``split``."""

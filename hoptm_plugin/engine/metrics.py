@@ -30,12 +30,7 @@ def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, 
     Raises:
         ValueError: shapes that do not fit, or a target outside 0..K-1.
     """
-    from sklearn.metrics import (  # here, since its import takes seconds
-        accuracy_score,
-        confusion_matrix,
-        f1_score,
-        recall_score,
-    )
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score  # here, since its import takes seconds
 
     if targets.ndim != 1 or probabilities.ndim != 2 or len(targets) != len(probabilities):
         raise ValueError(
@@ -49,11 +44,10 @@ def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, 
     predicted = torch.where(finite, probabilities.argmax(dim=1), -1).cpu().numpy()
     support = torch.bincount(targets.cpu(), minlength=count).tolist()
     present = [label for label in range(count) if support[label]]
-    recalls: list[float | None] = [None] * count
+    confusion = [[0] * count] * count
     if present:
-        found = recall_score(truth, predicted, labels=present, average=None, zero_division=0)
-        for label, recall in zip(present, found.tolist(), strict=True):
-            recalls[label] = recall
+        confusion = confusion_matrix(truth, predicted, labels=list(range(count))).tolist()
+    recalls = [confusion[label][label] / images if images else None for label, images in enumerate(support)]
     return {
         "accuracy": float(accuracy_score(truth, predicted)) if present else None,
         "balanced_accuracy": _mean([recalls[label] for label in present]),
@@ -63,9 +57,7 @@ def classification_metrics(targets: Tensor, probabilities: Tensor) -> dict[str, 
         else None,
         "recall_per_class": recalls,
         "support": support,
-        "confusion": confusion_matrix(truth, predicted, labels=list(range(count))).tolist()
-        if present
-        else [[0] * count] * count,
+        "confusion": confusion,
         "calibration": calibration(targets, probabilities) if present and bool(finite.all()) else None,
     }
 

@@ -92,7 +92,7 @@ class Optimisers:
             take_back(tensor, state[f"value_{name}"])
         for name, sgd in self._sgd.items():
             if f"momentum_{name}" in state:
-                buffer = torch.zeros_like(self._tensors[name])
-                take_back(buffer, state[f"momentum_{name}"])
-                sgd.state[self._tensors[name]]["momentum_buffer"] = buffer
+                tensor = self._tensors[name]
+                buffer = take_back(torch.zeros_like(tensor), state[f"momentum_{name}"])
+                sgd.state[tensor]["momentum_buffer"] = buffer
         self.refresh()

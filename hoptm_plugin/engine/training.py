@@ -15,7 +15,7 @@ from hoptm_plugin.core.interfaces import Augmentation, State
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
-from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
+from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.randomness import reseed, seeded
 from hoptm_plugin.runtime.stopping import asked_to_stop, stop_if_asked
 
@@ -64,7 +64,7 @@ def train_networks(
             f"the step size to train with is {learning_rate:g}; it must be above 0. Distil again with "
             "distillation.step_size.constraint=clamped or log, or a smaller distillation.step_size.learning_rate."
         )
-    training = _Training(NetworkStack(networks, loss), protocol, learning_rate, seeds)
+    training = _Training(networks, loss, protocol, learning_rate, seeds)
     if begun is not None:
         try:
             training.load(begun)
@@ -80,44 +80,76 @@ def train_networks(
         while training.done < protocol.epochs:
             # what a network draws itself (dropout) begins anew with each epoch, so that one which goes on repeats it
             reseed(seeds[0].number("network", training.done), device)
-            _train_epoch(training, sets, protocol.batch, augmentation)
+            training.epoch(sets, augmentation)
             after_epoch()
             if save is not None and (asked_to_stop() or time.monotonic() - saved > SAVE_EVERY):
                 save(training.state())
                 saved = time.monotonic()
                 stop_if_asked()
-    training.stack.unload()
+    training.unload()
 
 
 class _Training:
-    """A stack of networks with all that decides how their training goes on."""
+    """Networks as one matrix of parameters, with all that decides how their training goes on.
 
-    def __init__(self, stack: NetworkStack, protocol: Protocol, learning_rate: float, seeds: Sequence[Seeds]) -> None:
-        self.stack, self.protocol, self.learning_rate, self.done = stack, protocol, learning_rate, 0
-        self.orders, self.draws = ([part.generator(name) for part in seeds] for name in ("order", "augmentation"))
-        self.full = epochs_before_decay(protocol.epochs)
-        self.optimiser = self._optimiser()
+    Attributes:
+        parameters: (E, P), a copy; :meth:`unload` writes it back.
+        done: epochs so far.
+    """
 
-    def _optimiser(self) -> torch.optim.SGD:
-        rate = self.learning_rate * (1 if self.done < self.full else self.protocol.decay)
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        loss: TrainingLoss,
+        protocol: Protocol,
+        learning_rate: float,
+        seeds: Sequence[Seeds],
+    ) -> None:
+        self.networks, self.loss, self.protocol, self.learning_rate = networks, loss, protocol, learning_rate
+        self.parameters = torch.stack([loss.network.flatten(network) for network in networks])
+        self._buffers = dict(networks[0].named_buffers())
+        names = {"orders": "order", "draws": "augmentation"}
+        self._generators = {kind: [part.generator(name) for part in seeds] for kind, name in names.items()}
+        self.done, self._full = 0, epochs_before_decay(protocol.epochs)
+        self._optimiser = self._sgd()
+
+    def _sgd(self) -> torch.optim.SGD:
+        rate = self.learning_rate * (1 if self.done < self._full else self.protocol.decay)
         return torch.optim.SGD(
-            [self.stack.parameters], rate, momentum=self.protocol.momentum, weight_decay=self.protocol.weight_decay
+            [self.parameters], rate, momentum=self.protocol.momentum, weight_decay=self.protocol.weight_decay
         )
 
-    def finish_epoch(self) -> None:
-        """Count an epoch; at the drop of the learning rate the momentum starts anew."""
+    def epoch(self, sets: Sequence[tuple[Tensor, Tensor]], augmentation: Augmentation) -> None:
+        """Train for one epoch; at the drop of the learning rate the momentum starts anew."""
+        size, device = len(sets[0][0]), sets[0][0].device
+        shuffled = torch.stack([torch.randperm(size, generator=order) for order in self._generators["orders"]])
+        for indices in shuffled.to(device).split(self.protocol.batch, dim=1):
+            pairs = list(zip(sets, indices, strict=True))
+            batches = torch.stack([images[rows] for (images, _), rows in pairs])
+            images = augment_side_by_side(augmentation, batches, self._generators["draws"])
+            targets = torch.stack([targets[rows] for (_, targets), rows in pairs])
+            self.parameters.grad = self.loss(self.parameters, images, targets, self._buffers)[1]
+            self._optimiser.step()
         self.done += 1
-        if self.done == self.full:
-            self.optimiser = self._optimiser()
+        if self.done == self._full:
+            self._optimiser = self._sgd()
+
+    def unload(self) -> None:
+        """Write the parameters back into the networks."""
+        for network, theta in zip(self.networks, self.parameters, strict=True):
+            self.loss.network.load(theta, network)
+
+    def _numbers(self) -> dict[str, Tensor]:
+        """Return the parameters, and running statistics by name; changed by later steps."""
+        return {"parameters": self.parameters, **{f"buffer {name}": each for name, each in self._buffers.items()}}
 
     def state(self) -> State:
         """Return everything at the end of an epoch."""
-        momentum = self.optimiser.state[self.stack.parameters].get("momentum_buffer")
+        momentum = self._optimiser.state[self.parameters].get("momentum_buffer")
         generators = {
-            kind: {str(at): each.get_state() for at, each in enumerate(some)}
-            for kind, some in (("orders", self.orders), ("draws", self.draws))
+            kind: {str(at): each.get_state() for at, each in enumerate(some)} for kind, some in self._generators.items()
         }
-        stack = self.stack.state()
+        stack = self._numbers()
         return {"done": self.done, "stack": stack, **generators, **({} if momentum is None else {"momentum": momentum})}
 
     def load(self, state: State) -> None:
@@ -127,30 +159,15 @@ class _Training:
             KeyError, ValueError, TypeError, RuntimeError: it does not fit.
         """
         self.done = int(state["done"])
-        for name, tensor in self.stack.state().items():
+        for name, tensor in self._numbers().items():
             take_back(tensor, state["stack"][name])
-        for kind, some in (("orders", self.orders), ("draws", self.draws)):
+        for kind, some in self._generators.items():
             for at, each in enumerate(some):
                 each.set_state(state[kind][str(at)])
-        self.optimiser = self._optimiser()
+        self._optimiser = self._sgd()
         if "momentum" in state:
-            buffer = torch.zeros_like(self.stack.parameters)
-            take_back(buffer, state["momentum"])
-            self.optimiser.state[self.stack.parameters]["momentum_buffer"] = buffer
-
-
-def _train_epoch(
-    training: _Training, sets: Sequence[tuple[Tensor, Tensor]], batch: int, augmentation: Augmentation
-) -> None:
-    stack, size = training.stack, len(sets[0][0])
-    shuffled = torch.stack([torch.randperm(size, generator=order) for order in training.orders])
-    for indices in shuffled.to(sets[0][0].device).split(batch, dim=1):
-        pairs = list(zip(sets, indices, strict=True))
-        images = augment_side_by_side(augmentation, [images[rows] for (images, _), rows in pairs], training.draws)
-        targets = torch.stack([targets[rows] for (_, targets), rows in pairs])
-        stack.parameters.grad = stack.losses_and_gradients(images, targets)[1]
-        training.optimiser.step()
-    training.finish_epoch()
+            buffer = take_back(torch.zeros_like(self.parameters), state["momentum"])
+            self._optimiser.state[self.parameters]["momentum_buffer"] = buffer
 
 
 @torch.no_grad()

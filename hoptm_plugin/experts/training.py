@@ -157,7 +157,7 @@ def _train_epoch(
     total = torch.zeros(len(seeds), device=device)
     for indices in order.to(device).split(training.batch, dim=1):
         batches = split.batch(indices.flatten()).unflatten(0, indices.shape)
-        images = augment_side_by_side(augmentation, list(batches), draws)
+        images = augment_side_by_side(augmentation, batches, draws)
         labels = split.labels[indices]
         values, step = loss(theta, images, labels)
         if training.algorithm == "gsam":
@@ -196,11 +196,16 @@ def build_experts(
     store.tidy()
     if missing := store.missing(count, epochs):
         with memory_named("training experts", NEEDS_LESS), progress("experts", len(missing) * epochs) as bar:
-            builder = _Builder(store, create, split, augmentation, epochs, compute or Compute())
+            module, training = create(torch.Generator()), store.recipe.training
+            if found := network_problems(module, split.batch(slice(0, 2)), "no_randomness", "no_state"):
+                raise ConfigurationError(found)
+            compute, batch = compute or Compute(), slice(0, training.batch)
+            loss = TrainingLoss(module, compute.compiled, training.precision)
+            together = loss.together(compute, split.batch(batch), split.labels[batch])
             while missing:
-                with store.claimed(missing, builder.together, epochs) as group:
+                with store.claimed(missing, together, epochs) as group:
                     if group:
-                        builder.train(group, bar)
+                        _build_group(store, loss, create, split, augmentation, epochs, group, bar)
                     else:
                         time.sleep(LOOK_EVERY)
                 left = store.missing(count, epochs)
@@ -209,47 +214,31 @@ def build_experts(
     return StoredTrajectories(store, count, split.labels.device)
 
 
-class _Builder:
-    """Trains experts of one store."""
+def _build_group(
+    store: ExpertStore,
+    loss: TrainingLoss,
+    create: Callable[[torch.Generator], nn.Module],
+    split: Split,
+    augmentation: Augmentation,
+    epochs: int,
+    group: Mapping[int, Begun | None],
+    bar: Progress,
+) -> None:
+    """Train experts whose locks are held, going on with what is begun, and store them."""
+    seeds = [Seeds(store.recipe.seed).child("expert", expert) for expert in group]
+    starts = torch.stack([loss.network.flatten(create(part.generator("initialisation"))) for part in seeds])
+    begun = [each for each in group.values() if each is not None]
+    if begun:
+        bar.advance(len(group) * min(begun[0].epochs, epochs))
 
-    def __init__(
-        self,
-        store: ExpertStore,
-        create: Callable[[torch.Generator], nn.Module],
-        split: Split,
-        augmentation: Augmentation,
-        epochs: int,
-        compute: Compute,
-    ) -> None:
-        self.store, self.create, self.split, self.augmentation, self.epochs = store, create, split, augmentation, epochs
-        training = store.recipe.training
-        self.seeds = Seeds(store.recipe.seed)
-        module, batch = create(torch.Generator()), slice(0, training.batch)
-        if found := network_problems(module, split.batch(slice(0, 2)), "no_randomness", "no_state"):
-            raise ConfigurationError(found)
-        self.loss = TrainingLoss(module, compute.compiled, training.precision)
-        self.together = self.loss.together(compute, split.batch(batch), split.labels[batch])
+    def save(trained: list[Begun]) -> None:
+        for expert, each in zip(group, trained, strict=True):
+            store.write_begun(expert, each)
 
-    def train(self, group: Mapping[int, Begun | None], bar: Progress) -> None:
-        """Train experts whose locks are held, going on with what is begun, and store them."""
-        own = [self.seeds.child("expert", expert) for expert in group]
-        starts = torch.stack([self.loss.network.flatten(self.create(part.generator("initialisation"))) for part in own])
-        begun = [each for each in group.values() if each is not None]
-        if begun:
-            bar.advance(len(group) * min(begun[0].epochs, self.epochs))
-
-        def save(trained: list[Begun]) -> None:
-            for expert, each in zip(group, trained, strict=True):
-                self.store.write_begun(expert, each)
-
-        if not begun or begun[0].epochs < self.epochs:
-            begun = train_experts(
-                self.loss, starts, self.split, self.store.recipe.training, self.augmentation, own, self.epochs,
-                partial(_advance, bar, len(group)), begun, save,
-            )  # fmt: skip
-        for expert, each in zip(group, begun, strict=True):
-            self.store.write(expert, each.trajectory, each.epoch_losses, each.seconds)
-
-
-def _advance(bar: Progress, networks: int, loss: float) -> None:
-    bar.advance(networks, loss=loss)
+    if not begun or begun[0].epochs < epochs:
+        begun = train_experts(
+            loss, starts, split, store.recipe.training, augmentation, seeds, epochs,
+            lambda mean: bar.advance(len(group), loss=mean), begun, save,
+        )  # fmt: skip
+    for expert, each in zip(group, begun, strict=True):
+        store.write(expert, each.trajectory, each.epoch_losses, each.seconds)

@@ -41,9 +41,7 @@ class AlexNet(NetworkBuilder):
         padding = 4 if channels == 1 else 2
         height, width = ((length + 2 * padding - 4) // 8 for length in size)
         if min(height, width) < 1:
-            raise too_small(
-                "alexnet", image_shape, "its three poolings divide them by 8", "use larger images or convnet"
-            )
+            raise too_small("alexnet", image_shape, "its three poolings divide them by 8")
         head, pixels = pool_to_head(height, width, largest=4)
         one, two, three, four, five = self.widths
         layers = [

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from hoptm_plugin.core.interfaces import NetworkBuilder
 from hoptm_plugin.core.registry import register
-from hoptm_plugin.networks.layers import (
-    GROUPS,
-    Activation,
-    Classifier,
-    Norm,
-    Pool,
-    activation_layer,
-    norm_layers,
-    pool_layers,
-    too_small,
-)
+from hoptm_plugin.networks.layers import GROUPS, Classifier, Norm, norm_layers, too_small
+
+# never in place, which would break functional calls
+ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
+POOLINGS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 
 
 @register("convnet")
@@ -42,7 +38,12 @@ class ConvNet(NetworkBuilder):
     cites = ("gidaris2018convnet", "zhao2021dc")
 
     def __init__(
-        self, depth: int = 3, width: int = 128, norm: Norm = "instance", act: Activation = "relu", pool: Pool = "avg"
+        self,
+        depth: int = 3,
+        width: int = 128,
+        norm: Norm = "instance",
+        act: Literal["sigmoid", "relu", "leaky_relu"] = "relu",
+        pool: Literal["none", "max", "avg"] = "avg",
     ) -> None:
         if depth < 1 or width < 1:
             raise ValueError(f"depth and width must be at least 1, got {depth} and {width}")
@@ -63,9 +64,9 @@ class ConvNet(NetworkBuilder):
             layers.append(nn.Conv2d(channels, self.width, kernel_size=3, padding=padding))
             channels, height, width = self.width, height + 2 * padding - 2, width + 2 * padding - 2
             self._check(image_shape, block, height, width)
-            layers += [*norm_layers(self.norm, channels, height, width), activation_layer(self.act)]
+            layers += [*norm_layers(self.norm, channels, height, width), ACTIVATIONS[self.act]()]
             if self.pool != "none":
-                layers += pool_layers(self.pool)
+                layers.append(POOLINGS[self.pool](2))
                 height, width = height // 2, width // 2
         return Classifier(layers, channels * height * width, num_classes)
 

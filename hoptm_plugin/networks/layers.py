@@ -1,4 +1,4 @@
-"""What the architectures share: norm, activation and pooling by name, the head, and the refusal of too small images."""
+"""What the architectures share: norms by name, the head, and the refusal of too small images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from hoptm_plugin.core.errors import ConfigurationError
 
 Norm: TypeAlias = Literal["none", "batch", "layer", "instance", "group"]
 DeepNorm: TypeAlias = Literal["instance", "batch"]
-Activation: TypeAlias = Literal["sigmoid", "relu", "leaky_relu"]
-Pool: TypeAlias = Literal["none", "max", "avg"]
 
 GROUPS = 4
 
@@ -86,22 +84,6 @@ def norm_layers(norm: Norm, channels: int, height: int, width: int) -> list[nn.M
             return [nn.GroupNorm(GROUPS, channels)]
 
 
-def activation_layer(act: Activation) -> nn.Module:
-    """Return the activation, never in place (it would break functional calls); leaky_relu has slope 0.01."""
-    return {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}[act]()
-
-
-def pool_layers(pool: Pool) -> list[nn.Module]:
-    """Return 2x2 pooling of stride 2, or nothing."""
-    match pool:
-        case "none":
-            return []
-        case "max":
-            return [nn.MaxPool2d(2)]
-        case "avg":
-            return [nn.AvgPool2d(2)]
-
-
 def pool_to_head(height: int, width: int, largest: int) -> tuple[list[nn.Module], int]:
     """Return what brings maps of any size to at most ``largest`` x ``largest``, and how many pixels are left.
 
@@ -111,7 +93,9 @@ def pool_to_head(height: int, width: int, largest: int) -> tuple[list[nn.Module]
     return ([] if head == (height, width) else [nn.AdaptiveAvgPool2d(head)]), head[0] * head[1]
 
 
-def too_small(network: str, image_shape: tuple[int, int, int], reason: str, remedy: str) -> ConfigurationError:
+def too_small(
+    network: str, image_shape: tuple[int, int, int], reason: str, remedy: str = "use larger images or convnet"
+) -> ConfigurationError:
     """Say that images are too small for a network."""
     size = "x".join(map(str, image_shape))
     return ConfigurationError(f"network {network!r}: {size} images are too small, {reason}; {remedy}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -45,32 +45,43 @@ class BasicBlock(nn.Module):
         return relu(self.residual(maps) + self.shortcut(maps))
 
 
-def _build(
-    name: str, image_shape: tuple[int, int, int], num_classes: int, norm: DeepNorm, widths: Sequence[int], *,
-    pooled: bool, largest: int,
-) -> nn.Module:  # fmt: skip
-    """Return convolution, norm, ReLU, four stages of two blocks, and the head on at most largest x largest pixels."""
-    channels, height, width = image_shape
-    first = widths[0]
-    layers = [nn.Conv2d(channels, first, 3, padding=1, bias=False), *norm_layers(norm, first, height, width), nn.ReLU()]
-    channels = first
-    for planes, (_, stride) in zip(widths, STAGES, strict=True):
-        # a strided convolution of padding 1 rounds the halved size up, pooling rounds it down
-        height, width = ((length + (0 if pooled else stride - 1)) // stride for length in (height, width))
-        for step in (stride, 1):
-            layers.append(BasicBlock(channels, planes, step, (height, width), norm, pooled))
-            channels = planes
-    if min(height, width) < 1:
-        raise too_small(name, image_shape, "its three poolings divide them by 8", "use larger images or convnet")
-    if norm == "instance" and height * width == 1:
-        raise too_small(name, image_shape, "the instance norm of its last stage would erase a 1x1 map",
-                        "use larger images or convnet")  # fmt: skip
-    head, pixels = pool_to_head(height, width, largest)
-    return Classifier([*layers, *head], channels * pixels, num_classes)
+class _ResNet(NetworkBuilder):
+    """Convolution, norm, ReLU, four stages of two blocks, and the head on at most largest x largest pixels."""
+
+    cites = ("he2016resnet",)
+    pooled: ClassVar[bool]
+    largest: ClassVar[int]
+
+    def __init__(self, norm: DeepNorm = "instance", width_factor: float = 1.0) -> None:
+        self.norm = norm
+        self.widths = [scaled(planes, width_factor) for planes, _ in STAGES]
+
+    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        """Return the network.
+
+        Raises:
+            ConfigurationError: the images are too small.
+        """
+        channels, height, width = image_shape
+        name, first = "resnet18_ap" if self.pooled else "resnet18", self.widths[0]
+        stem = [nn.Conv2d(channels, first, 3, padding=1, bias=False), *norm_layers(self.norm, first, height, width)]
+        layers, channels = [*stem, nn.ReLU()], first
+        for planes, (_, stride) in zip(self.widths, STAGES, strict=True):
+            # a strided convolution of padding 1 rounds the halved size up, pooling rounds it down
+            height, width = ((length + (0 if self.pooled else stride - 1)) // stride for length in (height, width))
+            for step in (stride, 1):
+                layers.append(BasicBlock(channels, planes, step, (height, width), self.norm, self.pooled))
+                channels = planes
+        if min(height, width) < 1:
+            raise too_small(name, image_shape, "its three poolings divide them by 8")
+        if self.norm == "instance" and height * width == 1:
+            raise too_small(name, image_shape, "the instance norm of its last stage would erase a 1x1 map")
+        head, pixels = pool_to_head(height, width, self.largest)
+        return Classifier([*layers, *head], channels * pixels, num_classes)
 
 
 @register("resnet18")
-class ResNet18(NetworkBuilder):
+class ResNet18(_ResNet):
     """ResNet18: four stages of two basic blocks (64, 128, 256, 512; strides 1, 2, 2, 2), average pool, linear layer.
 
     The first convolution is 3x3 with stride 1 and there is no max pool; the head is linear 512 -> K.
@@ -84,23 +95,11 @@ class ResNet18(NetworkBuilder):
     released code fails there).
     """
 
-    cites = ("he2016resnet",)
-
-    def __init__(self, norm: DeepNorm = "instance", width_factor: float = 1.0) -> None:
-        self.norm = norm
-        self.widths = [scaled(planes, width_factor) for planes, _ in STAGES]
-
-    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the network.
-
-        Raises:
-            ConfigurationError: the images are too small.
-        """
-        return _build("resnet18", image_shape, num_classes, self.norm, self.widths, pooled=False, largest=1)
+    pooled, largest = False, 1
 
 
 @register("resnet18_ap")
-class ResNet18AP(NetworkBuilder):
+class ResNet18AP(_ResNet):
     """ResNet18_AP: ResNet18 with stride-2 convolutions replaced by 2x2 average pooling, and no final pool.
 
     The head is linear 512x4x4 -> K.
@@ -114,16 +113,4 @@ class ResNet18AP(NetworkBuilder):
     released code fails there); smaller maps (3x3 at 28x28) feed a smaller linear layer.
     """
 
-    cites = ("he2016resnet",)
-
-    def __init__(self, norm: DeepNorm = "instance", width_factor: float = 1.0) -> None:
-        self.norm = norm
-        self.widths = [scaled(planes, width_factor) for planes, _ in STAGES]
-
-    def build(self, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-        """Return the network.
-
-        Raises:
-            ConfigurationError: the images are too small.
-        """
-        return _build("resnet18_ap", image_shape, num_classes, self.norm, self.widths, pooled=True, largest=4)
+    pooled, largest = True, 4

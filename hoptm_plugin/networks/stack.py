@@ -1,9 +1,10 @@
-"""Networks of one architecture trained side by side, as one matrix of parameters."""
+"""The training loss of networks of one architecture, one or several side by side, as one matrix of parameters."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,10 +82,7 @@ class TrainingLoss:
 
     def together(self, compute: Compute, images: Tensor, targets: Tensor) -> int:
         """Return how many networks are trained at once on mini-batches like this one: one, where no more can be."""
-
-        def bytes_per_network() -> int:
-            return self.bytes_per_network(images, targets)
-
+        bytes_per_network = partial(self.bytes_per_network, images, targets)
         keep_freed_memory(images.device, bytes_per_network)
         count = compute.side_by_side(images.device, bytes_per_network)
         return count if count > 1 and self.stackable(images[:2], targets[:2]) else 1
@@ -101,33 +99,3 @@ class TrainingLoss:
         except RuntimeError:  # such as a forward pass that looks at values
             return False
         return True
-
-
-class NetworkStack:
-    """The parameters of E networks as one matrix, for one optimiser.
-
-    Args:
-        networks: E networks of the architecture that ``loss`` computes; several only if they are stackable.
-        loss: their training loss.
-
-    Attributes:
-        parameters: (E, P), a copy; :meth:`unload` writes it back.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module], loss: TrainingLoss) -> None:
-        self._networks, self._loss = networks, loss
-        self.parameters = torch.stack([loss.network.flatten(network) for network in networks])
-        self._buffers = dict(networks[0].named_buffers())
-
-    def losses_and_gradients(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return losses (E,) and gradients (E, P) of mini-batches (E, B, C, H, W) and (E, B) or (E, B, K)."""
-        return self._loss(self.parameters, images, targets, self._buffers)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the parameters, and running statistics by name; changed by later steps."""
-        return {"parameters": self.parameters, **{f"buffer {name}": each for name, each in self._buffers.items()}}
-
-    def unload(self) -> None:
-        """Write the parameters back into the networks."""
-        for network, theta in zip(self._networks, self.parameters, strict=True):
-            self._loss.network.load(theta, network)

@@ -51,6 +51,6 @@ class VGG11(NetworkBuilder):
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         if min(height, width) < 1:
-            raise too_small("vgg11", image_shape, "its five poolings divide them by 32", "use larger images or convnet")
+            raise too_small("vgg11", image_shape, "its five poolings divide them by 32")
         head, pixels = pool_to_head(height, width, largest=1)
         return Classifier([*layers, *head], channels * pixels, num_classes)

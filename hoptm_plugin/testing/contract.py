@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.interfaces import Task
 from hoptm_plugin.core.registry import Registry
+from hoptm_plugin.testing.examples import example_task
 
 Spec: TypeAlias = Mapping[str, Any]
 
@@ -79,6 +81,14 @@ class Contract:
         resumed.load_state_dict(stored(going_on.state_dict()))
         for step in range(3, 6):
             assert same(self.use(going_on, step), self.use(resumed, step))
+
+
+class TaskContract(Contract):
+    """What every part that is handed a task shares; the task's data must not depend on the seed."""
+
+    def task(self, seed: int = 0) -> Task:
+        """Return the task that the part is tried on."""
+        return example_task(ipc=2, seed=seed)
 
 
 @contextmanager

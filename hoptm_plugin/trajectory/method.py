@@ -32,7 +32,7 @@ from hoptm_plugin.networks.flat import FlatNetwork
 from hoptm_plugin.networks.needs import network_problems
 from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.trajectory.initial import class_major
-from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.sampler import plan_batches
 from hoptm_plugin.trajectory.segments import PrefetchedSegments
 from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
@@ -175,22 +175,22 @@ class TrajectoryMatching(Method):
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
         """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
-        task, device = self._task, synthetic.images.device
+        task = self._task
         assert synthetic.step_size is not None
         segment = self._trajectories.segment(*self._segment_of(step))
         # parts with a memory must not be asked twice
         if not any(part.state_dict() for part in (self.sampler, *self.schedulers.values())):
             self._trajectories.announce(*self._segment_of(step + 1))
         generator = task.seeds.generator("batches", step)
-        plan = plan_batches(len(synthetic.images), self.student_batch, self.student_steps, generator)
-        indices = plan.indices.to(device)
+        rows, sizes = plan_batches(len(synthetic.images), self.student_batch, self.student_steps, generator)
+        indices = rows.to(synthetic.images.device)
         images = synthetic.images.index_select(0, indices)
         generator = task.seeds.generator("augmentation", step)
-        draws = [task.augmentation.draw(size, task.data.image_shape, generator) for size in plan.sizes]
-        images = task.augmentation.apply_many(images, draws, plan.sizes)
+        draws = [task.augmentation.draw(size, task.data.image_shape, generator) for size in sizes]
+        images = task.augmentation.apply_many(images, draws, sizes)
         targets = synthetic.targets.index_select(0, indices)
         path = unroll(
-            self._step, segment[0], images, targets, plan.sizes, synthetic.step_size,
+            self._step, segment[0], images, targets, sizes, synthetic.step_size,
             task.compute.unroll, self.gradient, task.compute.memory_budget,
         )  # fmt: skip
         return TrajectoryPair(segment, path, step, self._network.sizes)

@@ -1,10 +1,11 @@
-"""Which expert and which start epoch an iteration matches."""
+"""What an iteration draws before the unroll: expert and start epoch, and the mini-batches of its student steps."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from hoptm_plugin.core.interfaces import SegmentSampler
 from hoptm_plugin.core.registry import register
@@ -58,3 +59,25 @@ class UniformSegments(SegmentSampler):
     def last_start_epoch(self) -> int:
         """Return the highest start epoch ever drawn."""
         return self.last
+
+
+def plan_batches(
+    images: int, batch: int | None, steps: int, generator: torch.Generator
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Draw mini-batches for ``steps`` student steps over ``images`` synthetic images.
+
+    A random permutation is cut into consecutive chunks of ``batch`` (None: the whole set), and the chunks are taken
+    from the last to the first, so that a short remainder comes first; then a new permutation is drawn.
+
+    Returns:
+        Indices of all steps, concatenated, int64, and how many each step takes.
+
+    Source: MTT's distillation loop (docs/methods.md 1.7).
+    """
+    chunks: list[Tensor] = []
+    taken: list[Tensor] = []
+    for _ in range(steps):
+        if not chunks:
+            chunks = list(torch.randperm(images, generator=generator).split(batch or images))
+        taken.append(chunks.pop())
+    return torch.cat(taken), tuple(len(chunk) for chunk in taken)

@@ -9,7 +9,7 @@ import torch
 
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.trajectory import UniformSegments
-from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.sampler import plan_batches
 
 # data set, images, batch, steps, chunk sizes of one pass: as the released configurations imply (docs/methods.md 1.7)
 PLANS = [
@@ -27,12 +27,12 @@ PLANS = [
 
 @pytest.mark.parametrize(("images", "batch", "steps", "one_pass"), PLANS)
 def test_chunks(images, batch, steps, one_pass):
-    plan = plan_batches(images, batch, steps, torch.Generator().manual_seed(0))
+    indices, sizes = plan_batches(images, batch, steps, torch.Generator().manual_seed(0))
     want = (one_pass * steps)[:steps]
-    assert list(plan.sizes) == want
-    assert plan.indices.dtype == torch.int64
-    assert len(plan.indices) == sum(want)
-    passes = plan.indices.split(images)
+    assert list(sizes) == want
+    assert indices.dtype == torch.int64
+    assert len(indices) == sum(want)
+    passes = indices.split(images)
     for whole in passes[:-1]:
         assert sorted(whole.tolist()) == list(range(images))
     assert len(set(passes[-1].tolist())) == len(passes[-1])  # an unfinished pass repeats nothing either
@@ -41,15 +41,15 @@ def test_chunks(images, batch, steps, one_pass):
 
 
 def test_chunks_are_consecutive_pieces_of_a_permutation_taken_from_its_end():
-    plan = plan_batches(45, 10, 5, torch.Generator().manual_seed(4))
+    indices, sizes = plan_batches(45, 10, 5, torch.Generator().manual_seed(4))
     order = torch.randperm(45, generator=torch.Generator().manual_seed(4)).tolist()
-    got = [chunk.tolist() for chunk in plan.indices.split(list(plan.sizes))]
+    got = [chunk.tolist() for chunk in indices.split(list(sizes))]
     assert got == [order[40:45], order[30:40], order[20:30], order[10:20], order[0:10]]
 
 
 def test_permutations_are_uniform():
     generator = torch.Generator().manual_seed(1)
-    first = Counter(int(plan_batches(5, 2, 1, generator).indices[0]) for _ in range(2000))
+    first = Counter(int(plan_batches(5, 2, 1, generator)[0][0]) for _ in range(2000))
     assert set(first) == set(range(5))
     assert all(320 < count < 480 for count in first.values()), first
 

@@ -18,7 +18,7 @@ from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertTraining, train_experts
 from hoptm_plugin.networks import ConvNet, create
-from hoptm_plugin.networks.stack import NetworkStack, TrainingLoss
+from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.progress import silent
 
 SHAPE, CLASSES = (2, 8, 8), 3
@@ -50,8 +50,8 @@ def vector(network):
 @pytest.mark.parametrize("soft", [False, True])
 def test_losses_and_gradients_of_a_stack_are_those_of_each_network(soft):
     networks, sets = make_networks(3), make_sets(3, soft=soft)
-    stack = NetworkStack(networks, TrainingLoss(networks[0]))
-    losses, gradients = stack.losses_and_gradients(*(torch.stack(part) for part in zip(*sets, strict=True)))
+    stacked = [torch.stack(part) for part in zip(*sets, strict=True)]
+    losses, gradients = TrainingLoss(networks[0])(torch.stack([vector(network) for network in networks]), *stacked)
     for network, (images, targets), loss, gradient in zip(networks, sets, losses, gradients, strict=True):
         expected = cross_entropy(network(images), targets)
         torch.testing.assert_close(loss, expected.detach(), **CLOSE)
@@ -101,14 +101,13 @@ def test_running_statistics_are_kept_as_the_module_keeps_them(compiled):
     (network,), (images, labels) = make_networks(1, norm="batch"), make_sets(1)[0]
     expected = copy.deepcopy(network).train()
     optimiser = torch.optim.SGD(expected.parameters(), 0.05)
-    stack = NetworkStack([network], TrainingLoss(network, compiled))
+    loss, theta, buffers = TrainingLoss(network, compiled), vector(network)[None], dict(network.named_buffers())
     for _ in range(3):
         optimiser.zero_grad()
         cross_entropy(expected(images), labels).backward()
         optimiser.step()
-        stack.parameters -= 0.05 * stack.losses_and_gradients(images[None], labels[None])[1]
-    stack.unload()
-    torch.testing.assert_close(vector(network), vector(expected), **CLOSE)
+        theta = theta - 0.05 * loss(theta, images[None], labels[None], buffers)[1]
+    torch.testing.assert_close(theta[0], vector(expected), **CLOSE)
     for (name, ours), theirs in zip(network.named_buffers(), expected.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name, **CLOSE)
     assert float(network.features[1].running_mean.abs().max()) > 0
@@ -120,7 +119,7 @@ def test_several_networks_with_running_statistics_are_refused():
     assert not loss.stackable(*sets[0])
     assert loss.together(Compute(parallel_networks=2), *sets[0]) == 1
     with pytest.raises(RuntimeError, match=r"(?i)batch norm.*running_mean"):
-        NetworkStack(networks, loss).losses_and_gradients(*(torch.stack(part) for part in zip(*sets, strict=True)))
+        loss(torch.stack([vector(network) for network in networks]), *map(torch.stack, zip(*sets, strict=True)))
 
 
 def test_a_forward_pass_that_looks_at_values_is_trained_one_at_a_time():
@@ -139,7 +138,7 @@ def test_a_forward_pass_that_looks_at_values_is_trained_one_at_a_time():
 
 
 def test_augmentation_side_by_side_draws_for_each_network_from_its_own_generator():
-    batches, dsa = [images for images, _ in make_sets(3)], DSA()
+    batches, dsa = torch.stack([images for images, _ in make_sets(3)]), DSA()
     together = augment_side_by_side(dsa, batches, [Seeds(number).generator("a") for number in range(3)])
     alone = [dsa(batch, Seeds(number).generator("a")) for number, batch in enumerate(batches)]
     torch.testing.assert_close(together, torch.stack(alone), **CLOSE)

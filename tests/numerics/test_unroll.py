@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
-from hoptm_plugin.trajectory.plan import plan_batches
+from hoptm_plugin.trajectory.sampler import plan_batches
 from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
@@ -46,33 +46,34 @@ def forward_by_hand(theta, x):
 def problem():
     """Synthetic images, soft label logits and alpha as leaves; DSA draws for a plan with remainder chunks."""
     generator = torch.Generator().manual_seed(3)
-    plan = plan_batches(7, 3, STEPS, generator)
-    assert plan.sizes[:4] == (1, 3, 3, 1)
+    indices, sizes = plan_batches(7, 3, STEPS, generator)
+    assert sizes[:4] == (1, 3, 3, 1)
     dsa = DSA()
-    draws = [dsa.draw(size, SHAPE, generator) for size in plan.sizes]
+    draws = [dsa.draw(size, SHAPE, generator) for size in sizes]
     assert {draw.group for draw in draws} == GROUPS  # all operations take part
     images = torch.randn(7, *SHAPE, generator=generator, dtype=torch.float64, requires_grad=True)
     logits = torch.randn(7, CLASSES, generator=generator, dtype=torch.float64, requires_grad=True)
     alpha = torch.tensor(0.07, dtype=torch.float64, requires_grad=True)
     probes = torch.randn(STEPS + 1, make_network().num_parameters, generator=generator, dtype=torch.float64)
-    return {"plan": plan, "dsa": dsa, "draws": draws, "leaves": (images, logits, alpha), "probes": probes}
+    return {"plan": (indices, sizes), "dsa": dsa, "draws": draws, "leaves": (images, logits, alpha), "probes": probes}
 
 
 def path_of(problem, strategy):
     images, logits, alpha = problem["leaves"]
-    plan = problem["plan"]
-    augmented = problem["dsa"].apply_many(images[plan.indices], problem["draws"], plan.sizes)
+    indices, sizes = problem["plan"]
+    augmented = problem["dsa"].apply_many(images[indices], problem["draws"], sizes)
     network = make_network()
-    targets = logits.softmax(1)[plan.indices]
-    return unroll(StudentStep(network), network.flatten(), augmented, targets, plan.sizes, alpha, strategy)
+    targets = logits.softmax(1)[indices]
+    return unroll(StudentStep(network), network.flatten(), augmented, targets, sizes, alpha, strategy)
 
 
 def path_by_hand(problem):
     images, logits, alpha = problem["leaves"]
     theta = make_network().flatten().requires_grad_()
     path, at = [theta], 0
-    for size, draw in zip(problem["plan"].sizes, problem["draws"], strict=True):
-        index = problem["plan"].indices[at : at + size]
+    indices, sizes = problem["plan"]
+    for size, draw in zip(sizes, problem["draws"], strict=True):
+        index = indices[at : at + size]
         at += size
         outputs = forward_by_hand(path[-1], problem["dsa"].apply(images[index], draw))
         loss = -(logits[index].softmax(1) * outputs.log_softmax(1)).sum(1).mean()
