@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -96,6 +96,19 @@ def check_split(images: Tensor, labels: Tensor, num_classes: int, where: str) ->
         first = int(wrong[0])
         raise DataError(f"{where}: label {int(labels[first])} at index {first} lies outside 0..{num_classes - 1} "
                         f"({len(wrong)} such); mend the labels or name all classes")  # fmt: skip
+
+
+def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]], num_classes: int, where: str) -> None:
+    """Refuse splits as :func:`check_split` does each, and those whose images have another shape than train's.
+
+    Raises:
+        DataError: starting with ``where`` and the split.
+    """
+    for split, (images, labels) in splits.items():
+        check_split(images, labels, num_classes, f"{where}: {split}")
+        if images.shape[1:] != splits["train"][0].shape[1:]:
+            raise DataError(f"{where}: {split} images have shape (C, H, W) {tuple(images.shape[1:])}, but train images "
+                            f"{tuple(splits['train'][0].shape[1:])}; all splits need one shape")  # fmt: skip
 
 
 def check_class_list(classes: tuple[str, ...]) -> None:

@@ -11,8 +11,8 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.arrays import read_npz
 from hoptm_plugin.data.files import FileReader
+from hoptm_plugin.data.npz import read_npz
 
 RELEASED = {"pathmnist": ((0.741, 0.533, 0.706), (0.402, 0.821, 0.407))}
 

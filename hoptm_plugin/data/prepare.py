@@ -18,7 +18,7 @@ from hoptm_plugin.core.errors import ConfigurationError, DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.text import UNPRINTABLE
-from hoptm_plugin.data.files import check_split
+from hoptm_plugin.data.files import check_splits
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.splits import stratified
 from hoptm_plugin.data.whitening import check_features, whiten
@@ -82,8 +82,7 @@ def prepare(raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.
         if not 0 < len(name) <= LONGEST_NAME or UNPRINTABLE.search(name) or set(name) & {"\n", "\t"}:
             raise DataError(f"data set {raw.name}: {name!r} is no name of a class or data set, which are of 1 to "
                             f"{LONGEST_NAME} characters on one line; rename it")  # fmt: skip
-    for split, labelled in _splits(raw).items():
-        check_split(*labelled, len(raw.class_names), f"data set {raw.name}: {split}")
+    check_splits(_splits(raw), len(raw.class_names), f"data set {raw.name}")
     splits, provenance = _with_validation(raw, preprocess, seeds)
     channels = _channels(raw, preprocess)
     if preprocess.zca:

@@ -15,7 +15,7 @@ from hoptm_plugin import SyntheticSet
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import DataError, FileFormatError, StorageError
 from hoptm_plugin.core.text import all_printable, printable
-from hoptm_plugin.data import arrays, memory
+from hoptm_plugin.data import memory, npz
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import Begun
@@ -206,7 +206,7 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_made(tmp_path, monke
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**20)
     tracemalloc.start()
     with pytest.raises(DataError, match=r"bomb.npz: its arrays need .* GiB"):
-        arrays.read_npz(path, None)
+        npz.read_npz(path, None)
     assert tracemalloc.get_traced_memory()[1] < size / 4
     tracemalloc.stop()
 
