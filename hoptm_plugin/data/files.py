@@ -11,12 +11,14 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import DatasetReader
+from hoptm_plugin.core.roles import Machine
 
 
 class FileReader(DatasetReader):
     """A reader whose source lies at ``root``, which the user gives as ``dataset.root``."""
 
-    root: Path | None
+    def __init__(self, root: Machine[Path | None] = None) -> None:
+        self.root = root
 
     @abstractmethod
     def locate(self) -> Path | None:
@@ -59,6 +61,25 @@ def entries(folder: Path) -> list[Path]:
 def subfolders(folder: Path) -> dict[str, Path]:
     """Return the folders in ``folder`` by name, sorted."""
     return {path.name: path for path in entries(folder) if path.is_dir()}
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a text without the white space around them, and without empty ones."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is no text; {remedy}") from None
+
+
+def listed_classes(path: Path, count: int, remedy: str) -> list[str]:
+    """Return the classes that a text names, one a line, of which there must be ``count``."""
+    names = read_lines(path, remedy)
+    if len(names) != count or len(set(names)) != count:
+        raise DataError(f"{path}: must name {count} different classes, one a line, but names {len(set(names))} "
+                        f"in {len(names)} lines; {remedy}")  # fmt: skip
+    return names
 
 
 def here_or_below(root: Path, fits: Callable[[Path], bool], what: str) -> Path | None:
