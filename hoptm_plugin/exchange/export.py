@@ -115,8 +115,8 @@ def _check_line(name: str, text: str | None) -> None:
 def _read(given: SyntheticSet | HasFolder | str | os.PathLike[str]) -> _Stored:
     """Read a set with all that lies in its run folder; of a file or a set, nothing but the set."""
     if isinstance(given, SyntheticSet):
-        synthetic = given.detached().to(torch.device("cpu"))
         try:
+            synthetic = given.detached().to(torch.device("cpu"))
             check_set(synthetic)
         except ValueError as error:
             raise ConfigurationError(f"the synthetic set cannot be exported: {error}") from None
