@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ _claimed: list[tuple[int, Lock | None]] = []
 def claim_gpu(folder: Path | None) -> int:
     """Return the index of a visible CUDA device that no other process of this user works on, held until this one ends.
 
-    Where all are taken, one is shared, and a line on stderr says so. Ray and Slurm give a process the sight of its own
+    Where all are taken, one is shared, and a warning says so. Ray and Slurm give a process the sight of its own
     device only, and then there is nothing to choose.
 
     Args:
@@ -42,5 +42,5 @@ def _claim(folder: Path, count: int) -> tuple[int, Lock | None]:
         except StorageError:
             break
     shared = os.getpid() % count
-    print(f"all {count} GPUs are in use by other runs; sharing GPU {shared}", file=sys.stderr)  # noqa: T201
+    warnings.warn(f"all {count} GPUs are in use by other runs; sharing GPU {shared}", stacklevel=2)
     return shared, None
