@@ -18,13 +18,14 @@ def devices(monkeypatch):
     def see(count):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}"))
-        monkeypatch.setattr(gpus, "_claimed", [])
+        gpus.claim_gpu.cache_clear()
 
-    return see
+    yield see
+    gpus.claim_gpu.cache_clear()
 
 
 def hold(folder, count, connection):
-    gpus._claimed.clear()  # inherited by the fork
+    gpus.claim_gpu.cache_clear()  # inherited by the fork
     torch.cuda.device_count = lambda: count
     torch.cuda.get_device_properties = lambda index: SimpleNamespace(uuid=f"GPU-{index}")
     connection.send(gpus.claim_gpu(folder))
