@@ -65,8 +65,7 @@ class _Throttled(Progress):
 
     def advance(self, steps: int = 1, **values: Shown) -> None:
         self.done += steps
-        if values:
-            self.values.update(values)
+        self.values.update(values)
         now = time.monotonic()
         if now >= self.next:
             self.next = now + self.interval
