@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tracemalloc
@@ -218,7 +219,8 @@ YAML = ("a: !!python/name:os.system", "a: !!python/object/apply:os.system [x]", 
 
 @pytest.mark.parametrize("text", YAML)
 def test_yaml_that_is_more_than_plain_values(text, tmp_path):
-    (tmp_path / "config.yaml").write_text(text)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "config.yaml").write_text(f"# SHA-256 of all below: {checksum}\n{text}")
     with pytest.raises(FileFormatError, match=r"config.yaml: not a readable configuration"):
         read_config(tmp_path / "config.yaml")
 
