@@ -21,9 +21,8 @@ from pydantic import (
 )
 
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.record import SCHEMA, Digest, Line, Record, read_record, write_record
+from hoptm_plugin.cards.record import SCHEMA, Digest, Fraction, Line, Record, read_record, write_record
 from hoptm_plugin.cards.software import Software, software_versions
-from hoptm_plugin.cards.summary import Fraction
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
@@ -189,13 +188,12 @@ def make_card(
         name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
         train=len(data.train), validation=len(data.validation), test=len(data.test),
     )  # fmt: skip
-    evaluated = {kind: None if found is None else _evaluations(found) for kind, found in results.items()}
+    evaluated = {
+        kind: None if found is None else tuple(Evaluation.from_metrics(*each) for each in found.items())
+        for kind, found in results.items()
+    }
     software = Software.model_validate(software_versions())
     return Card.model_validate({**fields, "schema": SCHEMA, "dataset": record, "software": software, **evaluated})
-
-
-def _evaluations(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[Evaluation, ...]:
-    return tuple(Evaluation.from_metrics(network, runs) for network, runs in results.items())
 
 
 def write_card(card: Card, path: Path) -> None:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from hoptm_plugin.cards.record import Line, Record
-from hoptm_plugin.cards.summary import Fraction, Summary
+from hoptm_plugin.cards.record import Fraction, Line, Record
 from hoptm_plugin.engine.metrics import summarise
 
 MOST_COUNTS: Final = 250_000
 """Of all confusion matrices of one architecture: more, and they would outgrow the card."""
 
 Confusion: TypeAlias = tuple[tuple[NonNegativeInt, ...], ...]
+
+
+class Summary(Record):
+    """One metric over several networks: mean, population std (ddof 0) and values; None where undefined."""
+
+    mean: Fraction | None
+    std: Annotated[float, Field(ge=0, le=0.5)] | None
+    values: Annotated[tuple[Fraction | None, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Summary:
+        expected = summarise(self.values)
+        for name, given in (("mean", self.mean), ("std", self.std)):
+            wanted = expected[name]
+            if (given is None) != (wanted is None) or abs((given or 0) - (wanted or 0)) > 1e-9:
+                raise ValueError(f"{name} is {given}, but the values give {wanted}")
+        return self
 
 
 class Calibration(Record):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.storage.files import check_checksum, read_bounded, with_checksum, write_json
@@ -19,6 +19,7 @@ Line = Annotated[
         min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
     ),
 ]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 

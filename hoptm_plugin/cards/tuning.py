@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from hoptm_plugin.cards.record import Line, Record
-from hoptm_plugin.cards.summary import Fraction
+from hoptm_plugin.cards.record import Fraction, Line, Record
 
 
 class Candidate(Record):

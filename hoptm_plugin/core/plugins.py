@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from hoptm_plugin.core.errors import PluginError
 
@@ -43,8 +43,9 @@ def load_plugins() -> list[str]:
         except PluginError:
             raise
         except Exception as error:
+            origin = f"{point.value}, from {point.dist.name} {point.dist.version}" if point.dist else point.value
             raise PluginError(
-                f"plug-in {point.name!r} ({_origin(point)}) could not be imported: {type(error).__name__}: {error}. "
+                f"plug-in {point.name!r} ({origin}) could not be imported: {type(error).__name__}: {error}. "
                 f"Mend it or uninstall its package."
             ) from error
         loaded.append(f"{point.name} = {point.value}")
@@ -54,7 +55,3 @@ def load_plugins() -> list[str]:
 def configuration_packages() -> list[tuple[str, str]]:
     """Return (plug-in name, importable package of YAML) of every plug-in that brings configuration."""
     return sorted((point.name, point.value) for point in entry_points(group=CONFIGURATION))
-
-
-def _origin(point: EntryPoint) -> str:
-    return f"{point.value}, from {point.dist.name} {point.dist.version}" if point.dist else point.value

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from hoptm_plugin.core.errors import ConfigurationError, PluginError, Problems, UnknownNameError
 from hoptm_plugin.core.plugins import load_parts
@@ -186,11 +186,7 @@ def checked(hint: Any, value: Any, path: str) -> Any:
     try:
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
-        except (PydanticSchemaGenerationError, TypeError):
-            adapter = TypeAdapter(hint)
-        except Exception as error:
-            if getattr(error, "code", None) != "type-adapter-config-unused":
-                raise
+        except (PydanticUserError, TypeError):  # a type that has a configuration of its own, or takes none
             adapter = TypeAdapter(hint)
         return adapter.validate_python(value)
     except ValidationError as error:

@@ -55,7 +55,8 @@ class Settings(BaseModel):
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
         """Refuse a field without a role."""
         for name, field in cls.model_fields.items():
-            if decides(cls, name) is None and not _is_group(field.annotation):
+            group = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+            if decides(cls, name) is None and not group:
                 raise TypeError(f"{cls.__name__}.{name}: annotate it with what it decides, such as Result[int] or "
                                 f"Nothing[str]; see hoptm_plugin.core.roles")  # fmt: skip
 
@@ -63,10 +64,6 @@ class Settings(BaseModel):
 def decides(settings: type[Settings], name: str) -> Decides | None:
     """Return what a field decides; None of a group, whose fields say it."""
     return next((each for each in settings.model_fields[name].metadata if isinstance(each, Decides)), None)
-
-
-def _is_group(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
 
 
 def of_part(spec: Mapping[str, Any], kind: type | None) -> dict[str, tuple[Decides, type | None]]:

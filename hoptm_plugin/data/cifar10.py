@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +15,6 @@ from torch import Tensor
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
-from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_split, existing_folder, here_or_below
 from hoptm_plugin.data.folder import is_image_folder, read_folders
@@ -21,9 +22,6 @@ from hoptm_plugin.data.images import images_in
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RELEASED = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-TRAIN_FILES = tuple(f"data_batch_{index}.bin" for index in range(1, 6))
-TEST_FILES = ("test_batch.bin",)
-RECORDS = 10_000  # per file
 SHAPE = (3, 32, 32)
 HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 
@@ -44,31 +42,20 @@ class CifarReader(FileReader):
     archive: str  # that holds the binary version
     unpacked: str  # its folder
     pickled: str  # a file of the Python version
-    train_files: tuple[str, ...]
-    test_files: tuple[str, ...]
+    train_files: ClassVar[Mapping[str, int]]  # images by file
+    test_files: ClassVar[Mapping[str, int]]
     label_bytes: int
     released: tuple[tuple[float, ...], tuple[float, ...]]
 
-    def __init__(self, root: Machine[Path | None] = None) -> None:
-        self.root = root
-
     @abstractmethod
-    def binary_classes(self, folder: Path) -> tuple[str, ...]:
-        """Return the class names of the binary version in ``folder``."""
-
-    @abstractmethod
-    def image_classes(self, folder: Path) -> tuple[str, ...]:
-        """Return the class names of the image folders in ``folder``."""
-
-    @abstractmethod
-    def records(self, file: str) -> int:
-        """Return how many images the binary file called ``file`` holds."""
+    def classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the class names of the binary version, or of the image folders, in ``folder``."""
 
     def locate(self) -> Path:
         """Return the folder that holds the binary files or the image folders."""
         what = f"the unpacked binary version ({self.unpacked}), or image folders train/CLASS/ and test/CLASS/"
         root = existing_folder(self.root, what)
-        found = here_or_below(root, lambda path: self._is_binary(path) or is_image_folder(path), self.title)
+        found = here_or_below(root, lambda path: self.is_binary(path) or is_image_folder(path), self.title)
         if found is None:
             if here_or_below(root, lambda path: (path / self.pickled).is_file(), self.title) is not None:
                 raise DataError(f"{root}: holds the Python version, which is pickled and could run code when read; "
@@ -79,21 +66,22 @@ class CifarReader(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the official train and test splits; ``seeds`` decides nothing."""
         folder = self.locate()
-        return self._read_binary(folder) if self._is_binary(folder) else self._read_images(folder)
-
-    def _is_binary(self, path: Path) -> bool:
-        return (path / self.train_files[0]).is_file()
-
-    def _read_binary(self, folder: Path) -> RawImages:
-        classes = self.binary_classes(folder)
+        classes = self.classes(folder)
+        origin = {"source": f"{self.title} ({HOMEPAGE})", "licence": "none stated by its authors"}
+        if not self.is_binary(folder):
+            return self._read_images(folder, classes, origin)
         parts: list[tuple[Tensor, Tensor]] = []
         for files in (self.train_files, self.test_files):
-            batches = [self._read_records(folder / file, len(classes)) for file in files]
+            batches = [self._read_records(folder / file, number, len(classes)) for file, number in files.items()]
             parts.append((torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])))
-        return RawImages(self.name, classes, parts[0], parts[1], released=self.released, provenance=self._origin())
+        return RawImages(self.name, classes, parts[0], parts[1], released=self.released, provenance=origin)
 
-    def _read_records(self, path: Path, num_classes: int) -> tuple[Tensor, Tensor]:
-        records, size = self.records(path.name), self.label_bytes + int(np.prod(SHAPE))
+    def is_binary(self, path: Path) -> bool:
+        """Tell whether a folder holds the binary version."""
+        return (path / next(iter(self.train_files))).is_file()
+
+    def _read_records(self, path: Path, records: int, num_classes: int) -> tuple[Tensor, Tensor]:
+        size = self.label_bytes + int(np.prod(SHAPE))
         try:
             content = np.fromfile(path, dtype=np.uint8)
         except OSError as error:
@@ -107,8 +95,7 @@ class CifarReader(FileReader):
         check_split(images, labels, num_classes, str(path))
         return images, labels
 
-    def _read_images(self, folder: Path) -> RawImages:
-        classes = self.image_classes(folder)
+    def _read_images(self, folder: Path, classes: tuple[str, ...], origin: dict[str, str]) -> RawImages:
         raw = read_folders(folder, classes, SHAPE[0], self.name)
         if raw.train[0].shape[1:] != SHAPE or raw.provenance["resized_while_reading"]:
             raise DataError(f"{folder}: {self.title} images are 32x32, but these are {tuple(raw.train[0].shape[2:])} "
@@ -116,10 +103,7 @@ class CifarReader(FileReader):
         first = images_in(folder / "train" / raw.class_names[0])[0]
         recompressed = first.suffix.lower() in (".jpg", ".jpeg")
         return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released,
-                       provenance={**raw.provenance, **self._origin()})  # fmt: skip
-
-    def _origin(self) -> dict[str, str]:
-        return {"source": f"{self.title} ({HOMEPAGE})", "licence": "none stated by its authors"}
+                       provenance={**raw.provenance, **origin})  # fmt: skip
 
 
 @register("cifar10")
@@ -137,17 +121,11 @@ class Cifar10(CifarReader):
 
     title, name = "CIFAR-10", "cifar10"
     archive, unpacked, pickled = "cifar-10-binary.tar.gz", "cifar-10-batches-bin", "data_batch_1"
-    train_files, test_files, label_bytes = TRAIN_FILES, TEST_FILES, 1
+    train_files: ClassVar = {f"data_batch_{index}.bin": 10_000 for index in range(1, 6)}
+    test_files: ClassVar = {"test_batch.bin": 10_000}
+    label_bytes = 1
     released = RELEASED
 
-    def binary_classes(self, folder: Path) -> tuple[str, ...]:
-        """Return the official names."""
+    def classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the official names, which class folders must have as well."""
         return CLASSES
-
-    def image_classes(self, folder: Path) -> tuple[str, ...]:
-        """Return the official names, which the class folders must have."""
-        return CLASSES
-
-    def records(self, file: str) -> int:
-        """Return the same number for every file."""
-        return RECORDS

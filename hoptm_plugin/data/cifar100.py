@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.data import cifar10
 from hoptm_plugin.data.cifar10 import CifarReader
-from hoptm_plugin.data.files import subfolders
+from hoptm_plugin.data.files import listed_classes, subfolders
 
 CLASSES = 100
-NAMES = "fine_label_names.txt"
-RECORDS = {"train.bin": 50_000, "test.bin": 10_000}
 
 
 @register("cifar100")
@@ -33,31 +32,17 @@ class Cifar100(CifarReader):
 
     title, name = "CIFAR-100", "cifar100"
     archive, unpacked, pickled = "cifar-100-binary.tar.gz", "cifar-100-binary", "meta"
-    train_files, test_files, label_bytes = ("train.bin",), ("test.bin",), 2
+    train_files: ClassVar = {"train.bin": 50_000}
+    test_files: ClassVar = {"test.bin": 10_000}
+    label_bytes = 2
     released = cifar10.RELEASED
 
-    def binary_classes(self, folder: Path) -> tuple[str, ...]:
-        """Return the lines of ``fine_label_names.txt``."""
-        path = folder / NAMES
-        try:
-            names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); unpack {self.archive} again") from None
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: is no text; unpack {self.archive} again") from None
-        if len(set(names)) != CLASSES or len(names) != CLASSES:
-            raise DataError(f"{path}: must name {CLASSES} different classes, one a line, but names {len(set(names))} "
-                            f"in {len(names)} lines; unpack {self.archive} again")  # fmt: skip
-        return names
-
-    def image_classes(self, folder: Path) -> tuple[str, ...]:
-        """Return the names of the training class folders, of which there must be 100."""
+    def classes(self, folder: Path) -> tuple[str, ...]:
+        """Return the lines of ``fine_label_names.txt``, or the names of the training class folders, 100 of them."""
+        if self.is_binary(folder):
+            return tuple(listed_classes(folder / "fine_label_names.txt", CLASSES, f"unpack {self.archive} again"))
         names = tuple(subfolders(folder / "train"))
         if len(names) != CLASSES:
             raise DataError(f"{folder / 'train'}: CIFAR-100 has {CLASSES} classes, but {len(names)} class folders are "
                             f"there; add what is missing, or read them with dataset=folder")  # fmt: skip
         return names
-
-    def records(self, file: str) -> int:
-        """Return 50,000 for the training file, 10,000 for the test file."""
-        return RECORDS[file]

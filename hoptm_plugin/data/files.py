@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import DatasetReader
+from hoptm_plugin.core.roles import Machine
 
 
 class FileReader(DatasetReader):
     """A reader whose source lies at ``root``, which the user gives as ``dataset.root``."""
 
-    root: Path | None
+    def __init__(self, root: Machine[Path | None] = None) -> None:
+        self.root = root
 
     @abstractmethod
     def locate(self) -> Path | None:
@@ -61,6 +63,25 @@ def subfolders(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in entries(folder) if path.is_dir()}
 
 
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a text without the white space around them, and without empty ones."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is no text; {remedy}") from None
+
+
+def listed_classes(path: Path, count: int, remedy: str) -> list[str]:
+    """Return the classes that a text names, one a line, of which there must be ``count``."""
+    names = read_lines(path, remedy)
+    if len(names) != count or len(set(names)) != count:
+        raise DataError(f"{path}: must name {count} different classes, one a line, but names {len(set(names))} "
+                        f"in {len(names)} lines; {remedy}")  # fmt: skip
+    return names
+
+
 def here_or_below(root: Path, fits: Callable[[Path], bool], what: str) -> Path | None:
     """Return ``root``, or else the one folder directly in it, that ``fits``; None if none does.
 
@@ -96,6 +117,19 @@ def check_split(images: Tensor, labels: Tensor, num_classes: int, where: str) ->
         first = int(wrong[0])
         raise DataError(f"{where}: label {int(labels[first])} at index {first} lies outside 0..{num_classes - 1} "
                         f"({len(wrong)} such); mend the labels or name all classes")  # fmt: skip
+
+
+def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]], num_classes: int, where: str) -> None:
+    """Refuse splits as :func:`check_split` does each, and those whose images have another shape than train's.
+
+    Raises:
+        DataError: starting with ``where`` and the split.
+    """
+    for split, (images, labels) in splits.items():
+        check_split(images, labels, num_classes, f"{where}: {split}")
+        if images.shape[1:] != splits["train"][0].shape[1:]:
+            raise DataError(f"{where}: {split} images have shape (C, H, W) {tuple(images.shape[1:])}, but train images "
+                            f"{tuple(splits['train'][0].shape[1:])}; all splits need one shape")  # fmt: skip
 
 
 def check_class_list(classes: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import DatasetReader, RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.files import check_split
+from hoptm_plugin.data.files import check_splits
 
 Given = tuple[Any, Any]
 
@@ -43,11 +43,7 @@ class Arrays(DatasetReader):
         most = max((int(labels.max()) + 1 for _, labels in self._splits.values() if len(labels)), default=0)
         self.class_names = tuple(map(str, range(most))) if class_names is None else tuple(map(str, class_names))
         self.name = name
-        for split, (images, labels) in self._splits.items():
-            check_split(images, labels, len(self.class_names), f"Arrays: {split}")
-            if images.shape[1:] != self._splits["train"][0].shape[1:]:
-                raise DataError(f"Arrays: {split} images are {tuple(images.shape[1:])}, those of train "
-                                f"{tuple(self._splits['train'][0].shape[1:])}; all splits need one shape")  # fmt: skip
+        check_splits(self._splits, len(self.class_names), "Arrays")
 
     def read(self, seeds: Seeds) -> RawImages:
         """Return the splits as they are; ``seeds`` decides nothing."""

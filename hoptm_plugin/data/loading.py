@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hoptm_plugin.core.dataset import ImageData
-from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import DatasetReader, datasets
 from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.seeding import Seeds
@@ -60,15 +60,11 @@ def check_ipc(data: ImageData, ipc: int) -> list[str]:
 
 def _parts(spec: Mapping[str, Any]) -> tuple[DatasetReader, Preprocess]:
     settings = dict(spec)
-    problems: list[str] = []
-    try:
-        preprocess: Preprocess = checked(Preprocess, settings.pop("preprocess", None) or {}, f"{PATH}.preprocess")
-    except ConfigurationError as error:
-        problems += error.problems
-    try:
-        reader = datasets.build(settings, PATH)
-    except ConfigurationError as error:
-        problems += error.problems
-    if problems:
-        raise ConfigurationError(problems)
+    given = settings.pop("preprocess", None) or {}
+    problems = Problems()
+    preprocess = problems.attempt(lambda: checked(Preprocess, given, f"{PATH}.preprocess"))
+    reader = problems.attempt(lambda: datasets.build(settings, PATH))
+    problems.raise_if_any()
+    assert reader is not None
+    assert preprocess is not None
     return reader, preprocess

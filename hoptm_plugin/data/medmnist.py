@@ -11,8 +11,8 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.arrays import read_npz
 from hoptm_plugin.data.files import FileReader
+from hoptm_plugin.data.npz import read_npz
 
 RELEASED = {"pathmnist": ((0.741, 0.533, 0.706), (0.402, 0.821, 0.407))}
 
@@ -43,7 +43,8 @@ class MedMnist(FileReader):
         size: Literal[28, 64, 128, 224] = 28,
         download: Machine[bool] = False,
     ) -> None:
-        from medmnist.info import INFO  # takes a second and creates ~/.medmnist, so only where it is needed
+        # takes a second and creates ~/.medmnist, so only where it is needed
+        from medmnist.info import DEFAULT_ROOT, INFO
 
         flat = sorted(name for name, info in INFO.items() if not info["python_class"].endswith("3D"))
         if flag not in flat:
@@ -54,20 +55,23 @@ class MedMnist(FileReader):
                              f"per image cannot use; choose another data set")  # fmt: skip
         self.flag, self.root, self.size, self.download = flag, root, size, download
         self.stem = flag if size == 28 else f"{flag}_{size}"
+        self.path = Path(root or DEFAULT_ROOT).expanduser() / f"{self.stem}.npz"
 
     def locate(self) -> Path | None:
         """Return the npz file's path, or None when it is missing and will be downloaded."""
-        path = self._path()
-        if path.is_file():
-            return path
+        if self.path.is_file():
+            return self.path
         if self.download:
             return None
-        raise DataError(f"{path}: no such file; put {path.name} there (from {self._info('url')}), set dataset.root to "
-                        f"the folder that holds it, or let medmnist fetch it with dataset.download=true")  # fmt: skip
+        raise DataError(f"{self.path}: no such file; put {self.path.name} there (from {self._info('url')}), set "
+                        f"dataset.root to the folder that holds it, or let medmnist fetch it with "
+                        f"dataset.download=true")  # fmt: skip
 
     def read(self, seeds: Seeds) -> RawImages:
         """Return MedMNIST's own three splits; ``seeds`` decides nothing."""
-        path = self.locate() or self._fetch()
+        if self.locate() is None:
+            self._fetch()
+        path = self.path
         names = tuple(self.info["label"][str(label)] for label in range(len(self.info["label"])))
         splits, _ = read_npz(path, len(names))
         expected = (self.info["n_channels"], self.size, self.size)
@@ -83,18 +87,13 @@ class MedMnist(FileReader):
         return RawImages(name, names, splits["train"], splits["test"], splits.get("val"),
                          RELEASED.get(self.flag), provenance)  # fmt: skip
 
-    def _path(self) -> Path:
-        from medmnist.info import DEFAULT_ROOT
-
-        return Path(self.root or DEFAULT_ROOT).expanduser() / f"{self.stem}.npz"
-
     def _info(self, key: str) -> str:
         return self.info[key if self.size == 28 else f"{key}_{self.size}"]
 
-    def _fetch(self) -> Path:
+    def _fetch(self) -> None:
         import medmnist
 
-        path = self._path()
+        path = self.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # The smallest split: only the constructor downloads, and it loads the split it is asked for.
@@ -106,4 +105,3 @@ class MedMnist(FileReader):
                 f"{path}: medmnist could not download it{cause}; check the network and the folder, or fetch "
                 f"{self._info('url')} (MD5 {self._info('MD5')}) and put it there"
             ) from None
-        return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from hoptm_plugin.core.errors import ConfigurationError, DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.text import UNPRINTABLE
-from hoptm_plugin.data.files import check_split
+from hoptm_plugin.data.files import check_splits
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.splits import stratified
 from hoptm_plugin.data.whitening import check_features, whiten
@@ -82,8 +82,7 @@ def prepare(raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.
         if not 0 < len(name) <= LONGEST_NAME or UNPRINTABLE.search(name) or set(name) & {"\n", "\t"}:
             raise DataError(f"data set {raw.name}: {name!r} is no name of a class or data set, which are of 1 to "
                             f"{LONGEST_NAME} characters on one line; rename it")  # fmt: skip
-    for split, labelled in _splits(raw).items():
-        check_split(*labelled, len(raw.class_names), f"data set {raw.name}: {split}")
+    check_splits(_splits(raw), len(raw.class_names), f"data set {raw.name}")
     splits, provenance = _with_validation(raw, preprocess, seeds)
     channels = _channels(raw, preprocess)
     if preprocess.zca:
@@ -99,11 +98,12 @@ def prepare(raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.
     as_float = resize or preprocess.zca
     require(total * channels * size[0] * size[1] * (4 if as_float else 1), device,
             f"{total} images of {channels}x{size[0]}x{size[1]} as {'float32' if as_float else 'uint8'}")  # fmt: skip
-    convert = _to_float if as_float else _to_uint8
-    images = {
-        split: convert(pixels, (channels, *size), normalisation, preprocess, device)
-        for split, (pixels, _) in splits.items()
-    }
+    images = {}
+    for split, (pixels, _) in splits.items():
+        if as_float:
+            images[split] = _to_float(pixels, (channels, *size), normalisation, preprocess, device)
+        else:
+            images[split] = _crop(pixels, size).expand(-1, channels, -1, -1).to(device).contiguous()
     inverse = whiten(images, preprocess.zca_eps) if preprocess.zca else None
     parts = {name: Split(images[name], labels.to(device), normalisation) for name, (_, labels) in splits.items()}
     return ImageData(raw.name, raw.class_names, parts["train"], parts["validation"], parts["test"], normalisation,
@@ -207,28 +207,19 @@ def _normalisation(raw: RawImages, preprocess: Preprocess, train: Tensor, channe
     return Normalisation(mean, std, kind)
 
 
-def _to_uint8(
-    pixels: Tensor, shape: tuple[int, int, int], normalisation: Normalisation, preprocess: Preprocess,
-    device: torch.device,
-) -> Tensor:  # fmt: skip
-    return _crop(pixels, shape).expand(-1, shape[0], -1, -1).to(device).contiguous()
-
-
 def _to_float(
     pixels: Tensor, shape: tuple[int, int, int], normalisation: Normalisation, preprocess: Preprocess,
     device: torch.device,
 ) -> Tensor:  # fmt: skip
     result = torch.empty((len(pixels), *shape), device=device)
-    start = 0
-    for block in _blocks(pixels):
-        images = block.to(device).float() / 255
-        images = images.expand(-1, shape[0], -1, -1)
+    blocks = _blocks(pixels)
+    for block, converted in zip(blocks, result.split(len(blocks[0])), strict=True):
+        images = (block.to(device).float() / 255).expand(-1, shape[0], -1, -1)
         if preprocess.resize_order == "after_normalise":
             images = _resize(normalisation.apply(images), preprocess)
         else:
             images = normalisation.apply(_resize(images, preprocess).clamp(0, 1))
-        result[start : start + len(block)] = _crop(images, shape)
-        start += len(block)
+        converted.copy_(_crop(images, shape[1:]))
     return result
 
 
@@ -239,10 +230,10 @@ def _resize(images: Tensor, preprocess: Preprocess) -> Tensor:
     return TF.resize(images, [preprocess.image_size], InterpolationMode.BICUBIC, antialias=preprocess.antialias)
 
 
-def _crop(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    return images if images.shape[2:] == shape[1:] else TF.center_crop(images, list(shape[1:]))
+def _crop(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return images if images.shape[2:] == size else TF.center_crop(images, list(size))
 
 
-def _blocks(images: Tensor) -> Iterator[Tensor]:
-    """Iterate over runs of uint8 images whose float64 form takes about ``BLOCK_BYTES``."""
-    yield from images.split(max(1, BLOCK_BYTES // (8 * images[0].numel())))
+def _blocks(images: Tensor) -> tuple[Tensor, ...]:
+    """Return runs of uint8 images whose float64 form takes about ``BLOCK_BYTES``."""
+    return images.split(max(1, BLOCK_BYTES // (8 * images[0].numel())))

@@ -12,9 +12,8 @@ from torch import Tensor
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
-from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.files import FileReader, existing_folder, here_or_below
+from hoptm_plugin.data.files import FileReader, existing_folder, here_or_below, listed_classes, read_lines
 from hoptm_plugin.data.images import decode, images_in
 
 CLASSES = 200
@@ -46,9 +45,6 @@ class TinyImageNet(FileReader):
 
     cites = ("le2015tinyimagenet",)
 
-    def __init__(self, root: Machine[Path | None] = None) -> None:
-        self.root = root
-
     def locate(self) -> Path:
         """Return the folder that holds the class list, ``train`` and ``val``, which must be there."""
         root = existing_folder(self.root, WHAT)
@@ -63,24 +59,27 @@ class TinyImageNet(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the official training and validation splits; ``seeds`` decides nothing."""
         folder = self.locate()
-        wnids = sorted(_lines(folder / WNIDS))
-        if len(wnids) != CLASSES or len(set(wnids)) != CLASSES:
-            raise DataError(f"{folder / WNIDS}: must name {CLASSES} different classes, one a line, but names "
-                            f"{len(set(wnids))} in {len(wnids)} lines; {AGAIN}")  # fmt: skip
-        train = [images_in(_existing(folder / "train" / wnid / "images")) for wnid in wnids]
-        for wnid, paths in zip(wnids, train, strict=True):
-            _check_count(folder / "train" / wnid / "images", len(paths), TRAIN_IMAGES)
+        wnids = sorted(listed_classes(folder / WNIDS, CLASSES, AGAIN))
+        train = [_training_images(folder / "train" / wnid / "images") for wnid in wnids]
         test = _annotated(folder, wnids)
         names = _class_names(folder / WORDS, wnids)
         return RawImages("tinyimagenet", names, _decoded(train, folder / "train"), _decoded(test, folder / "val"),
                          released=RELEASED, provenance=ORIGIN)  # fmt: skip
 
 
+def _training_images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {AGAIN}")
+    images = images_in(folder)
+    _check_count(folder, len(images), TRAIN_IMAGES)
+    return images
+
+
 def _annotated(folder: Path, wnids: Sequence[str]) -> list[list[Path]]:
     """Return the validation images of each class."""
     path = folder / "val" / ANNOTATIONS
     groups: dict[str, list[Path]] = {wnid: [] for wnid in wnids}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path, AGAIN), 1):
         fields = line.split("\t")
         # a name with folders in it would lead out of the data set
         if len(fields) < 2 or fields[1] not in groups or Path(fields[0]).name != fields[0]:
@@ -100,7 +99,7 @@ def _class_names(path: Path, wnids: Sequence[str]) -> tuple[str, ...]:
     """Return the first word that WordNet has for each class; with its identifier where two classes share it."""
     if not path.is_file():
         return tuple(wnids)
-    words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)
+    words = dict(line.split("\t", 1) for line in read_lines(path, AGAIN) if "\t" in line)
     first = {wnid: words.get(wnid, wnid).split(",")[0].strip() or wnid for wnid in wnids}
     counts = Counter(first.values())
     return tuple(name if counts[name] == 1 else f"{name} ({wnid})" for wnid, name in first.items())
@@ -112,21 +111,6 @@ def _decoded(groups: Sequence[Sequence[Path]], where: Path) -> tuple[Tensor, Ten
         raise DataError(f"{where}: Tiny ImageNet images are 64x64, but these are {tuple(images.shape[2:])} or differ; "
                         f"{AGAIN}")  # fmt: skip
     return images, torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is no text; {AGAIN}") from None
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {AGAIN}")
-    return folder
 
 
 def _check_count(where: Path | str, found: int, expected: int) -> None:

@@ -97,7 +97,10 @@ def export(
     if format not in get_args(Format):
         raise ConfigurationError(f"format: {format!r} is none of {', '.join(get_args(Format))}")
     for name, text in (("source", source), ("licence", licence)):
-        _check_line(name, text)
+        try:
+            TypeAdapter(Line | None).validate_python(text)
+        except ValidationError:
+            raise ConfigurationError(f"{name}: must be one line of 1 to 500 characters") from None
     stored = _read(set_or_run)
     target = Path(f"{stored.name}-{format}" if folder is None else folder)
     origin = _origin(stored, source, licence)
@@ -105,18 +108,11 @@ def export(
     return Exported(target, manifest, origin.source, origin.licence, images_are(stored.synthetic))
 
 
-def _check_line(name: str, text: str | None) -> None:
-    try:
-        TypeAdapter(Line | None).validate_python(text)
-    except ValidationError:
-        raise ConfigurationError(f"{name}: must be one line of 1 to 500 characters") from None
-
-
 def _read(given: SyntheticSet | HasFolder | str | os.PathLike[str]) -> _Stored:
     """Read a set with all that lies in its run folder; of a file or a set, nothing but the set."""
     if isinstance(given, SyntheticSet):
-        synthetic = given.detached().to(torch.device("cpu"))
         try:
+            synthetic = given.detached().to(torch.device("cpu"))
             check_set(synthetic)
         except ValueError as error:
             raise ConfigurationError(f"the synthetic set cannot be exported: {error}") from None

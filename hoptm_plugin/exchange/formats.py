@@ -7,6 +7,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -17,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.exchange.manifest import NATIVE
 from hoptm_plugin.exchange.pixels import PixelLoss, to_pixels
+from hoptm_plugin.storage.run_files import SYNTHETIC
 from hoptm_plugin.storage.sets import write_set
 
 NPZ, LABELS = "distilled.npz", "labels.csv"
@@ -36,8 +37,7 @@ def taken_apart(synthetic: SyntheticSet) -> SyntheticSet:
 
 def reordered(synthetic: SyntheticSet, order: Tensor) -> SyntheticSet:
     """Return the set with its images and labels in another order."""
-    return SyntheticSet(synthetic.images[order], synthetic.labels[order], synthetic.step_size, synthetic.class_names,
-                        synthetic.normalisation, synthetic.info)  # fmt: skip
+    return replace(synthetic, images=synthetic.images[order], labels=synthetic.labels[order])
 
 
 def classes_of(synthetic: SyntheticSet) -> Tensor:
@@ -117,7 +117,7 @@ def _safe(name: str) -> str:
 def write_safetensors(synthetic: SyntheticSet, stored: Path | None, folder: Path) -> Written:
     """Copy the native file byte for byte, or write one where there is none."""
     if stored is None:
-        write_set(synthetic, folder / NATIVE)
+        write_set(synthetic, folder / SYNTHETIC)
     else:
-        shutil.copyfile(stored, folder / NATIVE)
-    return [NATIVE], None
+        shutil.copyfile(stored, folder / SYNTHETIC)
+    return [SYNTHETIC], None

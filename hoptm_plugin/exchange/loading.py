@@ -19,10 +19,10 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.core.text import shortened
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.exchange.formats import LABELS, NPZ, csv_header, label_type
-from hoptm_plugin.exchange.manifest import FILE_NAME, MOST_VALUES, NATIVE, Manifest, read_manifest
+from hoptm_plugin.exchange.manifest import FILE_NAME, MOST_VALUES, Manifest, read_manifest
 from hoptm_plugin.storage.files import sha256
 from hoptm_plugin.storage.npz import NpzError, open_npz
-from hoptm_plugin.storage.run_files import CARD
+from hoptm_plugin.storage.run_files import CARD, SYNTHETIC
 from hoptm_plugin.storage.sets import read_set
 
 AGAIN = "export it again"
@@ -63,10 +63,10 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
         return read_set(path)
     if is_export(path):
         return _load_export(path)
-    if not (path / NATIVE).is_file():
-        raise FileFormatError(f"{path}: holds neither {NATIVE} nor {FILE_NAME}, so it is no run folder with a "
+    if not (path / SYNTHETIC).is_file():
+        raise FileFormatError(f"{path}: holds neither {SYNTHETIC} nor {FILE_NAME}, so it is no run folder with a "
                               f"synthetic set and no exported set")  # fmt: skip
-    return read_set(path / NATIVE)
+    return read_set(path / SYNTHETIC)
 
 
 def is_export(path: Path) -> bool:
@@ -108,7 +108,7 @@ def _listed(folder: Path, manifest: Manifest, name: str) -> Path:
 
 
 def _read_safetensors(folder: Path, manifest: Manifest) -> SyntheticSet:
-    file = _listed(folder, manifest, NATIVE)
+    file = _listed(folder, manifest, SYNTHETIC)
     synthetic = read_set(file)
     step_size = None if synthetic.step_size is None else float(synthetic.step_size)
     found = (synthetic.class_names, synthetic.normalisation, tuple(synthetic.images.shape[1:]), len(synthetic),

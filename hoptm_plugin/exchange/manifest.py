@@ -16,7 +16,6 @@ from hoptm_plugin.exchange.pixels import PixelLoss
 from hoptm_plugin.storage.files import sha256
 
 FILE_NAME: Final = "export.json"
-NATIVE: Final = "synthetic.safetensors"  # as in a run folder
 LARGEST_BYTES: Final = 32 * 2**20  # of the manifest itself
 MOST_VALUES: Final = 2**30  # pixel values of a set: 4 GiB as float32
 Format: TypeAlias = Literal["medmnist", "folder", "safetensors", "ddranking"]

@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich import progress
@@ -66,8 +65,7 @@ class _Throttled(Progress):
 
     def advance(self, steps: int = 1, **values: Shown) -> None:
         self.done += steps
-        if values:
-            self.values.update(values)
+        self.values.update(values)
         now = time.monotonic()
         if now >= self.next:
             self.next = now + self.interval
@@ -90,9 +88,7 @@ class _Lines(_Throttled):
         super().__init__(interval, title, total, done)
         self.stream = stream
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         elapsed = _clock(time.monotonic() - self.began)
         if kind is not None:
             self.values.clear()  # reading them could fail as well, and hide the error
@@ -134,9 +130,7 @@ class _Bar(_Throttled):
         self.task = self.bar.add_task(self.title, total=self.total, completed=self.done, values="")
         return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is None:
             self.draw()
         self.bar.stop()

@@ -77,6 +77,9 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
     Shapes are never generalised: code for a shape must not depend on the shapes seen before, or a resumed run would
     compute other bits. Results may lie in memory that the next call overwrites.
     """
+    from torch._dynamo.exc import TorchDynamoException  # slow to import
+    from torch._inductor.exc import InductorError
+
     _configure_compiler()
     mode = "reduce-overhead" if device.type == "cuda" else None
     compiled = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
@@ -84,7 +87,7 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
     def call(*arguments: Any) -> Any:
         try:
             return compiled(*arguments)
-        except _compiler_errors() as error:
+        except (TorchDynamoException, InductorError) as error:
             raise ConfigurationError(
                 f"runtime.compile: this network cannot be compiled ({first_line(error)}); use runtime.compile=false"
             ) from error
@@ -102,14 +105,6 @@ def _configure_compiler() -> None:
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     if torch.cuda.is_available():  # there, kernels are otherwise chosen by timing them
         torch._inductor.config.deterministic = True
-
-
-@cache
-def _compiler_errors() -> tuple[type[Exception], ...]:
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError
-
-    return TorchDynamoException, InductorError
 
 
 def forward_operations(build: Callable[[], nn.Module], image_shape: tuple[int, int, int]) -> int:

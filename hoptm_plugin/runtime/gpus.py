@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
+import warnings
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,13 +13,12 @@ import torch
 from hoptm_plugin.core.errors import StorageError
 from hoptm_plugin.storage.locks import Lock
 
-_claimed: list[tuple[int, Lock | None]] = []
 
-
+@cache
 def claim_gpu(folder: Path | None) -> int:
     """Return the index of a visible CUDA device that no other process of this user works on, held until this one ends.
 
-    Where all are taken, one is shared, and a line on stderr says so. Ray and Slurm give a process the sight of its own
+    Where all are taken, one is shared, and a warning says so. Ray and Slurm give a process the sight of its own
     device only, and then there is nothing to choose.
 
     Args:
@@ -27,20 +27,14 @@ def claim_gpu(folder: Path | None) -> int:
     count = torch.cuda.device_count()
     if count < 2 or folder is None:
         return 0
-    if not _claimed:
-        _claimed.append(_claim(folder, count))
-    return _claimed[0][0]
-
-
-def _claim(folder: Path, count: int) -> tuple[int, Lock | None]:
     for index in range(count):
         lock = Lock(folder / f"{torch.cuda.get_device_properties(index).uuid}.lock")
         try:
             if lock.acquire():
                 atexit.register(lock.close)
-                return index, lock
+                return index
         except StorageError:
             break
     shared = os.getpid() % count
-    print(f"all {count} GPUs are in use by other runs; sharing GPU {shared}", file=sys.stderr)  # noqa: T201
-    return shared, None
+    warnings.warn(f"all {count} GPUs are in use by other runs; sharing GPU {shared}", stacklevel=2)
+    return shared

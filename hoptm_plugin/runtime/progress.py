@@ -1,12 +1,11 @@
 """How long work reports that it goes on; what becomes of the report is decided by whoever hands in the factory.
 
-Nothing here draws: the terminal's bars and a log file's lines are in :mod:`hoptm_plugin.cli.console`.
+Nothing here draws: the terminal's bars and a log file's lines are in :mod:`hoptm_plugin.runtime.bars`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from torch import Tensor
@@ -21,9 +20,7 @@ class Progress:
         """Begin the report."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """End the report; an error is passed on."""
 
     def advance(self, steps: int = 1, **values: Shown) -> None:

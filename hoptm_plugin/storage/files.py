@@ -32,7 +32,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(path, error.strerror or str(error), _REMEDIES.get(error.errno or 0, "choose another folder"))
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then sync it and rename it into place.
 
     A reader sees the old file or the new one, never a part; the mode follows the umask.
@@ -83,11 +83,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -77,14 +77,8 @@ def check_set(synthetic: SyntheticSet) -> None:
     tensors = {name: getattr(synthetic, name) for name in ("images", "labels", "step_size")}
     if bad := [name for name, tensor in tensors.items() if tensor is not None and not torch.isfinite(tensor).all()]:
         raise ValueError(f"{', '.join(bad)} hold NaN or infinite values")
-    channels, *sides = synthetic.images.shape[1:]
     if synthetic.images.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"images are {synthetic.images.dtype}, expected float32")
-    if any(side % synthetic.mosaic for side in sides):
-        raise ValueError(
-            f"images of {sides[0]}x{sides[1]} pixels are no mosaics of {synthetic.mosaic}x{synthetic.mosaic}"
-        )
     mean, std = synthetic.normalisation.mean, synthetic.normalisation.std
-    usable = all(map(math.isfinite, (*mean, *std))) and all(value > 0 for value in std)
-    if not usable or not len(mean) == len(std) == channels:
-        raise ValueError(f"its normalisation is not of {channels} channels, or none")
+    if not all(map(math.isfinite, (*mean, *std))) or any(value <= 0 for value in std):
+        raise ValueError("its normalisation is not of finite means and positive deviations")

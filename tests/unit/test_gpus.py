@@ -18,13 +18,14 @@ def devices(monkeypatch):
     def see(count):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"GPU-{index}"))
-        monkeypatch.setattr(gpus, "_claimed", [])
+        gpus.claim_gpu.cache_clear()
 
-    return see
+    yield see
+    gpus.claim_gpu.cache_clear()
 
 
 def hold(folder, count, connection):
-    gpus._claimed.clear()  # inherited by the fork
+    gpus.claim_gpu.cache_clear()  # inherited by the fork
     torch.cuda.device_count = lambda: count
     torch.cuda.get_device_properties = lambda index: SimpleNamespace(uuid=f"GPU-{index}")
     connection.send(gpus.claim_gpu(folder))
@@ -69,9 +70,9 @@ def test_each_process_gets_its_own_and_the_dead_hold_none(devices, others, tmp_p
     assert capsys.readouterr().err == ""
 
 
-def test_a_folder_that_cannot_be_had_or_written_to(devices, tmp_path, capsys):
+def test_a_folder_that_cannot_be_had_or_written_to(devices, tmp_path):
     devices(2)
     assert gpus.claim_gpu(None) == 0
     (tmp_path / "file").write_text("")
-    assert gpus.claim_gpu(tmp_path / "file") == os.getpid() % 2
-    assert "all 2 GPUs are in use" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="all 2 GPUs are in use"):
+        assert gpus.claim_gpu(tmp_path / "file") == os.getpid() % 2

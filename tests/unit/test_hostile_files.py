@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tracemalloc
@@ -15,7 +16,7 @@ from hoptm_plugin import SyntheticSet
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import DataError, FileFormatError, StorageError
 from hoptm_plugin.core.text import all_printable, printable
-from hoptm_plugin.data import arrays, memory
+from hoptm_plugin.data import memory, npz
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import Begun
@@ -206,7 +207,7 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_made(tmp_path, monke
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**20)
     tracemalloc.start()
     with pytest.raises(DataError, match=r"bomb.npz: its arrays need .* GiB"):
-        arrays.read_npz(path, None)
+        npz.read_npz(path, None)
     assert tracemalloc.get_traced_memory()[1] < size / 4
     tracemalloc.stop()
 
@@ -218,7 +219,8 @@ YAML = ("a: !!python/name:os.system", "a: !!python/object/apply:os.system [x]", 
 
 @pytest.mark.parametrize("text", YAML)
 def test_yaml_that_is_more_than_plain_values(text, tmp_path):
-    (tmp_path / "config.yaml").write_text(text)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "config.yaml").write_text(f"# SHA-256 of all below: {checksum}\n{text}")
     with pytest.raises(FileFormatError, match=r"config.yaml: not a readable configuration"):
         read_config(tmp_path / "config.yaml")
 

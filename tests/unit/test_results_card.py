@@ -20,8 +20,7 @@ from hoptm_plugin.cards.card import (
     software_versions,
     write_card,
 )
-from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.summary import Summary
+from hoptm_plugin.cards.evaluation import Evaluation, Summary
 from hoptm_plugin.cli.console import output_console, print_card
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.errors import FileFormatError

@@ -21,11 +21,12 @@ def read(root):
 @pytest.fixture
 def binary(tmp_path, monkeypatch):
     """Files of the official layout, with 200 and 100 records: coarse byte, fine byte, pixels."""
-    monkeypatch.setattr(cifar100, "RECORDS", {"train.bin": 200, "test.bin": 100})
+    monkeypatch.setattr(cifar100.Cifar100, "train_files", {"train.bin": 200})
+    monkeypatch.setattr(cifar100.Cifar100, "test_files", {"test.bin": 100})
     folder = tmp_path / "cifar-100-binary"
     folder.mkdir()
     draw = np.random.default_rng(0)
-    for file, count in cifar100.RECORDS.items():
+    for file, count in (("train.bin", 200), ("test.bin", 100)):
         table = draw.integers(0, 256, (count, RECORD), dtype=np.uint8)
         table[:, 0] = 7
         table[:, 1] = np.arange(count)[::-1] % 100

@@ -78,11 +78,12 @@ def test_folder_with_one_class(folders, tmp_path, image):
 
 @pytest.fixture
 def binary(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "RECORDS", 20)
+    for part in ("train_files", "test_files"):
+        monkeypatch.setattr(cifar10.Cifar10, part, dict.fromkeys(getattr(cifar10.Cifar10, part), 20))
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     draw = np.random.default_rng(0)
-    for name in (*cifar10.TRAIN_FILES, *cifar10.TEST_FILES):
+    for name in (*cifar10.Cifar10.train_files, *cifar10.Cifar10.test_files):
         table = draw.integers(0, 256, (20, 3073), dtype=np.uint8)
         table[:, 0] = np.arange(20) % 10
         table.tofile(folder / name)

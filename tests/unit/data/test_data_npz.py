@@ -61,7 +61,7 @@ BAD = {
     "half a validation split": ({"val_labels": None}, "arrays missing: val_labels"),
     "float pixels": ({"train_images": np.zeros((30, 8, 8, 3), np.float32)}, "train_images: must be uint8"),
     "two channels": ({"train_images": np.zeros((30, 8, 8, 2), np.uint8)}, "train_images: must have shape"),
-    "other size": ({"test_images": np.zeros((9, 4, 4, 3), np.uint8)}, "test_images have shape (C, H, W) (3, 4, 4)"),
+    "other size": ({"test_images": np.zeros((9, 4, 4, 3), np.uint8)}, "test images have shape (C, H, W) (3, 4, 4)"),
     "float labels": ({"train_labels": np.zeros(30)}, "train_labels: must be integers"),
     "multi-label": ({"train_labels": np.zeros((30, 4), np.uint8)}, "one class per image, got uint8 (30, 4)"),
     "lengths": ({"train_labels": np.zeros(29, np.uint8)}, "train: 30 images but 29 labels"),
