@@ -9,8 +9,10 @@ from typing import ClassVar
 
 import pytest
 import sources
+import torch
 
 import hoptm_plugin.builtin  # noqa: F401
+from hoptm_plugin import Arrays
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.testing import (
@@ -123,10 +125,14 @@ class TestGreyNetworks(NetworkContract):
 
 class TestDatasetReaders(DatasetReaderContract):
     specs: ClassVar = [{"name": "digits"}, {"name": "medmnist", "flag": "breastmnist"}] + [
-        {"name": name} for name in ("cifar10", "cifar100", "covid19cxr", "folder", "npz", "tinyimagenet")
+        {"name": name} for name in ("arrays", "cifar10", "cifar100", "covid19cxr", "folder", "npz", "tinyimagenet")
     ]
 
     def complete(self, spec, folder):
+        if spec["name"] == "arrays":
+            labels = torch.arange(6) % 2
+            images = (40 * labels).view(-1, 1, 1).expand(-1, 8, 8).to(torch.uint8)
+            return {**spec, "data": Arrays(train=(images, labels), test=(images, labels))}
         return {**spec, "root": sources.WRITERS[spec["name"]](folder)} if spec["name"] != "digits" else spec
 
     @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def whole(card, number=0, **changes):
     """A run with all that a folder can hold."""
     steps = np.arange(5.0)
     curves = {name: Curve(steps, steps + 1) for name in ("loss", "shape", "kappa", "mask_fraction", "step_size")}
-    config = {"method": {"name": "m", "initial_images": {"name": "real"}}, "dataset": {"root": "/home/me/secret"}}
+    config = {"method": {"name": "m"}, "dataset": {"root": "/home/me/secret"}}
     fields = {"config": config, "curves": curves, "initial": tiles(1), "distilled": tiles(2)} | changes
     images = fields.pop("initial"), fields.pop("distilled")
     shown = pictures(card, *images, 10**6)
@@ -145,15 +145,16 @@ def test_a_card_alone_is_enough():
         ({}, "initial"),
         ({"initial": tiles(1), "distilled": tiles(1)}, "both"),
         ({"config": None}, "initial"),
-        ({"config": {"method": "odd"}}, "initial"),
-        ({"config": {"method": {"initial_images": {"name": "noise"}}}}, "none"),
+        ({"images_are": "from_real"}, "initial"),
+        ({"images_are": "made"}, "none"),
         ({"initial": None}, "both"),
         ({"initial": None, "curves": {}}, "both"),
         ({"initial": None, "config": None}, "both"),
     ],
 )
 def test_what_may_be_real_counts_as_real(changes, real):
-    run = whole(card(), **changes)
+    said = {key: changes[key] for key in changes if key == "images_are"}
+    run = whole(card(**said), **{key: changes[key] for key in changes if key not in said})
     shown, hidden = page(run), page(run, real_images=False)
     assert any(each.real for each in run.pictures) == (real != "none")
     assert ('class="real"' in shown) == (real != "none")
