@@ -125,8 +125,8 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
     for key, part in (whole or {}).items():
         values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
         if key == "method":  # another one than was composed must not go by its name
-            own = {"method_id": str(part.get("name")), "method_title": str(part.get("name")), "method_cites": [],
-                   "reported": None}  # fmt: skip
+            name = str(part.get("name"))
+            own: dict[str, Any] = {"method_id": name, "method_title": name, "method_cites": [], "reported": None}
             values |= {field: value for field, value in own.items() if field not in given}
     settings = RunSettings.of({**values, "recipe": note, "given": given})
     return settings.without_published(given) if recipe else settings

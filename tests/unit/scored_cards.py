@@ -23,7 +23,8 @@ def make(method, *values, classes=2, augment=DSA, told=None, random=None, averag
     """Return a card; ``digest`` is of the synthetic set, ``told`` the labels that the protocol names."""
     told = {} if told is None else {"labels": told}
     fields = {
-        "schema": 1, "method": method, "title": method.upper(), "ipc": 1, "seed": 0, "labels": "hard", "floor": method == "random",
+        "schema": 1, "method": method, "title": method.upper(), "ipc": 1, "seed": 0, "labels": "hard",
+        "floor": method == "random",
         "protocol": {"epochs": 100, "augment": augment, **told, **dict(protocol)},
         "dataset": {"name": "blood", "fingerprint": "f" * 64, "classes": [str(k) for k in range(classes)], "train": 90,
                     "validation": 1, "test": 5 * classes},
