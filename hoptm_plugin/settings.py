@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -25,7 +25,7 @@ from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.compute import Precision, UnrollStrategy
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import Augmentation, DatasetReader, Method, NetworkBuilder
-from hoptm_plugin.core.registry import validation_problems
+from hoptm_plugin.core.registry import part_classes, validation_problems
 from hoptm_plugin.core.roles import (
     Chance,
     Decides,
@@ -41,6 +41,9 @@ from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
 
 _OR_AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
+T = TypeVar("T")
+# what the card says of the run: a run that goes on under other words would contradict its folder
+Told = Annotated[T, Decides("judgement", published=True)]
 OF_THE_RUN: tuple[Role, ...] = ("result", "chance", "judgement")
 
 
@@ -155,8 +158,8 @@ class RunSettings(Settings):
     """
 
     method_id: Result[Line]
-    method_title: Nothing[Line]
-    method_cites: Nothing[list[str]] = Field(default_factory=list)
+    method_title: Told[Line]
+    method_cites: Told[list[str]] = Field(default_factory=list)
     method: Annotated[Result[Spec], Describes(Method)]
     dataset: Annotated[Result[Spec], Describes(DatasetReader)]
     network: Annotated[Result[Spec], Describes(NetworkBuilder)]
@@ -164,7 +167,7 @@ class RunSettings(Settings):
     experts: Experts
     distillation: Distillation
     protocol: Protocol
-    networks: Annotated[list[str | Spec] | None, Decides("judgement", published=True)] = None
+    networks: Annotated[list[str | Spec] | None, Decides("judgement", published=True), Describes(NetworkBuilder)] = None
     runtime: Runtime
     ipc: Annotated[PositiveInt, Decides("result", published=True)]
     seed: Chance[NonNegativeInt]
@@ -173,7 +176,7 @@ class RunSettings(Settings):
     resume: Nothing[bool | Literal["auto"]] = False
     synthetic: Annotated[Path | None, Decides("judgement", published=True)] = None
     loggers: Nothing[list[str | Spec]] = Field(default_factory=list)
-    reported: Nothing[Published | None] = None
+    reported: Told[Published | None] = None
     tuning: Nothing[Tuning | None] = None
     note: Nothing[Line | None] = None
     recipe: Nothing[str] = ""
@@ -199,8 +202,9 @@ class RunSettings(Settings):
             raise ConfigurationError(validation_problems(error)) from None
 
     def changed(self, **fields: Any) -> RunSettings:
-        """Return the settings with other values of whole fields, validated."""
-        return self.of({**self.values(), **fields})
+        """Return the settings with other values of whole fields, validated; they count as given by hand."""
+        given = {"given": (*self.given, *(name for name in fields if name not in self.given))}
+        return self.of({**self.values(), **given, **fields})
 
     def values(self) -> dict[str, Any]:
         """Return all settings as nested mappings, data in memory and ``given`` included."""
@@ -224,7 +228,8 @@ class RunSettings(Settings):
 
     def set_digest(self) -> str:
         """Return the SHA-256 of what determines a synthetic set, its seeds left out: seeds of one setting share it."""
-        return _sha256(self.deciding(["result"]))
+        chosen = self.distillation.selection != "last"  # by networks that the protocol trains
+        return _sha256(self.deciding(["result", "judgement"] if chosen else ["result"]))
 
     def decided_by(self, path: str) -> Decides:
         """Return what the setting at a dotted path decides; a group of settings decides the result."""
@@ -234,11 +239,17 @@ class RunSettings(Settings):
             known = decides(settings, head)
             if known is not None:
                 kind = _described(settings, head)
-                return known if kind is None else _keyword(getattr(self, head), kind, rest)
+                return known if kind is None or not rest else _keyword(getattr(self, head), kind, rest)
             if not rest:
                 return Decides("result")
             settings, (head, *rest) = settings.model_fields[head].annotation, rest  # type: ignore[assignment]
         return Decides("result")
+
+    def unknown_parts(self) -> list[str]:
+        """Return the parts that are described and not registered here, such as those of a plug-in that is missing."""
+        fields = {name: _described(type(self), name) for name in ("method", "dataset", "network", "augment")}
+        named = {name: getattr(self, name).get("name") for name in fields}
+        return [f"{name}.name={named[name]}" for name, kind in fields.items() if named[name] not in part_classes(kind)]
 
     def without_published(self, given: Iterable[str]) -> RunSettings:
         """Return the settings, without what was published where one of the given paths changes what it was for."""
@@ -261,7 +272,7 @@ def _keyword(spec: Any, kind: type | None, path: list[str]) -> Decides:
     if not path or path[0] not in known:
         return Decides("result")
     mark, inner = known[path[0]]
-    return mark if len(path) == 1 or inner is None else _keyword(spec[path[0]], inner, path[1:])
+    return mark if len(path) == 1 or inner is None else _keyword(spec.get(path[0]), inner, path[1:])
 
 
 def _deciding(settings: type[Settings], plain: Mapping[str, Any], roles: set[Role]) -> dict[str, Any]:
@@ -278,6 +289,8 @@ def _deciding(settings: type[Settings], plain: Mapping[str, Any], roles: set[Rol
 
 
 def _deciding_part(spec: Any, kind: type | None, roles: set[Role]) -> Any:
+    if isinstance(spec, list):
+        return [_deciding_part(each, kind, roles) for each in spec]
     if not isinstance(spec, Mapping):
         return spec
     if "name" not in spec:  # parts by names of their own, such as matchers
@@ -285,7 +298,7 @@ def _deciding_part(spec: Any, kind: type | None, roles: set[Role]) -> Any:
     return {
         key: _deciding_part(spec[key], inner, roles) if inner else spec[key]
         for key, (mark, inner) in of_part(spec, kind).items()
-        if mark.role in roles
+        if key in spec and (mark.role in roles or mark.role == "result")
     }
 
 

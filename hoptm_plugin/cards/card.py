@@ -28,8 +28,9 @@ from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.text import all_printable
+from hoptm_plugin.storage.run_files import CARD as FILE_NAME
 
-FILE_NAME, LARGEST_BYTES, LARGEST_COUNT = "result.json", 64 * 2**20, 2**62
+LARGEST_BYTES, LARGEST_COUNT = 64 * 2**20, 2**62
 
 
 class DatasetRecord(Record):

@@ -68,5 +68,5 @@ def _of(spec: Any, kind: type, path: str) -> Iterator[Citation]:
     role = f"{_ROLES.get(parts.kind, parts.kind)} {spec['name']}"
     yield from ((role, key) for key in parts.get(spec["name"], f"{path}.name").cites)
     for key, (_, inner_kind) in of_part(spec, kind).items():
-        if inner_kind is not None:
+        if inner_kind is not None and key in spec:
             yield from _of(spec[key], inner_kind, f"{path}.{key}")

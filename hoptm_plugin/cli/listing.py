@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hoptm_plugin.cards.references import load_references, short_reference
-from hoptm_plugin.core.plugins import configuration_packages, load_plugins
+from hoptm_plugin.core.plugins import configuration_packages, load_parts, load_plugins
 
 GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "runtime", "hydra/launcher")
 # what an argument may name, and the kinds of parts as the registries call them: torch is imported only to list them
@@ -32,7 +32,8 @@ def print_listing(kind: str | None) -> None:
     """
     from hoptm_plugin.core.interfaces import REGISTRIES
 
-    plugins = load_plugins()  # whatever the kind: one that cannot be imported spoils every listing
+    load_parts()  # whatever the kind: a plug-in that cannot be imported spoils every listing
+    plugins = load_plugins()
     parts = {registry.kind: registry for registry in REGISTRIES}
     console = Console(width=None if Console().is_terminal else 160)
     if kind in (None, "settings"):

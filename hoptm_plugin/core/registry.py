@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -89,11 +90,14 @@ def register(name: str) -> Callable[[type[C]], type[C]]:
     """
 
     def decorate(cls: type[C]) -> type[C]:
+        import_module("hoptm_plugin.core.interfaces")  # every kind of part has its registry then
         bases = [base for base in getattr(cls, "__mro__", ()) if base in _BY_BASE]
         if len(bases) != 1:
             kinds = ", ".join(sorted(base.__name__ for base in bases or _BY_BASE))
             raise PluginError(f"{name!r} ({_place(cls)}): must be a subclass of one of {kinds}" if not bases else
                               f"{name!r} ({_place(cls)}): must be a part of one kind, and is {kinds}")  # fmt: skip
+        if not cls.__module__.startswith("hoptm_plugin."):
+            import_module("hoptm_plugin.builtin")  # whose names are taken, whoever comes first
         _BY_BASE[bases[0]].add(name, cls)
         return cls
 
@@ -106,6 +110,7 @@ def registry(base: type[T]) -> Registry[T]:
     Raises:
         PluginError: ``base`` is no kind of part.
     """
+    import_module("hoptm_plugin.core.interfaces")
     if base not in _BY_BASE:
         raise PluginError(f"{base!r}: no kind of part; one of {', '.join(sorted(each.__name__ for each in _BY_BASE))}")
     return _BY_BASE[base]

@@ -49,7 +49,7 @@ class Settings(BaseModel):
         TypeError: at the definition of a class, where a field says neither.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
@@ -67,13 +67,14 @@ def decides(settings: type[Settings], name: str) -> Decides | None:
 
 
 def of_part(spec: Mapping[str, Any], kind: type | None) -> dict[str, tuple[Decides, type | None]]:
-    """Return what each keyword of a part's description decides, and the kind of part that it describes itself.
+    """Return what each keyword of a part decides, described or not, and the kind of part that it describes itself.
 
     Of a part that is not installed nothing is known, so all of it decides the result.
     """
     cls = part_classes(kind).get(str(spec.get("name")))
     hints = keyword_hints(cls) if cls is not None else {}
-    return {key: (_mark(hints.get(key)), _kind(hints.get(key))) for key in spec}
+    keys = dict.fromkeys([*spec, *(key for key in hints if key != "return")])
+    return {key: (_mark(hints.get(key)), _kind(hints.get(key))) for key in keys}
 
 
 def _mark(hint: Any) -> Decides:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,10 @@ class Arrays(DatasetReader):
         given = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
         self._splits = {split: _labelled(pair, f"Arrays: {split}") for split, pair in given.items()}
         most = max((int(labels.max()) + 1 for _, labels in self._splits.values() if len(labels)), default=0)
-        self.class_names = tuple(map(str, range(most))) if class_names is None else tuple(map(str, class_names))
+        names = range(most) if class_names is None else class_names
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise DataError(f"Arrays: class_names must be a sequence of names, got {class_names!r}")
+        self.class_names = tuple(map(str, names))
         self.name = name
         check_splits(self._splits, len(self.class_names), "Arrays")
 
@@ -52,12 +56,16 @@ class Arrays(DatasetReader):
 
     def described(self) -> dict[str, Any]:
         """Return what a run's stored settings say of the data: their name and the SHA-256 of all of them."""
+        return {"name": self.name, "sha256": self._sha256}
+
+    @cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256(repr(self.class_names).encode())
         for split, (images, labels) in self._splits.items():
             digest.update(f"{split} {tuple(images.shape)}".encode())
             digest.update(images.numpy().data)
             digest.update(labels.numpy().data)
-        return {"name": self.name, "sha256": digest.hexdigest()}
+        return digest.hexdigest()
 
 
 @register("arrays")
@@ -95,4 +103,5 @@ def _labelled(pair: Given, where: str) -> tuple[Tensor, Tensor]:
         images = images.permute(0, 3, 1, 2)
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(f"{where}: labels are {labels.dtype}; give class indices as integers")
-    return images.contiguous(), labels.detach().cpu().long().flatten()
+    # copies: what the notebook does to its own later must not change the data of a run
+    return images.contiguous().clone(), labels.detach().cpu().long().flatten().clone()

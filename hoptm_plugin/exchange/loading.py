@@ -34,8 +34,9 @@ def why_no_set(folder: Path) -> str:
     """Say why a folder with a card holds no synthetic set; "" where it has no card."""
     if not (folder / CARD).exists():
         return ""
-    whole = read_card(folder / CARD).ipc is None
-    return f", since {'method=full distils nothing' if whole else 'the folder is of an evaluation, not of a run'}"
+    if read_card(folder / CARD).ipc is None:
+        return ", since its method trained on all images and distils nothing"
+    return ", since the folder is of an evaluation, not of a run"
 
 
 def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:

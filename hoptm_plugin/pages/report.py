@@ -61,6 +61,10 @@ def report(
     _check(output)
     comparison = compare(runs, scores=scores, against=against, tests=tests)
     cards = [(file, card) for file, card in comparison.cards if isinstance(file, Path)]
+    if len(cards) < len(comparison.cards):
+        raise UserError(
+            "a card in memory has no folder that a page could show; name run folders, or runs that were read"
+        )
     refuse_card(output, cards)
     shown = read_runs(cards)
     page = render(shown, comparison.tables, title, real_images)

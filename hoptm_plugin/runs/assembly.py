@@ -25,6 +25,7 @@ from hoptm_plugin.core.interfaces import (
     networks,
 )
 from hoptm_plugin.core.loggers import RunLogger
+from hoptm_plugin.core.roles import of_part
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import check_ipc, check_spec, load
 from hoptm_plugin.engine.evaluation import CreateNetwork, Evaluator
@@ -102,9 +103,12 @@ def network_label(spec: Mapping[str, Any]) -> str:
     """Return a network's name with the settings that differ from its defaults, such as "convnet(width=32)"."""
     parameters = inspect.signature(networks.get(spec["name"])).parameters
     changed = [
-        f"{key}={value}"
-        for key, value in spec.items()
-        if key != "name" and (key not in parameters or parameters[key].default != value)
+        f"{key}={spec[key]}"
+        for key, (mark, _) in of_part(spec, NetworkBuilder).items()
+        if key in spec
+        and key != "name"
+        and mark.role == "result"
+        and (key not in parameters or parameters[key].default != spec[key])
     ]
     return f"{spec['name']}({','.join(changed)})" if changed else str(spec["name"])
 
@@ -198,11 +202,11 @@ class Workbench:
                 store.begin()
 
     def _store(self) -> ExpertStore:
-        settings = self.settings.experts
+        settings, deciding = self.settings.experts, self.settings.deciding()
         recipe = ExpertRecipe(
             data=self.data.fingerprint,
-            network=self.settings.network,
-            augmentation=self.settings.augment,
+            network=deciding["network"],
+            augmentation=deciding["augment"],
             training=settings.training,
             seed=settings.seed,
         )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ def compose(*overrides: str, **settings: Any) -> RunSettings:
 
     from hoptm_plugin.runs.hydra_errors import explain, group_error
 
+    if odd := [each for each in overrides if not isinstance(each, str)]:
+        raise ConfigurationError(f'compose: {odd[0]!r} is no override; give texts such as "ipc=10", or keywords')
     lines, whole = list(overrides), dict[str, Any]()
     for key, value in settings.items():
         if isinstance(value, DatasetReader):
             lines.append(f"{key}=arrays")
             whole[key] = value
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and "." not in key:
             whole[key] = dict(value)
         else:
             lines.append(f"{key}={as_override(value)}")
@@ -68,6 +71,8 @@ def parsed(overrides: Iterable[str]) -> dict[str, Any]:
 
     from hoptm_plugin.runs.hydra_errors import explain
 
+    if odd := [each for each in overrides if not isinstance(each, str)]:
+        raise ConfigurationError(f'{odd[0]!r}: no override; give texts such as "dataset.root=PATH"')
     try:
         return {each.key_or_group: each.value() for each in OverridesParser.create().parse_overrides(list(overrides))}
     except HydraException as error:
@@ -120,7 +125,7 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{error.full_key}: {explain(error)}") from error
     recipe, note = values.pop("recipe", None), ""
-    if recipe:
+    if recipe and not set(whole or ()) & set(RECIPE_GROUPS):  # which is of the method and the data set that it names
         note = _apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}")
     for key, part in (whole or {}).items():
         values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
@@ -129,7 +134,7 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
             own: dict[str, Any] = {"method_id": name, "method_title": name, "method_cites": [], "reported": None}
             values |= {field: value for field, value in own.items() if field not in given}
     settings = RunSettings.of({**values, "recipe": note, "given": given})
-    return settings.without_published(given) if recipe else settings
+    return settings.without_published(given) if note else settings
 
 
 def _given_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
@@ -189,13 +194,15 @@ def as_override(value: Any) -> str:
         return "[" + ",".join(map(as_override, value)) + "]"
     if isinstance(value, str | Path):
         text = str(value)
-        if re.fullmatch(r"[A-Za-z_/][\w/.-]*", text) and text.lower() not in NO_TEXT:
+        if re.fullmatch(r"[A-Za-z_/][\w/.-]*", text, re.ASCII) and text.lower() not in NO_TEXT:
             return text
-        # a text is no interpolation, and must not become one
-        return "'" + text.replace("'", "\\'").replace("${", "\\${") + "'"
+        text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+        return "'" + text.replace("${", "\\${") + "'"  # a text is no interpolation, and must not become one
     if value is None:
         return "null"
-    if isinstance(value, bool | int | float):
-        return str(value).lower() if isinstance(value, bool) else repr(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Integral | Real):  # numpy's as well
+        return repr(int(value) if isinstance(value, Integral) else float(value))
     raise ConfigurationError(f"a setting of type {type(value).__name__} is none of numbers, texts, lists and mappings; "
                              f"images in memory are dataset=Arrays(train=(images, labels), test=...)")  # fmt: skip

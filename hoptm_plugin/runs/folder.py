@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card
-from hoptm_plugin.core.errors import ConfigurationError, HopTMError, RunFolderError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.settings import RunSettings
@@ -50,6 +50,8 @@ class RunFolder:
             return settings.model_copy(update={"resume": False})
         if not self._is_begun():
             raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
+        if not settings.given:  # not composed, so all of it is meant; what differs from the run is refused later
+            return settings
         stored = trusted(overlaid(read_config(self / CONFIG), settings), settings, self / CONFIG)
         return stored.model_copy(update={"resume": True})
 
@@ -67,11 +69,14 @@ class RunFolder:
         go_on = self._is_begun() if settings.resume == "auto" else settings.resume
         self.check(settings, go_on)
         if not (go_on and (self / CARD).exists()):
-            with self.held():
-                self.check(settings, go_on)  # another process may have been at it until now
-                if not (go_on and (self / CARD).exists()):
-                    yield None
-                    return
+            try:
+                with self.held():
+                    self.check(settings, go_on)  # another process may have been at it until now
+                    if not (go_on and (self / CARD).exists()):
+                        yield None
+                        return
+            finally:
+                remove_if_empty(self.path)  # where it was refused before anything was written
         yield self.finished()
 
     @contextmanager
@@ -121,7 +126,7 @@ class RunFolder:
             return
         if not self._is_begun():
             raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
-        differing = _differences(RunSettings.of(read_config(self / CONFIG)).deciding(), settings.deciding())
+        differing = _differences(read_settings(self / CONFIG).deciding(), settings.deciding())
         if differing:
             raise RunFolderError(
                 f"{self.path}: was made with other settings; give the same ones to resume it:\n  "
@@ -151,6 +156,42 @@ def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
             lines += _differences(stored.get(key), given.get(key), f"{path}.{key}" if path else str(key))
         return lines
     return [] if stored == given else [f"{path}: {stored!r} in the folder, {given!r} now"]
+
+
+def as_path(value: Any, what: str) -> Path:
+    """Return a path.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(value, str | Path):
+        raise ConfigurationError(f"{what}: must be a path, got {value!r}")
+    return Path(value)
+
+
+def as_settings(value: Any) -> RunSettings:
+    """Return settings.
+
+    Raises:
+        ConfigurationError: they are none.
+    """
+    if not isinstance(value, RunSettings):
+        raise ConfigurationError(f"settings: must be what compose() returns, such as compose(\"method=hoptm\", ipc=1), "
+                                 f"got {value!r}")  # fmt: skip
+    return value
+
+
+def read_settings(config: Path) -> RunSettings:
+    """Read the settings that a run's folder holds.
+
+    Raises:
+        FileFormatError: damaged, or no settings of a run.
+    """
+    values = read_config(config)
+    try:
+        return RunSettings.of(values)
+    except ConfigurationError as error:
+        raise FileFormatError(f"{config}: not the settings of a run: {error}") from None
 
 
 def overlaid(stored: dict[str, Any], settings: RunSettings) -> RunSettings:

@@ -17,7 +17,7 @@ from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import is_export, load_distilled, why_no_set
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
-from hoptm_plugin.runs.folder import RunFolder, overlaid, trusted
+from hoptm_plugin.runs.folder import RunFolder, as_path, as_settings, overlaid, read_settings, trusted
 from hoptm_plugin.runs.running import finished_card, finished_networks, judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
@@ -53,20 +53,31 @@ def evaluate(
         ConfigurationError: settings that cannot be; a set that was distilled from other data.
         FileFormatError: no set, or one that is damaged or not the one its card judges.
     """
+    if settings is not None and (overrides or changes):
+        raise ConfigurationError("evaluate: give settings, or overrides and keywords, not both")
+    whole = settings is not None and not settings.given  # not composed, so all of it is meant
+    settings = compose(*overrides, **changes) if settings is None else as_settings(settings)
+    memory = judged if isinstance(judged, SyntheticSet) else None
+    if memory is None and judged is not None:
+        path = as_path(getattr(judged, "folder", judged), "what is judged")
+        settings = settings.model_copy(update={"synthetic": path})
     with TemporaryDirectory() as place:
-        if isinstance(judged, SyntheticSet):
-            path = Path(place) / SYNTHETIC
-            write_set(judged, path)
+        kept = Path(place) / "judged" if folder is None else as_path(folder, "folder")
+        if memory is None:
+            settings = settings_to_judge(settings, whole)
+            found = _Judged.read(settings.synthetic or Path())
         else:
-            path = getattr(judged, "folder", judged)
-        settings = settings or compose(*overrides, **changes)
-        if path is not None:
-            settings = settings.model_copy(update={"synthetic": Path(path)})
-        return _evaluate(settings, Path(place) / "judged" if folder is None else Path(folder), progress)
+            settings = settings.model_copy(update={"synthetic": None, "reported": None})
+            found = _Judged(_checked(memory, "the set"), None, [])
+        settings, run_folder = _described_by(found.synthetic, settings), RunFolder(kept)
+        with run_folder.taken(settings) as finished:
+            return finished or _judge(settings, found, run_folder, progress or usual_progress())
 
 
-def settings_to_judge(settings: RunSettings) -> RunSettings:
+def settings_to_judge(settings: RunSettings, whole: bool = False) -> RunSettings:
     """Return the settings to judge ``settings.synthetic`` with: of its run, where it lies in one, given ones on top.
+
+    Those of a run are left out of account where ``settings`` are meant as a ``whole``.
 
     Raises:
         ConfigurationError: no set is named, or there is none.
@@ -77,6 +88,8 @@ def settings_to_judge(settings: RunSettings) -> RunSettings:
     if not file.is_file():
         raise ConfigurationError(f"synthetic: {file} does not exist{why_no_set(file.parent)}; {REMEDY}")
     config = file.parent / CONFIG
+    if whole:
+        return settings
     if not config.exists():
         return settings.model_copy(update={"reported": None})  # nothing says how it was distilled
     stored = trusted(overlaid(read_config(config), settings), None).without_published(settings.given)
@@ -101,32 +114,29 @@ class _Judged:
         return cls(_load(named), _load(average_file) if len(files) > 1 else None, files)
 
     @property
-    def config(self) -> Path:
-        """Where the settings of the run would lie that made it."""
-        return self.files[0].parent / CONFIG
-
-
-def _evaluate(settings: RunSettings, path: Path, progress: ProgressFactory | None) -> Card:
-    settings = settings_to_judge(settings)
-    judged = _Judged.read(settings.synthetic or Path())
-    settings, folder = _described_by(judged.synthetic, settings), RunFolder(path)
-    with folder.taken(settings) as finished:
-        return finished or _judge(settings, judged, folder, progress or usual_progress())
+    def config(self) -> Path | None:
+        """Where the settings of the run would lie that made it; None of a set in memory."""
+        return self.files[0].parent / CONFIG if self.files else None
 
 
 def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory) -> Card:
     synthetic, average = judged.synthetic, judged.average
     with workbench(settings, progress) as bench:
-        _check_fit(synthetic, bench.data, judged.files[0])
+        _check_fit(synthetic, bench.data, judged.files[0] if judged.files else Path("the set"))
         bench.check()
         distilled = Distilled(synthetic.to(bench.device), None if average is None else average.to(bench.device))
         folder.begin(settings)
+        if not judged.files:  # in memory, so the folder must hold what its card judges
+            write_set(synthetic, folder / SYNTHETIC)
         finished = finished_networks(folder, bench, distilled)
         results = judge(distilled, bench, replace(bench.evaluator(), finished=finished))
         cost = {"experts_s": None, "distill_s": None, "evaluate_s": finished.seconds, "seconds_per_iteration": None}
-        artefacts = folder.artefacts(CONFIG) | {file.name: sha256(file) for file in judged.files}
+        artefacts = folder.artefacts(CONFIG, *([] if judged.files else [SYNTHETIC])) | {
+            file.name: sha256(file) for file in judged.files
+        }
         # nothing else says how it was made
-        origin = RunSettings.of(read_config(judged.config)).set_digest() if judged.config.exists() else None
+        config = judged.config
+        origin = read_settings(config).set_digest() if config is not None and config.exists() else None
         card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin)
         write_card(card, folder / CARD)
         finished.discard()
@@ -153,9 +163,13 @@ def _load(path: Path) -> SyntheticSet:
         synthetic = load_distilled(path)
     except FileFormatError as error:
         raise FileFormatError(f"{error}; {REMEDY}") from None
+    return _checked(synthetic, str(path))
+
+
+def _checked(synthetic: SyntheticSet, where: str) -> SyntheticSet:
     seed = synthetic.info.get("seed")
     if not len(synthetic) or (seed is not None and type(seed) is not int):
-        raise FileFormatError(f"{path}: holds no images, or a seed that is none; {REMEDY}")
+        raise FileFormatError(f"{where}: holds no images, or a seed that is none; {REMEDY}")
     return synthetic
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import FileFormatError, RunFolderError
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.runs.folder import as_path, read_settings
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import read_bounded
-from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, METRICS, SYNTHETIC, read_config
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, METRICS, SYNTHETIC
 from hoptm_plugin.storage.sets import read_set
 
 LARGEST_METRICS = 2**30
@@ -90,8 +91,7 @@ def read_run(folder: str | Path) -> Run:
         RunFolderError: no run lies there.
         FileFormatError: its settings or its card are damaged.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder}: holds no run: no {CONFIG}; name the folder of a run")
-    settings = RunSettings.of(read_config(folder / CONFIG))
-    return Run(folder, settings, read_card(folder / CARD) if (folder / CARD).exists() else None)
+    return Run(folder, read_settings(folder / CONFIG), read_card(folder / CARD) if (folder / CARD).exists() else None)

@@ -20,12 +20,12 @@ from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
-from hoptm_plugin.exchange.origin import images_are as images_of
+from hoptm_plugin.exchange.origin import images_are
 from hoptm_plugin.loggers import GuardedLoggers
 from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
-from hoptm_plugin.runs.folder import RunFolder
+from hoptm_plugin.runs.folder import RunFolder, as_path, as_settings
 from hoptm_plugin.runs.grid import write_grid
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
@@ -55,8 +55,8 @@ def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | N
         DataError: the data cannot be read.
         StorageError: a file cannot be written; what was stored before is intact, and the run can go on.
     """
-    taken = RunFolder(Path(folder))
-    settings = taken.continued(settings)
+    taken = RunFolder(as_path(folder, "folder"))
+    settings = taken.continued(as_settings(settings))
     with taken.taken(settings) as finished:
         return finished or _run(settings, taken, progress or usual_progress())
 
@@ -105,7 +105,7 @@ def build_experts(settings: RunSettings, progress: ProgressFactory | None = None
     Raises:
         ConfigurationError: all that does not fit together, at once, before any work.
     """
-    with workbench(settings, progress or usual_progress()) as bench:
+    with workbench(as_settings(settings), progress or usual_progress()) as bench:
         bench.check()
         needed = bench.parts.method.last_expert_epoch()
         if not max(needed, settings.experts.epochs or 0):
@@ -170,14 +170,17 @@ def _distil(
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
-            synthetic.info |= {"images_are": images_are(method, initial[0], synthetic.images), "floor": method.floor}
+            synthetic.info |= {
+                "images_are": images_made_of(method, initial[0], synthetic.images),
+                "floor": method.floor,
+            }
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     per_iteration = distiller.seconds / settings.distillation.iterations
     return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 
-def images_are(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
+def images_made_of(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
     """Return what a set's images are, given those that ``method`` began with and those it came to, (n, C, H, W)."""
     if method.images_are != "real" or torch.allclose(final.detach().cpu(), initial, atol=UNCHANGED):
         return method.images_are
@@ -222,7 +225,7 @@ def finished_card(
         title=settings.method_title,
         ipc=ipc,
         seed=settings.seed,
-        protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.augment},
+        protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.deciding()["augment"]},
         selection=settings.distillation.selection,
         tuning=settings.tuning,
         note=settings.note,
@@ -232,7 +235,7 @@ def finished_card(
         config_sha256=settings.digest(),
         distillation_sha256=origin,
         labels="soft" if synthetic.soft else "hard",
-        images_are=images_of(synthetic),
+        images_are=images_are(synthetic),
         floor=synthetic.info.get("floor") is True,
         artefacts=artefacts,
     )

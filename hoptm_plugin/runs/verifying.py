@@ -20,13 +20,13 @@ from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.composition import parsed
-from hoptm_plugin.runs.folder import trusted
+from hoptm_plugin.runs.folder import as_path, read_settings, trusted
 from hoptm_plugin.runs.running import device_name, judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import sha256
-from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, read_config
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG
 
 LEVEL, MOST_ERRORS, ROUNDING = 0.01, 10, 1e-9
 KINDS: Final = {"evaluations": "synthetic set", "averaged": "moving average", "random_subset": "random subset"}
@@ -149,14 +149,17 @@ def verify(
         RunFolderError: no finished run.
         FileFormatError: a damaged card, configuration or set.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     changes: dict[str, Any] = parsed(overrides) | ({} if dataset is None else {"dataset.data": dataset})
     if is_export(folder):
+        if changes:
+            raise ConfigurationError(f"{', '.join(changes)}: {folder} is an exported set, of which only checksums are "
+                                     f"compared; no setting is heeded")  # fmt: skip
         return _verify_export(folder)
     if not (folder / CARD).is_file():
         what = "the run in it is not finished" if (folder / CONFIG).is_file() else "holds no run"
         raise RunFolderError(f"{folder}: {what}; name the folder of a finished run, with {CARD}")
-    card, stored = read_card(folder / CARD), RunSettings.of(read_config(folder / CONFIG))
+    card, stored = read_card(folder / CARD), read_settings(folder / CONFIG)
     if refused := [path for path in changes if path != "dataset.data" and stored.decided_by(path).role != "machine"]:
         raise ConfigurationError(f"{', '.join(refused)}: would make it another run; verify takes only what changes no "
                                  f"result: where the data are, such as dataset.root, and how it is computed: runtime, "
@@ -220,7 +223,9 @@ def _wrong(files: Iterable[CheckedFile]) -> list[str]:
 
 def _wrong_settings(card: Card, settings: RunSettings) -> list[str]:
     problems = [] if CONFIG in card.artefacts else [f"the card names no checksum of {CONFIG}"]
-    if settings.digest() != card.config_sha256:
+    if missing := settings.unknown_parts():
+        problems.append(f"{', '.join(missing)}: not installed here, so what the settings decide cannot be told")
+    elif settings.digest() != card.config_sha256:
         problems.append(f"the settings in {CONFIG} are not those of the card")
     return problems
 

@@ -9,8 +9,9 @@ import shutil
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +96,37 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
     return call
 
 
-@cache
+_undo: list[Callable[[], object]] = []
+
+
 def _configure_compiler() -> None:
+    if _undo:
+        return
     # of no use to a user: that torch looks for CUDA to build extensions with, and how it builds itself
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    builder = logging.getLogger("torch.utils.cpp_extension")
+    _undo.append(partial(builder.setLevel, builder.level))
+    builder.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
+    dynamo, inductor = torch._dynamo.config, torch._inductor.config
     # its default of 8 counts all networks and batch sizes of one process together
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    _undo.append(partial(setattr, dynamo, "recompile_limit", dynamo.recompile_limit))
+    dynamo.recompile_limit = max(64, dynamo.recompile_limit)
     if torch.cuda.is_available():  # there, kernels are otherwise chosen by timing them
-        torch._inductor.config.deterministic = True
+        _undo.append(partial(setattr, inductor, "deterministic", inductor.deterministic))
+        inductor.deterministic = True
+
+
+@contextmanager
+def compiler_put_back() -> Iterator[None]:
+    """Give the compiler its settings back at the end of the block, and free what was compiled in it."""
+    try:
+        yield
+    finally:
+        if _undo:
+            torch.compiler.reset()
+        while _undo:
+            _undo.pop()()
 
 
 def forward_operations(build: Callable[[], nn.Module], image_shape: tuple[int, int, int]) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from hoptm_plugin.core.compute import Precision
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.runtime.compute import can_compile
+from hoptm_plugin.runtime.compute import can_compile, compiler_put_back
 from hoptm_plugin.runtime.environment import private_folder
 from hoptm_plugin.runtime.gpus import claim_gpu
 
@@ -47,26 +48,33 @@ def resolve(asked: str, precision: Precision, compiled: bool) -> torch.device:
 def computing(device: torch.device, precision: Precision, threads: int | None) -> Iterator[None]:
     """Compute deterministically, in this precision and with these threads, and leave torch as it was found.
 
+    What glibc's malloc was told to keep (:func:`hoptm_plugin.runtime.compute.keep_freed_memory`) stays.
+
     Args:
         device: which becomes the current one, where it is a GPU.
         precision: "tf32" lets CUDA round matrix products and convolutions to 10-bit mantissas.
         threads: of the CPU; None leaves torch's choice.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
+    backends: Any = torch.backends
+    on_cuda = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    on_cpu = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    rounding = [(each, each.fp32_precision) for each in (*on_cuda, *on_cpu)]
+    switches = torch.get_num_threads(), backends.cudnn.deterministic, backends.cudnn.benchmark
     current = torch.cuda.current_device() if device.type == "cuda" else None
-    if "torch._dynamo" in sys.modules:  # an earlier run of this process compiled: its networks are of no more use
-        torch.compiler.reset()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
-        cudnn.deterministic, cudnn.benchmark = True, False
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before[1:]
-        if current is not None:
-            torch.cuda.set_device(current)
+    with warnings.catch_warnings(), compiler_put_back():
+        try:
+            if threads is not None:
+                torch.set_num_threads(threads)
+            for each, _ in rounding:
+                each.fp32_precision = "tf32" if precision == "tf32" and each in on_cuda else "ieee"
+            backends.cudnn.deterministic, backends.cudnn.benchmark = True, False
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            yield
+        finally:
+            for each, before in rounding:
+                each.fp32_precision = before
+            torch.set_num_threads(switches[0])
+            backends.cudnn.deterministic, backends.cudnn.benchmark = switches[1:]
+            if current is not None:
+                torch.cuda.set_device(current)

@@ -13,12 +13,12 @@ from typing import TypeAlias
 from hoptm_plugin.cards.card import FILE_NAME, Card, ReportedAccuracy
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.engine.significance import LEVEL, Difference, Test, holm, paired, welch
+from hoptm_plugin.exchange.manifest import FILE_NAME as EXPORTED
 
 FoundCard: TypeAlias = tuple[Path | int, Card]
 """A card and its file; of a card that was given as an object, its number among all that were given."""
 Column: TypeAlias = tuple[int | None, str]
 """Images per class, None for the whole training split; and network."""
-EXPORTED = "export.json"
 RANDOM, RANDOM_ROW, AVERAGED, WARM = "random", "random subset*", ", EMA", " (warm)"
 
 

@@ -163,6 +163,10 @@ def _cards_of(given: Comparable, number: int) -> Iterable[FoundCard]:
     if isinstance(given, Card):
         return [(number, given)]
     if isinstance(given, CardInFolder):
+        if given.card is None:
+            raise ConfigurationError(
+                f"{given.folder}: the run in it is not finished; go on with it first, or leave it out"
+            )
         return [(Path(given.folder).resolve() / FILE_NAME, given.card)]
     if not isinstance(given, str | Path):
         raise ConfigurationError(f"compare takes cards, runs and paths, not {type(given).__name__}")

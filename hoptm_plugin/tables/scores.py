@@ -17,17 +17,18 @@ from typing import Any, Literal, TypeAlias
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.storage.run_files import SYNTHETIC
 from hoptm_plugin.tables.cells import AVERAGED, EXPORTED, Cell, FoundCard, accuracies_of, distillation_seed
 from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
 from hoptm_plugin.tables.table import BESIDE, ComparisonTable
 
 ScoreName: TypeAlias = Literal["lrs", "ars"]
-SET_FILE, PLAIN = "synthetic.safetensors", "none"
+PLAIN = "none"
 AUGMENTED = "dsa"  # what to try where nothing was evaluated with augmentation
 HINT = (
     "make them with `hoptm-bench eval synthetic=RUN augment=none` or `protocol.labels=hard` (random subsets come along "
-    "with `protocol.random_subset=true`), `hoptm-bench run method=random` and `method=full`; then compare again with "
-    "the new folders as well"
+    "with `protocol.random_subset=true`), and with the methods for random and for all images that `hoptm-bench list "
+    "methods` names; then compare again with the new folders as well"
 )
 
 
@@ -272,7 +273,7 @@ def _same_set(one: Card, other: Card) -> bool:
 def _digest(card: Card) -> str | None:
     """Return the digest of the judged set, also where its file has another name, as outside of run folders."""
     sets = {name: digest for name, digest in card.artefacts.items() if name.endswith(".safetensors")}
-    found = sets.get(SET_FILE) or (next(iter(sets.values())) if len(sets) == 1 else None)
+    found = sets.get(SYNTHETIC) or (next(iter(sets.values())) if len(sets) == 1 else None)
     return found or card.artefacts.get(EXPORTED)  # whose manifest has the digests of all its files
 
 

@@ -183,7 +183,7 @@ def test_what_is_refused(bench, tmp_path, finished_run, exported):
 def test_full_data_has_nothing_to_export(bench):
     quick = (*TINY_NETWORK, *TINY_PROTOCOL, "protocol.epochs=1")
     succeed(bench("run", "method=full", *quick, "hydra.run.dir=full"))
-    refuse(bench("export", "full", "--format", "folder"), "method=full distils nothing")
+    refuse(bench("export", "full", "--format", "folder"), "since its method trained on all images and distils nothing")
 
 
 def test_the_folder_of_an_evaluation_holds_no_set(bench, finished_run):

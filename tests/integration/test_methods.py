@@ -204,7 +204,7 @@ def test_a_run_without_a_set_says_so(run, bench, tmp_path):
     succeed(run("full", "hydra.run.dir=out"))
     refused = bench("eval", "synthetic=out")
     assert refused.code == 2
-    assert "method=full distils nothing" in refused.err
+    assert "since its method trained on all images and distils nothing" in refused.err
 
 
 @pytest.mark.parametrize("setting", ["experts.training=null", "method=null", "networks=3", "method.matcher=null"])

@@ -36,17 +36,15 @@ def timed(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    "arguments", ["--help", "run --help", "list --help", "list", "list settings", "list methods", "list schedulers"]
-)
-def test_neither_help_nor_lists_wait_for_torch(arguments, timed):
+@pytest.mark.parametrize("arguments", ["--help", "run --help", "list --help"])
+def test_help_does_not_wait_for_torch(arguments, timed):
     result, modules = timed(*arguments.split())
     assert result.code == 0, result.err
     assert "hoptm_plugin.cli.help" in modules
     assert not {*HEAVY, "hoptm_direction"} & modules
 
 
-def test_a_plug_in_is_listed_without_its_import(timed):
+def test_a_plug_in_is_listed_with_what_it_registers(timed):
     out = timed("list")[0].out
     for text in ("hoptm, idm", "direction   ", "direct", "MTT with another matcher", "from_the_start",
                  "Matches only what experts do first", "Angle between", "mine = hoptm_direction.start",
@@ -54,13 +52,12 @@ def test_a_plug_in_is_listed_without_its_import(timed):
         assert text in out
 
 
-def test_a_plug_in_that_cannot_be_read_is_imported(timed):
-    text = "from hoptm_plugin import matchers, Matcher\nfor name in ('odd_one', 'odd_two'):\n" \
-           "    @matchers.register(name)\n    class Odd(Matcher):\n        'Odd.'\n        loss = None\n"  # fmt: skip
-    result, modules = timed("list", "matchers", module="of_mine", text=text)
+def test_a_plug_in_may_register_in_a_loop(timed):
+    text = "from hoptm_plugin import Matcher, register\nfor name in ('odd_one', 'odd_two'):\n" \
+           "    @register(name)\n    class Odd(Matcher):\n        'Odd.'\n        loss = None\n"  # fmt: skip
+    result, _ = timed("list", "matchers", module="of_mine", text=text)
     assert result.code == 0, result.err
     assert all(name in result.out for name in ("odd_one", "odd_two", "endpoint"))
-    assert "torch" in modules
 
 
 @pytest.mark.parametrize(
