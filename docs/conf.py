@@ -24,6 +24,7 @@ from hoptm_plugin.cards.record import Record
 from hoptm_plugin.cli.arguments import PLAIN
 from hoptm_plugin.cli.help import HELP, OVERVIEW, PROGRAM, SETTINGS_HELP
 from hoptm_plugin.core import interfaces
+from hoptm_plugin.core.roles import Role
 
 project = "hoptm-plugin"
 author = "The hoptm-plugin developers"
@@ -51,9 +52,12 @@ python_use_unqualified_type_names = True
 
 nitpicky = True
 # The build reads nothing from a network, so what other projects document stays plain text.
-nitpick_ignore_regex = [("py:.*", r"(torch|pydantic|pytest|_pytest|annotated_types|pathlib|os|collections)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(torch|pandas|pydantic|pytest|_pytest|annotated_types|pathlib|os|collections)\..*")]
 nitpick_ignore = [
     ("py:class", "hoptm_plugin.core.registry.T"),  # a type variable has no entry
+    ("py:class", "hoptm_plugin.core.registry.C"),
+    ("py:class", "types.Annotated"),
+    *(("py:class", role) for role in get_args(Role)),  # what Sphinx makes of a mark in an annotation
     ("py:class", "JsonValue"),  # pydantic's, as Sphinx 8.1 calls it
     ("py:class", "hoptm_plugin.exchange.manifest.Manifest"),  # export.json, which its own docstring explains
     ("py:class", "hoptm_plugin.exchange.export.HasFolder"),  # anything with a folder

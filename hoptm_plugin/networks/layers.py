@@ -49,7 +49,7 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
     """Return the flat features (B, F) that ``network`` computes of images (B, C, H, W) before its classifier.
 
     Raises:
-        ConfigurationError: the network is no :class:`HasFeatures`.
+        ConfigurationError: the network is no :class:`hoptm_plugin.networks.HasFeatures`.
     """
     if not all(callable(getattr(network, part, None)) for part in ("features", "classifier")):
         raise no_features(network)

@@ -104,7 +104,7 @@ class CheckedFile:
 
 @dataclass(frozen=True)
 class Verification:
-    """What :func:`verify` found.
+    """What :func:`hoptm_plugin.verify` found.
 
     Attributes:
         folder: of the run, the evaluation or the exported set.

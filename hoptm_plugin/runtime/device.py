@@ -58,20 +58,29 @@ def computing(device: torch.device, precision: Precision, threads: int | None) -
     backends: Any = torch.backends
     on_cuda = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
     on_cpu = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-    rounding = [(each, each.fp32_precision) for each in (*on_cuda, *on_cpu)]
+    # whole backends first: "none", which is full precision, has each operation do as its backend does
+    rounding = [(each, each.fp32_precision) for each in (backends, backends.cudnn, backends.mkldnn, *on_cuda, *on_cpu)]
+    try:
+        older = backends.cudnn.allow_tf32  # an older name of it, which torch holds beside the newer ones
+    except RuntimeError:  # not to be read any more, since the caller used both
+        older = None
     switches = torch.get_num_threads(), backends.cudnn.deterministic, backends.cudnn.benchmark
     current = torch.cuda.current_device() if device.type == "cuda" else None
     with warnings.catch_warnings(), compiler_put_back():
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
+            if older is not None:
+                backends.cudnn.allow_tf32 = precision == "tf32"
             for each, _ in rounding:
-                each.fp32_precision = "tf32" if precision == "tf32" and each in on_cuda else "ieee"
+                each.fp32_precision = "tf32" if precision == "tf32" and each in on_cuda else "none"
             backends.cudnn.deterministic, backends.cudnn.benchmark = True, False
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             yield
         finally:
+            if older is not None:
+                backends.cudnn.allow_tf32 = older
             for each, before in rounding:
                 each.fp32_precision = before
             torch.set_num_threads(switches[0])

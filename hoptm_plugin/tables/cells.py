@@ -38,7 +38,7 @@ class Cell:
         against: the row it is tested against, or None where it is not.
         difference: from that row; None where no seed is on both sides.
         p_holm: the difference's p-value, corrected over all tests of the table.
-        lrs: label-robust score, where asked for and defined (:mod:`hoptm_plugin.tables.robust`).
+        lrs: label-robust score, where asked for and defined (``tables/robust.py``).
         ars: augmentation-robust score, likewise.
     """
 

@@ -186,3 +186,31 @@ def test_torch_is_left_as_it_was_found():
     with pytest.raises(RuntimeError, match="on purpose"):
         fails()
     assert found() == before
+
+
+@pytest.mark.parametrize("asked", [
+    lambda: torch.set_float32_matmul_precision("medium"),
+    lambda: torch.set_float32_matmul_precision("high"),
+    lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+], ids=["medium", "high", "matmul", "everything", "conv"])  # fmt: skip
+def test_full_precision_is_that_of_the_run_whatever_was_asked_of_torch(asked):
+    backends = torch.backends
+    places = [backends, backends.cudnn, backends.mkldnn, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
+              backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]  # fmt: skip
+
+    def found():
+        return [place.fp32_precision for place in places]
+
+    first = found()
+    try:
+        asked()
+        before, general = found(), torch.get_float32_matmul_precision()
+        with computing(CPU, "float32", None):
+            assert set(found()) == {"none"}
+        assert (found(), torch.get_float32_matmul_precision()) == (before, general)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        for place, value in zip(places, first, strict=True):
+            place.fp32_precision = value
