@@ -93,12 +93,12 @@ def _own_hydra() -> Iterator[None]:
     """Compose also where the caller's own program runs under Hydra, which is then as it was."""
     from hydra.core.global_hydra import GlobalHydra
 
-    state = GlobalHydra.get_state()
+    theirs = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        GlobalHydra.set_state(state)
+        GlobalHydra.instance().hydra = theirs
 
 
 def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | None = None) -> RunSettings:

@@ -57,9 +57,8 @@ class Comparison:
         ``std`` (population), ``networks``, ``runs``, ``values`` (of each network), ``best`` (of its column);
         ``reported``, ``reported_std``, ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low``
         to ``ci_high``, ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars`` if asked for. Undefined
-        numbers are missing. As papers have it::
-
-            frame.pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")
+        numbers are missing. As papers have it: ``pivot(index="method", columns=["dataset", "ipc", "network"],
+        values="mean")`` of it.
         """
         frame = pandas.DataFrame(formats.records(self.tables))
         return frame.astype({"ipc": "Int64"} | {name: "float64" for name in NUMBERS if name in frame})

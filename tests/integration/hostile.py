@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -42,6 +43,11 @@ def pickled(place: Place) -> bytes:
     return pickle.dumps(Bomb(place.sentinel))
 
 
+def sealed(content: bytes) -> bytes:
+    """Return a configuration with the checksum that whoever crafts one can compute as well."""
+    return f"# SHA-256 of all below: {hashlib.sha256(content).hexdigest()}\n".encode() + content
+
+
 @dataclass(frozen=True)
 class Place:
     """A working folder with a finished run, a begun one and an export, and a folder that nothing may change.
@@ -79,14 +85,14 @@ class Place:
         """Put other content in the place of a file of both runs, where there is one."""
         for folder in self.runs:
             if name != "result.json" or folder.name == "run":
-                (folder / name).write_bytes(content)
+                (folder / name).write_bytes(sealed(content) if name == "config.yaml" else content)
 
     def configure(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the stored settings of both runs, as if an older version without checksums had written them."""
+        """Change the stored settings of both runs, and give them the checksum of their new content."""
         for folder in self.runs:
             config = yaml.safe_load((folder / "config.yaml").read_text())
             change(config)
-            (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+            (folder / "config.yaml").write_bytes(sealed(yaml.safe_dump(config, sort_keys=False).encode()))
         self.forget("config.yaml")
 
     def forget(self, name: str) -> None:

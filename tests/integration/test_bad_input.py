@@ -162,7 +162,7 @@ CASES = {
                              says=("experts.root", "is a file", "name a folder")),
     "resume of a sort": Bad(*RUN, "resume=maybe", says=("resume", "valid boolean", "'maybe'")),
     "run folder's configuration damaged": Bad(
-        *RUN, "resume=true", prepare=damaged_configuration, says=("config.yaml", "not a readable", "restore it")),
+        *RUN, "resume=true", prepare=damaged_configuration, says=("config.yaml", "damaged or edited", "restore it")),
     "eval without a set": Bad("eval", says=("synthetic", "missing", "synthetic=PATH")),
     "eval of a missing set": Bad("eval", "synthetic=nowhere", says=("nowhere", "does not exist", "synthetic=PATH")),
     "eval of another file": Bad("eval", "synthetic=set.safetensors", prepare=text_file("set.safetensors"),

@@ -59,7 +59,7 @@ def test_the_card_tells_accuracy_recipe_and_publication(exported, finished_run):
     accuracy = found.evaluations[0].accuracy
     row = f"| convnet(depth=2,width=4) | HoP-TM | 1 | {100 * accuracy.mean:.2f} ± {100 * accuracy.std:.2f} |"
     assert row in text
-    assert "Protocol: repeats=1; epochs=3;" in text
+    assert "Protocol: split=test; repeats=1; epochs=3;" in text
     for setting in ("| method.student_steps | 4 |", "| distillation.iterations | 4 |", "| experts.count | 2 |"):
         assert setting in text
     assert "HoP-TM (BibTeX: dong2025hoptm), seed 0." in text

@@ -319,4 +319,4 @@ def test_an_array_that_promises_more_than_its_file_holds(place):
         for name in ARRAYS:
             archive.writestr(f"{name}.npy", stream.getvalue())
     run = "run dataset=npz dataset.root=data.npz method=random hydra.run.dir=new"
-    place.check(run, refused=True, says="not of the size that its header says")
+    place.check(run, refused=True, says="another number of bytes than its header says")

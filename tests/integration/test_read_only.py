@@ -80,7 +80,7 @@ def test_what_would_be_written_there_is_refused(disk, tmp_path):
     run = str(disk / "run")
     for command, named, remedy in (
         (("export", run, "--format", "folder", "-o", str(disk / "set")), disk.path, "-o FOLDER"),
-        (("report", run, "-o", str(disk / "page.html")), disk / "page.html", "-o FILE"),
+        (("report", run, "-o", str(disk / "page.html")), disk / "page.html", "name another output file"),
         (("compare", run, "--output", str(disk / "table.txt")), disk / "table.txt", "name another file"),
         (("eval", f"synthetic={run}", f"hydra.run.dir={disk / 'judged'}"), disk / "judged", "hydra.run.dir=PATH"),
     ):

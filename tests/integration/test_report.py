@@ -64,7 +64,7 @@ def test_a_page_is_written_from_python_without_a_word(finished_run, tmp_path, ca
     assert name.startswith("HoP-TM, ")
     run = SimpleNamespace(card=read_card(finished_run), folder=finished_run)
     assert report([run, finished_run], path, real_images=False) == Report(path, 1, path.stat().st_size, ())
-    with pytest.raises(UserError, match="no run is named"):
+    with pytest.raises(UserError, match="nothing to compare"):
         report([], path)
     assert capfd.readouterr() == ("", "")
 

@@ -69,7 +69,10 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     assert synthetic.labels.tolist() == list(range(10))
     expected = {"method_id": method, "dataset": "digits", "ipc": 1, "seed": 0, "selection": "last"}
     origin = {key: synthetic.info.pop(key) for key in ("source", "licence")}
-    assert synthetic.info == expected | {"method_title": found.title}
+    floor = method == "random"
+    assert synthetic.info == expected | {
+        "method_title": found.title, "images_are": "real" if floor else "from_real", "floor": floor
+    }  # fmt: skip
     assert "Optical Recognition of Handwritten Digits" in origin["source"]
     assert origin["licence"] == "CC BY 4.0"
     with Image.open(folder / "synthetic.png") as grid:
@@ -80,7 +83,7 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == ([0] if method == "random" else [0, 3])
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert "recipe" not in stored
+    assert stored["recipe"].startswith(f"recipe {method}/digits"), "in words; its settings stand in their places"
     assert stored["method_id"] == method
 
     assert "accuracy" in result.out
@@ -287,11 +290,11 @@ def test_recipe_by_ipc(bench):
     listed, note = settings(bench, "dataset=pathmnist", "ipc=100")
     assert note == "recipe hoptm/pathmnist, ipc 100\n"
     assert listed["method"]["student_batch"] == 100
-    assert listed["reported"]["ipc"][100] == {"accuracy": 0.8482, "std": 0.004}
+    assert listed["reported"]["ipc"]["100"] == {"accuracy": 0.8482, "std": 0.004, "networks": {}}
     nearest, note = settings(bench, "dataset=pathmnist", "ipc=50")
     assert note == "recipe hoptm/pathmnist: none for ipc 50, that of ipc 10 is used\n"
     assert nearest["method"]["student_batch"] == 10
-    assert 50 not in nearest["reported"]["ipc"], "what was published for IPC 10 says nothing of 50"
+    assert "50" not in nearest["reported"]["ipc"], "what was published for IPC 10 says nothing of 50"
     changed, _ = settings(bench, "dataset=pathmnist", "dataset.size=64")
     assert changed["reported"] is None
 

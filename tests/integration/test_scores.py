@@ -130,7 +130,7 @@ def test_a_judged_set_keeps_the_digest_of_its_distillation(bench, tmp_path, fini
     assert run.distillation_sha256 == plain.distillation_sha256 == hard.distillation_sha256
     assert len({run.config_sha256, plain.config_sha256, hard.config_sha256}) == 3
     assert run.protocol["augment"] != plain.protocol["augment"] == {"name": "none"}
-    assert ("labels" in run.protocol, hard.protocol["labels"]) == (False, "hard")
+    assert (run.protocol["labels"], hard.protocol["labels"]) == ("stored", "hard")
     assert run.labels == plain.labels == hard.labels == "hard"
     assert run.evaluations[0].accuracy == hard.evaluations[0].accuracy, "hard labels are the same either way"
 

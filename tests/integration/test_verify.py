@@ -115,7 +115,7 @@ def test_an_exported_set(bench, finished_run, tmp_path):
     ("arguments", "says"),
     [
         (("nowhere",), ("nowhere: holds no run", "result.json")),
-        (("{run}", "ipc=2"), ("ipc: would make it another run", "runtime.device")),
+        (("{run}", "ipc=2"), ("ipc: would make it another run", "dataset.root", "runtime")),
         (("{run}", "method=mtt"), ("method: would make it another run",)),
         (("{run}", "dataset.root=nowhere.npz"), ("nowhere.npz: no such file",)),
         (("{run}", "runtime.threads=["), ("runtime.threads=[: not a setting of the form KEY=VALUE",)),

@@ -106,7 +106,7 @@ def test_datm_with_hard_labels_no_schedule_and_no_skip_is_mtt(task):
 def test_ftd_differs_from_mtt_by_experts_and_average_only():
     settings = {name: compose(f"method={name}", "dataset=cifar10", "ipc=10").plain() for name in ("ftd", "mtt")}
     for values in settings.values():
-        for key in ("method_id", "method_title", "method_cites"):
+        for key in ("method_id", "method_title", "method_cites", "recipe"):
             del values[key]
         values["distillation"].pop("average_decay")
         values["experts"].pop("training")

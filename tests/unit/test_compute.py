@@ -206,10 +206,10 @@ def test_full_precision_is_that_of_the_run_whatever_was_asked_of_torch(asked):
     first = found()
     try:
         asked()
-        before, general = found(), torch.get_float32_matmul_precision()
+        before = found()
         with computing(CPU, "float32", None):
             assert set(found()) == {"none"}
-        assert (found(), torch.get_float32_matmul_precision()) == (before, general)
+        assert found() == before
     finally:
         torch.set_float32_matmul_precision("highest")
         for place, value in zip(places, first, strict=True):

@@ -30,7 +30,7 @@ def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes)
         "schema": 1, "method": method, "title": {"mtt": "MTT", "hoptm": "HoP-TM"}.get(method, method.title()),
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 1,
                     "test": 10},
-        "ipc": 1, "seed": 0, "protocol": {"epochs": 100, "augment": {"name": "dsa"}},
+        "ipc": 1, "seed": 0, "floor": method == "random", "protocol": {"epochs": 100, "augment": {"name": "dsa"}},
         "evaluations": [Evaluation.from_metrics(name, runs(*values)) for name, values in networks.items()],
         "random_subset": None if random is None else [Evaluation.from_metrics("convnet", runs(*random))],
         "averaged": None if averaged is None else [Evaluation.from_metrics("convnet", runs(*averaged))],
