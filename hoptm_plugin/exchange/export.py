@@ -20,7 +20,7 @@ from hoptm_plugin.exchange.loading import is_export, why_no_set
 from hoptm_plugin.exchange.manifest import Format, Manifest
 from hoptm_plugin.exchange.origin import Origin, images_are
 from hoptm_plugin.exchange.writing import write_export
-from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.files import as_path, sha256
 from hoptm_plugin.storage.run_files import CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.storage.sets import check_set, read_set
 
@@ -117,7 +117,7 @@ def _read(given: SyntheticSet | HasFolder | str | os.PathLike[str]) -> _Stored:
         except ValueError as error:
             raise ConfigurationError(f"the synthetic set cannot be exported: {error}") from None
         return _Stored(_not_empty(synthetic, "the synthetic set"), None, "distilled", None, {})
-    path = Path(given if isinstance(given, str | os.PathLike) else given.folder)
+    path = as_path(getattr(given, "folder", given), "what is exported")
     if not path.is_dir():
         return _Stored(_load(path), path, path.stem, None, {})
     file = path / SYNTHETIC

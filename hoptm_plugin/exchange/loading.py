@@ -20,7 +20,7 @@ from hoptm_plugin.core.text import shortened
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.exchange.formats import LABELS, NPZ, csv_header, label_type
 from hoptm_plugin.exchange.manifest import FILE_NAME, MOST_VALUES, Manifest, read_manifest
-from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.files import as_path, sha256
 from hoptm_plugin.storage.npz import NpzError, open_npz
 from hoptm_plugin.storage.run_files import CARD, SYNTHETIC
 from hoptm_plugin.storage.sets import read_set
@@ -55,7 +55,7 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
         FileFormatError: missing, damaged, changed since it was exported, or of a format that is not read.
         DataError: it does not fit into memory.
     """
-    path = Path(path)
+    path = as_path(path, "path")
     try:
         is_folder = path.is_dir()
     except OSError as error:  # such as a name that is too long

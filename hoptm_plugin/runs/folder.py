@@ -158,17 +158,6 @@ def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
     return [] if stored == given else [f"{path}: {stored!r} in the folder, {given!r} now"]
 
 
-def as_path(value: Any, what: str) -> Path:
-    """Return a path.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    if not isinstance(value, str | Path):
-        raise ConfigurationError(f"{what}: must be a path, got {value!r}")
-    return Path(value)
-
-
 def as_settings(value: Any) -> RunSettings:
     """Return settings.
 

@@ -17,12 +17,12 @@ from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import is_export, load_distilled, why_no_set
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
-from hoptm_plugin.runs.folder import RunFolder, as_path, as_settings, overlaid, read_settings, trusted
+from hoptm_plugin.runs.folder import RunFolder, as_settings, overlaid, read_settings, trusted
 from hoptm_plugin.runs.running import finished_card, finished_networks, judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
-from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.files import as_path, sha256
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.storage.sets import write_set
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import FileFormatError, RunFolderError
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.runs.folder import as_path, read_settings
+from hoptm_plugin.runs.folder import read_settings
 from hoptm_plugin.settings import RunSettings
-from hoptm_plugin.storage.files import read_bounded
+from hoptm_plugin.storage.files import as_path, read_bounded
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, METRICS, SYNTHETIC
 from hoptm_plugin.storage.sets import read_set
 

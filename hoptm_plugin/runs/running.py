@@ -25,12 +25,12 @@ from hoptm_plugin.loggers import GuardedLoggers
 from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
-from hoptm_plugin.runs.folder import RunFolder, as_path, as_settings
+from hoptm_plugin.runs.folder import RunFolder, as_settings
 from hoptm_plugin.runs.grid import write_grid
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
-from hoptm_plugin.storage.files import write_json
+from hoptm_plugin.storage.files import as_path, write_json
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, GRID, INITIAL_GRID, METRICS, SPLIT, SYNTHETIC
 from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.storage.tensors import digest

@@ -20,12 +20,12 @@ from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.composition import parsed
-from hoptm_plugin.runs.folder import as_path, read_settings, trusted
+from hoptm_plugin.runs.folder import read_settings, trusted
 from hoptm_plugin.runs.running import device_name, judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
-from hoptm_plugin.storage.files import sha256
+from hoptm_plugin.storage.files import as_path, sha256
 from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG
 
 LEVEL, MOST_ERRORS, ROUNDING = 0.01, 10, 1e-9

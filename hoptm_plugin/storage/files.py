@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
-from hoptm_plugin.core.errors import FileFormatError, StorageError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, StorageError
 
 CHECKSUM: Final = "sha256"
 LARGEST_JSON: Final = 64 * 2**20
@@ -25,6 +25,17 @@ _REMEDIES = {
     errno.EACCES: "make the folder writable, or choose another one",
     errno.EPERM: "make the folder writable, or choose another one",
 }
+
+
+def as_path(value: Any, what: str) -> Path:
+    """Return a path.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigurationError(f"{what}: must be a path, got {value!r}")
+    return Path(value)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -123,6 +123,8 @@ def compare(
     _check("scores", scores, (*get_args(ScoreName), "all", None))
     if against is not None and tests is None:
         raise ConfigurationError(f"against {against}: nothing is tested, since tests is None; leave out one of them")
+    if not isinstance(cards_or_folders, Comparable | Iterable):
+        raise ConfigurationError(f"compare takes cards, runs and paths, not {type(cards_or_folders).__name__}")
     given = [cards_or_folders] if isinstance(cards_or_folders, Comparable) else list(cards_or_folders)
     cards = find_cards(given)
     if not cards:

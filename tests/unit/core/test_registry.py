@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Literal
@@ -288,3 +290,24 @@ def test_the_whole_methods_problems_at_once():
 def test_networks_refuse_settings_of_other_networks():
     with pytest.raises(ConfigurationError, match=r"network\.kernel: unknown setting"):
         networks.build({"name": "convnet", "kernel": 5}, "network")
+
+
+def test_a_name_of_the_library_s_own_is_taken_whoever_comes_first():
+    code = (
+        "from hoptm_plugin import Matcher, register\n"
+        "try:\n"
+        "    @register('endpoint')\n"
+        "    class Mine(Matcher):\n"
+        "        def loss(self, pair): return 0\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "PluginError matcher 'endpoint' (__main__.Mine): the name is taken by" in done.stdout
+
+
+@pytest.mark.parametrize("base", ["RunLogger", "Method", "Schedule"])
+def test_each_kind_of_part_is_known_to_a_plug_in_that_is_imported_first(base):
+    code = f"from hoptm_plugin import {base}, registry\nprint(sorted(registry({base})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("['")

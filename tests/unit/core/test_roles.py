@@ -115,6 +115,35 @@ def test_a_plug_in_marks_its_own_keywords(cached_matcher, tmp_path):
     folder.check(settings(sharpness=2.0, cache="b", note="y"), resume=True)
 
 
+@pytest.fixture
+def cached_network():
+    from hoptm_plugin import NetworkBuilder
+    from hoptm_plugin.networks import ConvNet
+
+    @register("cached_network")
+    class CachedNetwork(NetworkBuilder):
+        """A ConvNet that keeps something in a folder."""
+
+        def __init__(self, width: int = 4, cache: Machine[str] = "") -> None:
+            self.width = width
+
+        def build(self, image_shape, num_classes):
+            return ConvNet(depth=2, width=self.width).build(image_shape, num_classes)
+
+    yield CachedNetwork
+    del _BY_BASE[NetworkBuilder]._classes["cached_network"]
+
+
+def test_a_plug_in_s_mark_reaches_lists_labels_and_what_the_yaml_leaves_out(cached_network):
+    from hoptm_plugin.runs.assembly import network_label
+
+    specs = [{"name": "cached_network", "width": 8, "cache": cache} for cache in "ab"]
+    one, other = (compose(network=spec, networks=[spec]) for spec in specs)
+    assert one.digest() == other.digest()
+    assert network_label(specs[0]) == network_label(specs[1]) == "cached_network(width=8)"
+    assert compose(network={"name": "cached_network"}).decided_by("network.cache").role == "machine"
+
+
 def test_no_list_of_setting_paths_is_kept_outside_the_fields():
     """Two or more quoted dotted paths of settings in one tuple, list, set or mapping."""
     paths = "|".join(re.escape(path) for path, _ in leaves(RunSettings) if "." in path)

@@ -305,3 +305,26 @@ def test_a_method_given_whole_does_not_go_by_another_one_s_name():
     assert (settings.method, settings.method_id, settings.method_title) == (spec, spec["name"], spec["name"])
     assert (settings.method_cites, settings.reported) == ([], None)
     assert compose("method_title=Mine", method=spec).method_title == "Mine"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/home/müller/x.npz", "Größe", "it's", "ends in \\", "a \\' b", "\\\\", "null", "1e-3", "a, b", "{x}", "${y}", ""],
+    ids=range(12),
+)  # fmt: skip
+def test_any_text_survives_hydra_s_grammar(text):
+    if text:
+        assert compose(note=text).note == text
+    assert compose(**{"dataset": "npz", "dataset.root": text}).dataset["root"] == text
+
+
+def test_numpy_s_numbers_and_mappings_under_dotted_keys_are_settings():
+    import numpy as np
+
+    assert compose(ipc=np.int64(3), **{"distillation.images.learning_rate": np.float32(0.5)}).ipc == 3
+    assert compose(**{"dataset.preprocess": {"image_size": 16}}).dataset["preprocess"]["image_size"] == 16
+
+
+def test_a_recipe_is_not_another_method_s():
+    settings = compose(method={"name": "random_subset"})
+    assert (settings.recipe, settings.distillation.iterations) == ("", compose("dataset=npz").distillation.iterations)
