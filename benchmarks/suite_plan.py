@@ -131,10 +131,9 @@ class Plan:
 
     def overrides(self, sweep: Sweep) -> list[str]:
         """Return all overrides of a sweep but those of its folder, and of the sets that it judges again."""
-        changed = [given.lstrip("+~").partition("=")[0] for given in self.extra]
-        suite = (given for given in (*self.suite.settings, *sweep.overrides) if len(expand([given])) == 1)
-        settings = _settings(tuple(suite))
-        other = any(not settings.decided_by(path).published for path in changed)
+        changed = [given.lstrip("+~").partition("=")[0] for given in self.extra] if sweep.reported else []
+        suite = [given for given in (*self.suite.settings, *sweep.overrides) if len(expand([given])) == 1]
+        other = any(not _settings(tuple(suite)).decided_by(path).published for path in changed)
         # what was published for the suite's setting was not published for another
         reported = [] if sweep.reported is None or other else [sweep.reported.model_dump(exclude_defaults=True)]
         return [*self.suite.settings, *sweep.overrides, *(f"reported={as_override(each)}" for each in reported),

@@ -71,6 +71,7 @@ def test_the_death_of_one_does_not_stop_the_others(npz_file, tmp_path):
     assert sorted(path.name for path in store.iterdir()) == files, "no lock of the dead, no temporary file"
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_run_folder(npz_file, tmp_path):
     folder = tmp_path / "run"
     endless = (*command(npz_file, folder), "distillation.iterations=100000")

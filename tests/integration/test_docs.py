@@ -113,6 +113,7 @@ def filled(words: list[str], places: dict[str, Path]) -> list[str]:
     return reduced(words[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands(document, bench, tmp_path, places):
     found = fences((ROOT / document).read_text())
@@ -145,6 +146,7 @@ def test_commands_through_a_launcher(tmp_path, places, experts_root):
     assert not (tmp_path / "experts").exists(), "HOPTM_EXPERTS was not heeded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_python(document, tmp_path, finished_run):
     blocks = [fence.text for fence in fences((ROOT / document).read_text()) if fence.language == "python"]

@@ -240,6 +240,7 @@ assert not any("hoptm" in name for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_cards_code_trains_without_this_package(foreign, bench, tmp_path):
     generator = torch.Generator().manual_seed(0)
     folders = []

@@ -16,6 +16,7 @@ def code_of(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path, monkeypatch):
     monkeypatch.setenv("HOPTM_EXPERTS", str(tmp_path / "experts"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -29,6 +29,7 @@ def installed(site, tmp_path, experts_root):
     return lambda *arguments: call(*arguments, cwd=tmp_path, environment=environment)
 
 
+@pytest.mark.slow
 def test_is_listed_only_while_installed(installed, bench):
     listed = installed("list", "matchers")
     assert listed.code == 0, listed.err
@@ -47,6 +48,7 @@ def test_takes_another_matcher_s_place(installed, tmp_path, npz_file):
     assert card(tmp_path / "out")["method"] == "mtt"
 
 
+@pytest.mark.slow
 def test_brings_yaml_of_its_own(installed, tmp_path, npz_file):
     data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
     result = installed("run", "method=direction", *data, *TINY_RUN, "hydra.run.dir=out")

@@ -47,6 +47,7 @@ def kill_when(process, happened):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_and_another_seed_other_bits(run, tmp_path):
     finish(run("one"), tmp_path)
     finish(run("two"), tmp_path)

@@ -44,6 +44,7 @@ def test_help_does_not_wait_for_torch(arguments, timed):
     assert not {*HEAVY, "hoptm_direction"} & modules
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_listed_with_what_it_registers(timed):
     out = timed("list")[0].out
     for text in ("hoptm, idm", "direction   ", "direct", "MTT with another matcher", "from_the_start",
@@ -52,6 +53,7 @@ def test_a_plug_in_is_listed_with_what_it_registers(timed):
         assert text in out
 
 
+@pytest.mark.slow
 def test_a_plug_in_may_register_in_a_loop(timed):
     text = "from hoptm_plugin import Matcher, register\nfor name in ('odd_one', 'odd_two'):\n" \
            "    @register(name)\n    class Odd(Matcher):\n        'Odd.'\n        loss = None\n"  # fmt: skip
@@ -60,6 +62,7 @@ def test_a_plug_in_may_register_in_a_loop(timed):
     assert all(name in result.out for name in ("odd_one", "odd_two", "endpoint"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "text", "says"),
     [

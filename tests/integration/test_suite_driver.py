@@ -91,6 +91,7 @@ def test_a_stopped_suite_stops_its_run_and_goes_on(drive, tmp_path, experts_root
     assert len(list(folder.glob("*/*/checkpoint.safetensors"))) == 1, "written because it was stopped"
 
 
+@pytest.mark.slow
 def test_a_dry_run_names_every_run_and_estimates(drive, tmp_path):
     result = drive("table4_ablation", "--variant", "cpu", "--dry-run", "runtime.device=cpu")
     assert result.code == 0, result.err

@@ -60,7 +60,8 @@ def test_losses_and_gradients_of_a_stack_are_those_of_each_network(soft):
 
 
 @pytest.mark.parametrize(
-    ("compiled", "together"), [(False, 3), pytest.param(True, 1, marks=pytest.mark.slow), (True, 3)]
+    ("compiled", "together"),
+    [(False, 3), pytest.param(True, 1, marks=pytest.mark.slow), pytest.param(True, 3, marks=pytest.mark.slow)],
 )
 def test_training_side_by_side_or_compiled_gives_the_networks_of_one_at_a_time(compiled, together):
     """With DSA, short last batches and the drop of the learning rate."""

@@ -116,6 +116,7 @@ def path_gradients(step, strategy, memory_budget=0, dtype=torch.float64, sizes=(
     return [loss, *torch.autograd.grad(loss, (images, alpha))]
 
 
+@pytest.mark.slow
 def test_unroll_with_compiled_steps_equals_the_full_graph(compiled):
     for ours, expected in zip(path_gradients(compiled, "auto"), path_gradients(make_step(False), "full"), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)

@@ -158,6 +158,7 @@ def test_a_memory_budget_is_given_in_words(text, bytes_):
     assert int(Runtime(memory_budget=text).memory_budget) == bytes_
 
 
+@pytest.mark.slow
 def test_a_compiled_function_has_code_for_each_shape_and_none_for_shapes_in_general():
     """Code that depended on the shapes seen before would give a resumed run other bits."""
     step = compute.compile_step(lambda x: (x * 2).sum(), CPU)

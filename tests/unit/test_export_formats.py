@@ -360,7 +360,7 @@ def test_real_images_are_named_as_such(info, expected, tmp_path):
 )  # fmt: skip
 def test_a_run_measures_whether_real_images_were_changed(declared, moved, expected):
     images = make_set().images
-    assert running.images_are(SimpleNamespace(images_are=declared), images, images + moved) == expected
+    assert running.images_made_of(SimpleNamespace(images_are=declared), images, images + moved) == expected
 
 
 def test_recipe_has_no_paths_and_nothing_of_the_machine():

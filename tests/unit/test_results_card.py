@@ -96,6 +96,7 @@ def test_too_many_classes_leave_the_confusion_matrices_out():
     assert Evaluation.from_metrics("convnet", [run] * 3).confusion is None
 
 
+@pytest.mark.slow
 def test_the_largest_card_can_be_read_again(card, tmp_path):
     classes = 200
     run = RUN | {"support": [50] * classes, "recall_per_class": [0.2] * classes,
