@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hoptm_plugin.core.errors import ConfigurationError, first_line
 from hoptm_plugin.networks.layers import HasFeatures, features, no_features
+from hoptm_plugin.runtime.memory import exhausted
 from hoptm_plugin.runtime.randomness import generator_states, seeded
 
 Need: TypeAlias = Literal["no_randomness", "no_state", "features"]
@@ -32,9 +33,9 @@ def network_problems(network: nn.Module, images: Tensor, *needs: Need, classes: 
     with seeded(0, images.device), torch.no_grad():
         try:
             logits, drawing = _training_step(network.train(), images)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError, AssertionError) as error:
+            if exhausted(error):
+                raise
             size = "x".join(map(str, images.shape[1:]))
             return [f"{name}: fails on {size} images: {first_line(error)}"]
         changed = [key for key, buffer in network.named_buffers() if not torch.equal(buffer, before[key])]

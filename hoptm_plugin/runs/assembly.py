@@ -178,11 +178,12 @@ class Workbench:
 
     def _problems_of(self, builder: NetworkBuilder) -> list[str]:
         """Return why a network cannot be trained on these data."""
-        try:
-            network = self.creator(builder)(torch.Generator())
-        except HopTMError as error:
-            raise ConfigurationError(str(error)) from error
-        return network_problems(network, self.data.train.batch(slice(2)), classes=len(self.data.class_names))
+        with memory_named("trying a network on two images", "choose a smaller network, or a machine with more"):
+            try:
+                network = self.creator(builder)(torch.Generator())
+            except HopTMError as error:
+                raise ConfigurationError(str(error)) from error
+            return network_problems(network, self.data.train.batch(slice(2)), classes=len(self.data.class_names))
 
     def check_experts(self) -> None:
         """Begin the store if experts are missing; refuse one that cannot be begun or holds damaged experts.

@@ -16,6 +16,12 @@ _CPU_SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory
 _GPU_SIGNS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
+def exhausted(error: BaseException) -> bool:
+    """Tell whether an error says that memory, of the CPU or of CUDA, is exhausted."""
+    signs = (*_GPU_SIGNS, *_CPU_SIGNS)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
+
+
 @contextmanager
 def memory_named(doing: str, remedy: str) -> Iterator[None]:
     """Turn exhausted memory, of the CPU or of CUDA, into one message.
@@ -30,9 +36,9 @@ def memory_named(doing: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        cuda = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _GPU_SIGNS)
-        if not cuda and not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _CPU_SIGNS):
+        if not exhausted(error):
             raise
+        cuda = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _GPU_SIGNS)
         where = "the GPU's memory" if cuda else "memory"
         wanted = re.search(r"[Tt]ried to allocate [\d.]+ \w+", str(error))
         reason = f"t{wanted[0][1:]}" if wanted else type(error).__name__

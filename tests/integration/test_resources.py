@@ -93,7 +93,7 @@ MEMORY = {
                 "runtime.parallel_networks=1"),
     "distillation": (("network.width=16", "method.student_steps=200", "runtime.unroll=full"), "while distilling",
                      "runtime.unroll=adjoint"),
-    "evaluation": (("network.width=16", "method.student_steps=2", "networks=[{name: convnet, width: 2048}]"),
+    "evaluation": (("network.width=16", "method.student_steps=2", "networks=[{name: convnet, width: 1400}]"),
                    "while evaluating the synthetic set", "runtime.parallel_networks=1"),
 }  # fmt: skip
 
@@ -112,6 +112,15 @@ def test_memory_that_runs_out(where, tmp_path):
     if where == "distillation":  # the remedy, in the same memory
         done = fork(*arguments, "runtime.unroll=adjoint", cwd=tmp_path, before=limited)
         assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+def test_a_network_that_no_memory_holds_is_refused_before_any_work(tmp_path):
+    settings = ("method=random", "networks=[{name: convnet, width: 4096}]", f"hydra.run.dir={tmp_path}/run")
+    result = fork("run", *settings, cwd=tmp_path, before=functools.partial(limit_memory, 400))
+    assert result.code == 1, result
+    assert "error: memory is exhausted while trying a network on two images" in result.err
+    assert not (tmp_path / "run").exists()
 
 
 HELD = """
