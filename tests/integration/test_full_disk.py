@@ -165,7 +165,10 @@ def test_export_leaves_nothing_behind(form, disk, undisturbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "remedy"),
-    [(("report", "-o", "page.html"), "-o FILE"), (("compare", "--format", "csv", "--output", "table.csv"), "--output")],
+    [
+        (("report", "-o", "page.html"), "name another output file"),
+        (("compare", "--format", "csv", "--output", "table.csv"), "name another file"),
+    ],
 )
 def test_a_page_or_table_that_does_not_fit_leaves_the_old_one(command, remedy, disk, undisturbed, tmp_path):
     disk.resize(1)
