@@ -138,8 +138,8 @@ def test_a_user_without_permission(disk, tiny, tmp_path, npz_file):
     works("run", f"hydra.run.dir={theirs / 'run'}", "resume=true")
     refused(("export", str(theirs / "run"), "--format", "folder", "-o", str(theirs / "set")), theirs, denied,
             "-o FOLDER", code=2)  # fmt: skip
-    refused(("report", str(theirs / "run"), "-o", str(theirs / "page.html")), theirs / "page.html", denied, "name another output file",
-            code=2)  # fmt: skip
+    refused(("report", str(theirs / "run"), "-o", str(theirs / "page.html")), theirs / "page.html", denied,
+            "name another output file", code=2)  # fmt: skip
     assert contents(theirs) == before
 
     for secret, command in (

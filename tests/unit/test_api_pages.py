@@ -109,8 +109,8 @@ def test_faulty_docstrings_fail_the_build(tmp_path, monkeypatch, faults):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     source = tmp_path / "docs"
     source.mkdir()
-    for name in ("conf.py", "methods.md"):
-        shutil.copy(DOCS / name, source)
+    for file in (DOCS / "conf.py", *DOCS.glob("*.md")):
+        shutil.copy(file, source)
     shutil.copytree(DOCS / "_static", source / "_static")
     (source / "index.rst").write_text("Title\n=====\n\n.. automodule:: example\n   :members:\n")
     done = build(source, tmp_path / "out")
