@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import sysconfig
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -106,8 +105,6 @@ def _configure_compiler() -> None:
     builder = logging.getLogger("torch.utils.cpp_extension")
     _undo.append(partial(builder.setLevel, builder.level))
     builder.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=DeprecationWarning)
     dynamo, inductor = torch._dynamo.config, torch._inductor.config
     # its default of 8 counts all networks and batch sizes of one process together
     _undo.append(partial(setattr, dynamo, "recompile_limit", dynamo.recompile_limit))

@@ -67,6 +67,8 @@ def computing(device: torch.device, precision: Precision, threads: int | None) -
     switches = torch.get_num_threads(), backends.cudnn.deterministic, backends.cudnn.benchmark
     current = torch.cuda.current_device() if device.type == "cuda" else None
     with warnings.catch_warnings(), compiler_put_back():
+        for category in (FutureWarning, DeprecationWarning):  # torch warns of itself when it loads forward derivatives
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=category)
         try:
             if threads is not None:
                 torch.set_num_threads(threads)
