@@ -66,7 +66,9 @@ def test_pickles_in_disguise(place, name, disguise):
         place.check(command, refused=True, says=name)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "synthetic.png", "initial.png"])
+@pytest.mark.parametrize(
+    "name", sampled(["config.yaml", "metrics.jsonl", "synthetic.png", "initial.png"], "initial.png")
+)
 def test_a_report_leaves_pickles_out(place, name):
     place.replace(name, pickled(place))
     assert f"{name} is left out: it is not the file that result.json names" in place.check("report", refused=False)
@@ -94,7 +96,7 @@ TAGS = ("!!python/object/apply:os.system ['touch {}']", "!!python/object/new:os.
         "a: !!binary aGFsbG8=", "a: 2020-01-01", "1: a", "a: !!set {{x}}")  # fmt: skip
 
 
-@pytest.mark.parametrize("text", sampled(TAGS, TAGS[0], TAGS[2], TAGS[-1]))
+@pytest.mark.parametrize("text", sampled(TAGS, TAGS[0]))
 def test_tags_in_a_configuration(place, text):
     place.replace("config.yaml", text.format(place.sentinel).encode())
     place.forget("config.yaml")
@@ -140,8 +142,7 @@ INSTANCES = {
 }  # fmt: skip
 
 
-QUICK = ("at the top", "in method", "in a matcher", "a method's name", "a network to judge on", "hydra's folder",
-         "an interpolation for a path", "escapes in a name", "a number without end")  # fmt: skip
+QUICK = ("in method", "an interpolation for a path", "escapes in a name")
 
 
 @pytest.mark.parametrize("name", sampled(INSTANCES, *QUICK))
@@ -254,7 +255,7 @@ USED_BY = {**READ_BY, "config.yaml": ("resume", "eval", "report"), "metrics.json
     ("name", "kind"),
     sampled(
         itertools.product(USED_BY, ("pipe", "folder", "device")),
-        *((name, "pipe") for name in USED_BY), ("config.yaml", "folder"), ("synthetic.safetensors", "device"),
+        ("config.yaml", "pipe"), ("synthetic.safetensors", "device"), ("split.json", "pipe"),
     ),
 )  # fmt: skip
 def test_what_is_no_file_is_not_waited_for(place, name, kind):
@@ -281,7 +282,7 @@ def test_a_pipe_for_a_manifest(place):
 DEEP = b"[" * 100_000
 
 
-@pytest.mark.parametrize("name", ["result.json", "evaluations.json", "config.yaml"])
+@pytest.mark.parametrize("name", sampled(["result.json", "evaluations.json", "config.yaml"], "result.json"))
 def test_deep_nesting(place, name):
     for content in (DEEP, b'{"a":' * 900 + b"1" + b"}" * 900):
         place.replace(name, content)
@@ -293,7 +294,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
 
 
-@pytest.mark.parametrize("text", [LAUGHS, MERGES, "a: &a [*a]", "a: " + "[" * 3000])
+@pytest.mark.parametrize("text", sampled([LAUGHS, MERGES, "a: &a [*a]", "a: " + "[" * 3000], LAUGHS))
 def test_aliases_and_merges(place, text):
     place.replace("config.yaml", text.encode())
     place.forget("config.yaml")

@@ -128,6 +128,7 @@ def test_tesla_changes_the_result_and_bad_gradients_are_named(run, tmp_path):
     assert "method.gradient" in refused.err
 
 
+@pytest.mark.slow
 def test_resume_auto_begins_and_then_leaves_a_sweep_as_it_is(run, tmp_path):
     sweep = ("hydra.sweep.dir=sweep", "resume=auto", "-m", "ipc=1,2")
     succeed(run("random", *sweep))

@@ -56,6 +56,7 @@ def test_brings_yaml_of_its_own(installed, tmp_path, npz_file):
     assert card(tmp_path / "out")["title"] == "Direction"
 
 
+@pytest.mark.slow
 def test_its_own_tests_inherit_the_contracts(site):
     source = site.with_name("source")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(source), str(source)]

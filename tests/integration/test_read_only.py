@@ -45,6 +45,7 @@ def test_a_run_in_a_read_only_folder(disk, tiny, tmp_path):
     only_error(result, disk / "runs", READ_ONLY, "hydra.sweep.dir=PATH", code=2)
 
 
+@pytest.mark.slow
 def test_experts_are_read_from_a_read_only_store_and_missing_ones_are_one_message(disk, tiny, tmp_path):
     run = ("run", *tiny, f"experts.root={disk / 'experts'}")
     result = command_line.invoke(*run, "hydra.run.dir=out", cwd=tmp_path)
@@ -60,6 +61,7 @@ def test_experts_are_read_from_a_read_only_store_and_missing_ones_are_one_messag
     assert "2 experts of 2 epochs" in result.out
 
 
+@pytest.mark.slow
 def test_all_that_reads_a_finished_run_works_where_it_is_read_only(disk, tmp_path):
     run = str(disk / "run")
     before = contents(disk.path)
@@ -76,6 +78,7 @@ def test_all_that_reads_a_finished_run_works_where_it_is_read_only(disk, tmp_pat
     assert contents(disk.path) == before
 
 
+@pytest.mark.slow
 def test_what_would_be_written_there_is_refused(disk, tmp_path):
     run = str(disk / "run")
     for command, named, remedy in (

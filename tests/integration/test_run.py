@@ -93,6 +93,7 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     assert str(folder) in result.out
 
 
+@pytest.mark.slow
 def test_console_script_runs_in_a_default_folder(tmp_path, experts_root, npz_file):
     script = shutil.which("hoptm-bench", path=str(Path(sys.executable).parent))
     assert script is not None, "the package is not installed beside this Python"
@@ -207,6 +208,7 @@ def test_sweep_goes_on_after_a_failure_and_reports_it(bench, tmp_path, npz_file)
     assert names(tmp_path / "sweep") == {"multirun.yaml", "1-hoptm-npz-ipc1-seed0"}
 
 
+@pytest.mark.slow
 def test_interrupted_run_says_how_to_go_on(tmp_path, experts_root, npz_file):
     dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
     # so many iterations would be worth half a minute of compiling, which is not what is tested

@@ -79,6 +79,7 @@ def test_both_scores_of_a_set_with_hard_labels(bench, tmp_path, finished_run, np
     assert all(f">{rows['HoP-TM'][name]:.3f}<" in page for name in ("lrs", "ars"))
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_and_making_it_suffices(bench, tmp_path, soft_run, npz_file):
     networks = "alexnet, convnet(depth=2,width=4)"
     assert missing(bench("compare", str(soft_run), "--scores", "all")) == [
@@ -105,6 +106,7 @@ def test_what_is_missing_is_named_and_making_it_suffices(bench, tmp_path, soft_r
         assert 0 < row["ars"] < 1
 
 
+@pytest.mark.slow
 def test_runs_are_to_be_made_like_an_evaluation_with_settings_of_its_own(bench, finished_run, npz_file):
     settings = ("protocol.epochs=5", "protocol.learning_rate=0.02", "networks=[alexnet]", "seed=1")
     augmented = (*settings, "augment.prob_flip=0.25")

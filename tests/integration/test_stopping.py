@@ -30,13 +30,11 @@ def signal_to(running, number):
     os.kill(running.process.pid, number)
 
 
-QUICK = ("distillation", signal.SIGTERM)
 MOMENTS = itertools.product(("experts", "distillation", "evaluation"), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
 
 
-@pytest.mark.parametrize(
-    ("where", "number"), [pytest.param(*each, marks=() if each == QUICK else pytest.mark.slow) for each in MOMENTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "number"), MOMENTS)
 def test_a_stopped_run_goes_on_to_the_same_bits(where, number, undisturbed, npz_file, tmp_path):
     folder = tmp_path / "run"
     arguments = command(npz_file, folder)
@@ -134,6 +132,7 @@ def test_a_second_signal_changes_nothing(gap, second, npz_file, tmp_path):
     assert (folder / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_in_which_a_process_was_killed_at_once_can_be_used(npz_file, undisturbed, tmp_path):
     """Before its configuration was renamed into place."""
     folder = tmp_path / "run"

@@ -40,12 +40,9 @@ def compiled():
     return make_step(True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("size", "soft", "wanted"),
-    [
-        (5, True, (0, 1, 2)),
-        *(pytest.param(*each, marks=SLOW) for each in ((5, False, (0, 1)), (2, False, (1,)), (2, False, ()))),
-    ],
+    ("size", "soft", "wanted"), [(5, True, (0, 1, 2)), (5, False, (0, 1)), (2, False, (1,)), (2, False, ())]
 )
 def test_compiled_equals_eager_in_float64(compiled, size, soft, wanted):
     eager = make_step(False)
@@ -76,7 +73,7 @@ def test_hessian_vector_product_equals_the_hessian_times_the_vector():
     torch.testing.assert_close(along, step.gradient(theta, images, targets) @ direction)
 
 
-@SLOW
+@pytest.mark.slow
 def test_float32_gradients_of_the_compiled_step_have_float64_s_direction():
     """Every quantity of a step, at the published width and along a path: cosine of at least 0.99999."""
     exact, single = make_step(False, width=128, depth=2), make_step(True, torch.float32, width=128, depth=2)
@@ -122,7 +119,7 @@ def test_unroll_with_compiled_steps_equals_the_full_graph(compiled):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
-@SLOW
+@pytest.mark.slow
 def test_compiled_steps_give_the_same_bits_again_also_when_compiled_anew():
     first, again = (
         path_gradients(make_step(True, torch.float32), "auto", dtype=torch.float32, sizes=(3, 3)) for _ in range(2)
@@ -169,7 +166,7 @@ def test_kept_graphs_are_freed_once_walked_and_a_second_backward_pass_builds_the
     torch.testing.assert_close(first, second, rtol=1e-11, atol=1e-14)
 
 
-@SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "builder", [ConvNet(1, 4, norm="layer", act="leaky_relu", pool="max"), ConvNet(1, 4, "group", "sigmoid", "none")]
 )

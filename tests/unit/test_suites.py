@@ -24,7 +24,7 @@ RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cro
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
 # small already, and nothing was published for them
 OWN = {"digits": (16,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "study_cifar10": (49,)}
-FAST = ("digits", "table4_ablation")  # one of each kind; composing the others' runs takes minutes
+FAST = ("digits",)  # composing the runs of the others takes minutes
 
 
 def marked(names, *more):
@@ -103,6 +103,7 @@ def test_tables_agree_where_they_repeat_each_other(plans):
             assert accuracies[row] == (other["accuracy"], other["std"])
 
 
+@pytest.mark.slow
 def test_ablations_switch_off_what_they_say(plans):
     for job in plans("table4_ablation").jobs:
         method = job.parts.method
@@ -192,6 +193,7 @@ def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
     assert command[-2:] == ["experts.epochs=7", "experts.count=5"]
 
 
+@pytest.mark.slow
 def test_estimates_scale():
     once, twice = estimated("distillation.iterations=10"), estimated("distillation.iterations=20")
     ipc = [job.settings.ipc for job in small().jobs]

@@ -107,6 +107,7 @@ write_checkpoint(folder / "checkpoint", {"done": 3, "method": {f"part {i}": {"ma
 """
 
 
+@pytest.mark.slow
 def test_equal_bytes_from_two_processes(tmp_path):
     for name, seed in (("a", "1"), ("b", "2")):
         environment = {**os.environ, "PYTHONHASHSEED": seed}

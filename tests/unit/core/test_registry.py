@@ -292,6 +292,7 @@ def test_networks_refuse_settings_of_other_networks():
         networks.build({"name": "convnet", "kernel": 5}, "network")
 
 
+@pytest.mark.slow
 def test_a_name_of_the_library_s_own_is_taken_whoever_comes_first():
     code = (
         "from hoptm_plugin import Matcher, register\n"
@@ -306,7 +307,9 @@ def test_a_name_of_the_library_s_own_is_taken_whoever_comes_first():
     assert "PluginError matcher 'endpoint' (__main__.Mine): the name is taken by" in done.stdout
 
 
-@pytest.mark.parametrize("base", ["RunLogger", "Method", "Schedule"])
+@pytest.mark.parametrize(
+    "base", ["RunLogger", *(pytest.param(each, marks=pytest.mark.slow) for each in ("Method", "Schedule"))]
+)
 def test_each_kind_of_part_is_known_to_a_plug_in_that_is_imported_first(base):
     code = f"from hoptm_plugin import {base}, registry\nprint(sorted(registry({base})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

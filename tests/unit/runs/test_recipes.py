@@ -128,7 +128,9 @@ RELEASED = {
 }
 
 
-@pytest.mark.parametrize("method", TRAJECTORY)
+@pytest.mark.parametrize(
+    "method", [pytest.param(each, marks=() if each == "hoptm" else pytest.mark.slow) for each in TRAJECTORY]
+)
 def test_medical_trajectory_methods_share_hoptm_s_segments(method):
     for (dataset, ipc), expected in RELEASED.items():
         values, _ = settings(method, dataset, ipc)
