@@ -201,6 +201,7 @@ def test_paths_out_of_the_labels_of_an_export(place):
     place.check("eval synthetic=export dataset=digits hydra.run.dir=new", refused=True, says="labels.csv")
 
 
+@pytest.mark.slow
 def test_paths_in_the_artefacts_of_a_card_are_names_alone(place):
     for name in ("../../outside/precious", "/etc/hostname"):
         place.change_json("run/result.json", lambda card, name=name: card["artefacts"].update({name: "0" * 64}))

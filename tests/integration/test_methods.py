@@ -96,6 +96,7 @@ def test_datm_learns_labels(run, tmp_path):
     assert all(row["skipped"] == 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_average_is_stored_judged_and_judged_again(run, bench, tmp_path):
     result = succeed(run("ftd", "hydra.run.dir=out", "distillation.average_decay=0.5"))
     assert "FTD, EMA" in result.out
@@ -186,6 +187,7 @@ def test_killed_and_resumed_equals_uninterrupted(method, npz_file, tmp_path):
         assert card(killed)[key] == card(tmp_path / "whole")[key]
 
 
+@pytest.mark.slow
 def test_what_is_judged_without_its_run_has_no_reported_figure_and_an_average_is_named(run, bench, npz_file, tmp_path):
     succeed(run("ftd", "hydra.run.dir=out", "seed=3"))
     (tmp_path / "elsewhere").mkdir()

@@ -50,12 +50,14 @@ def test_a_run_becomes_one_page(report, finished_run, tmp_path):
     assert "result.json" not in page
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(report, finished_run, tmp_path):
     assert report(finished_run, RESULTS / "0", "-o", "a.html").code == 0
     assert report(RESULTS / "0", finished_run, "-o", "b.html").code == 0
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_page_is_written_from_python_without_a_word(finished_run, tmp_path, capfd):
     from hoptm_plugin.pages.report import Report, report
 
@@ -181,6 +183,7 @@ def test_a_file_of_a_run_is_never_written_over(report, bench, copied, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_leaves_nothing(report, finished_run, tmp_path):
     # the second leaves no room for the name of the temporary file
     for name in ("x" * 300, "x" * 250):

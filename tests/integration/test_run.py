@@ -188,6 +188,7 @@ def test_experts_of_a_method_that_reads_none(bench, tmp_path):
     assert names(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_sweep_runs_all_combinations(bench, tmp_path, npz_file):
     dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
     succeed(bench("run", "-m", "method=hoptm,mtt", *dataset, *TINY_RUN, "hydra.sweep.dir=sweep"))

@@ -50,6 +50,7 @@ def soft_run(tmp_path_factory, experts_root, npz_file):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_both_scores_of_a_set_with_hard_labels(bench, tmp_path, finished_run, npz_file):
     data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
     runs = {

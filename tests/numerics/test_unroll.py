@@ -137,7 +137,7 @@ def test_path_equals_torch_sgd_on_the_module_with_hard_labels(strategy):
 
 
 @pytest.mark.parametrize("strategy", ["full", "adjoint"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_gradcheck(strategy, steps):
     generator = torch.Generator().manual_seed(1)
     shape, sizes = (1, 4, 4), (1, 2, 2)[:steps]

@@ -111,6 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_task, folder
     assert 0 < mask.float().mean() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["momentum", "mask"])
 def test_momentum_and_mask_are_what_makes_it_so(make_task, folder, lost):
     """Guards the test above: without either, the bits differ."""

@@ -83,6 +83,7 @@ def count(folder):
         lock.close()
 
 
+@pytest.mark.slow
 def test_no_update_is_lost(tmp_path):
     """Also not by one that opened the file before its holder removed it, while another makes a new one."""
     (tmp_path / "counter").write_text("0")

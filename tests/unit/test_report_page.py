@@ -122,6 +122,7 @@ def test_nothing_that_was_read_becomes_markup():
     assert not re.search(r"(?:src|href)=\"(?!#|data:)", html)
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_page_in_any_order():
     runs = [whole(card()), whole(card("mtt", "MTT"), 1), whole(card(seed=1), 2)]
     assert page(*runs) == page(*reversed(runs))
@@ -252,6 +253,7 @@ def test_every_run_has_a_name_of_its_own():
                      "HoP-TM, scans, IPC 1, seed 0, y"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_options_of_the_comparison_are_passed_on():
     runs = [whole(card()), whole(card("mtt", "MTT"), 1)]
     assert "Differences to MTT" in page(*runs, against="mtt")

@@ -91,6 +91,7 @@ def searched(tmp_path):
     return with_accuracies
 
 
+@pytest.mark.slow
 def test_the_best_candidate_is_taken_and_recorded(searched):
     plan = searched(0.2, 0.5, None, 0.5)
     chosen = [job.settings for job in plan.jobs if job.settings.method_id == "mtt"]

@@ -171,6 +171,7 @@ def test_a_variant_s_settings_beat_inherited_sweeps_and_its_own_sweeps_beat_them
         Suite(**SMALL).varied("gpu")
 
 
+@pytest.mark.slow
 def test_experts_are_counted_once_per_recipe():
     jobs = small().jobs
     stores = expert_stores(jobs)
@@ -217,6 +218,7 @@ def evaluation(*settings):
     return row["distillation passes"], row["evaluation passes"]
 
 
+@pytest.mark.slow
 def test_what_methods_train_on_is_counted():
     _, plain = evaluation("method=mtt", "ipc=2")
     assert evaluation("method=ftd", "ipc=2")[1] == 2 * plain, "the moving average as well"

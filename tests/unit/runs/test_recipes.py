@@ -198,6 +198,7 @@ def test_hoptm_s_own():
         check(("hoptm", "covid19cxr", ipc), {f"{pace}.start": 1e-10, f"{pace}.growth": growth, shape: 1.0})
 
 
+@pytest.mark.slow
 def test_experts_of_each_method():
     training = "experts.training"
     for dataset, ipc in (("cifar10", 1), ("pathmnist", 100), ("covid19cxr", 10)):
