@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
@@ -37,9 +38,14 @@ from hoptm_plugin.core.roles import (
     decides,
     of_part,
 )
+from hoptm_plugin.data.preprocess import BesideReader
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.experts.recipe import ExpertTraining
 
+# a variable that is set to nothing, such as HOPTM_EXPERTS, names no folder
+_Folder = Annotated[
+    Path, BeforeValidator(lambda value: value or "experts"), AfterValidator(lambda path: path.expanduser())
+]
 _OR_AUTO = BeforeValidator(lambda value: None if value == "auto" else value)
 T = TypeVar("T")
 # what the card says of the run: a run that goes on under other words would contradict its folder
@@ -60,7 +66,7 @@ class Experts(Settings):
     """
 
     count: Result[PositiveInt] = 100
-    root: Nothing[Path] = Path("experts")
+    root: Nothing[_Folder] = Path("experts")
     epochs: Result[PositiveInt | None] = None
     seed: Chance[NonNegativeInt] = 0
     training: ExpertTraining
@@ -119,9 +125,15 @@ class Published(Record):
 
 @dataclass(frozen=True)
 class Describes:
-    """A field that describes a part of this kind by ``name`` and keywords, each of which says what it decides."""
+    """A field that describes a part of this kind by ``name`` and keywords, each of which says what it decides.
+
+    Attributes:
+        kind: of part.
+        beside: settings that stand beside its keywords.
+    """
 
     kind: type
+    beside: type[Settings] | None = None
 
 
 Spec: TypeAlias = dict[str, Any]
@@ -161,7 +173,7 @@ class RunSettings(Settings):
     method_title: Told[Line]
     method_cites: Told[list[str]] = Field(default_factory=list)
     method: Annotated[Result[Spec], Describes(Method)]
-    dataset: Annotated[Result[Spec], Describes(DatasetReader)]
+    dataset: Annotated[Result[Spec], Describes(DatasetReader, BesideReader)]
     network: Annotated[Result[Spec], Describes(NetworkBuilder)]
     augment: Annotated[Result[Spec], Describes(Augmentation)]
     experts: Experts
@@ -261,7 +273,12 @@ class RunSettings(Settings):
 
 
 def _described(settings: type[Settings], name: str) -> type | None:
-    return next((each.kind for each in settings.model_fields[name].metadata if isinstance(each, Describes)), None)
+    describes = _describes(settings, name)
+    return describes and describes.kind
+
+
+def _describes(settings: type[Settings], name: str) -> Describes | None:
+    return next((each for each in settings.model_fields[name].metadata if isinstance(each, Describes)), None)
 
 
 def _keyword(spec: Any, kind: type | None, path: list[str]) -> Decides:
@@ -278,14 +295,22 @@ def _keyword(spec: Any, kind: type | None, path: list[str]) -> Decides:
 def _deciding(settings: type[Settings], plain: Mapping[str, Any], roles: set[Role]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in plain.items():
-        known = decides(settings, name)
+        known = decides(settings, name) if name in settings.model_fields else Decides("result")
         if known is None:
             group = _deciding(settings.model_fields[name].annotation, value, roles)  # type: ignore[arg-type]
             kept |= {name: group} if group else {}
-        elif known.role in roles:
-            kind = _described(settings, name)
-            kept[name] = value if kind is None else _deciding_part(value, kind, roles)
+        elif known.role in roles and value not in known.unless:
+            describes = _describes(settings, name) if name in settings.model_fields else None
+            kept[name] = value if describes is None else _deciding_described(value, describes, roles)
     return kept
+
+
+def _deciding_described(spec: Any, describes: Describes, roles: set[Role]) -> Any:
+    if describes.beside is None or not isinstance(spec, Mapping):
+        return _deciding_part(spec, describes.kind, roles)
+    beside = {key: spec[key] or {} for key in spec if key in describes.beside.model_fields}
+    part = {key: value for key, value in spec.items() if key not in beside}
+    return _deciding_part(part, describes.kind, roles) | _deciding(describes.beside, beside, roles | {"result"})
 
 
 def _deciding_part(spec: Any, kind: type | None, roles: set[Role]) -> Any:
@@ -298,7 +323,7 @@ def _deciding_part(spec: Any, kind: type | None, roles: set[Role]) -> Any:
     return {
         key: _deciding_part(spec[key], inner, roles) if inner else spec[key]
         for key, (mark, inner) in of_part(spec, kind).items()
-        if key in spec and (mark.role in roles or mark.role == "result")
+        if key in spec and (mark.role in roles or mark.role == "result") and spec[key] not in mark.unless
     }
 
 

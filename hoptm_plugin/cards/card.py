@@ -33,8 +33,37 @@ from hoptm_plugin.storage.run_files import CARD as FILE_NAME
 LARGEST_BYTES, LARGEST_COUNT = 64 * 2**20, 2**62
 
 
+class DuplicatesRecord(Record):
+    """What was found of images that are in more than one split; see :class:`hoptm_plugin.data.duplicates.Duplicates`.
+
+    Attributes:
+        within: images that equal an earlier one of their own split.
+        across: validation and test images that equal one of another split.
+        conflicting: images that equal one with another label.
+        near: further validation and test images that nearly equal a training image.
+        looked_at: validation and test images that were compared for these, out of ``of``.
+        of: validation and test images that equal no training image.
+        dropped: training images that were left out for it.
+        pairs: the first of ``across`` and ``near``, such as "test[3] = train[17]", by rows of the source's splits.
+    """
+
+    within: NonNegativeInt
+    across: NonNegativeInt
+    conflicting: NonNegativeInt
+    near: NonNegativeInt
+    looked_at: NonNegativeInt
+    of: NonNegativeInt
+    dropped: NonNegativeInt
+    pairs: tuple[Line, ...]
+
+
 class DatasetRecord(Record):
-    """What was distilled: name, fingerprint of pixels and preprocessing, class names, images per split."""
+    """What was distilled: name, fingerprint of pixels and preprocessing, class names, images per split.
+
+    Attributes:
+        read: what the source held and what was done to it, in one line; None in cards from before it was said.
+        duplicates: images in more than one split; None in cards from before they were looked for.
+    """
 
     name: Line
     fingerprint: Line
@@ -42,6 +71,8 @@ class DatasetRecord(Record):
     train: PositiveInt
     validation: NonNegativeInt
     test: PositiveInt
+    read: Line | None = None
+    duplicates: DuplicatesRecord | None = None
 
 
 class ReportedAccuracy(Record):
@@ -188,6 +219,7 @@ def make_card(
     record = DatasetRecord(
         name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
         train=len(data.train), validation=len(data.validation), test=len(data.test),
+        read=data.provenance.get("read"), duplicates=data.provenance.get("duplicates"),
     )  # fmt: skip
     evaluated = {
         kind: None if found is None else tuple(Evaluation.from_metrics(*each) for each in found.items())

@@ -78,7 +78,9 @@ class ImageData:
         normalisation: of all three splits.
         fingerprint: SHA-256 over pixels, labels and preprocessing; experts are stored under it.
         zca_inverse: (mean (D,), inverse transform (D, D)) when whitened, else None.
-        provenance: JSON values worth storing in a run, such as the file list of a seeded split.
+        provenance: JSON values worth storing in a run, such as the file list of a seeded split; ``read`` and
+            ``duplicates`` go into the card.
+        told: what was done to the data and found in them, in lines for the log; file names stand here alone.
     """
 
     name: str
@@ -90,6 +92,7 @@ class ImageData:
     fingerprint: str
     zca_inverse: tuple[Tensor, Tensor] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -134,7 +134,13 @@ class Augmentation(Part, ABC):
 
 
 class DatasetReader(Part, ABC):
-    """Reads one source of images, whole arrays at once."""
+    """Reads one source of images, whole arrays at once.
+
+    Attributes:
+        image_size: pixels per side that ``preprocess.image_size: auto`` stands for; None leaves images as read.
+    """
+
+    image_size: int | None = None
 
     @abstractmethod
     def read(self, seeds: Seeds) -> RawImages:
@@ -145,6 +151,24 @@ class DatasetReader(Part, ABC):
         """
 
 
+class Undecoded(Protocol):
+    """Pictures that become pixels once their size is known.
+
+    Attributes:
+        sizes: (width, height) of each as shown.
+        channels: of what :meth:`decode` returns, 1 or 3.
+    """
+
+    sizes: list[tuple[int, int]]
+    channels: int
+
+    def decode(self, size: tuple[int, int] | None, fit: Literal["crop", "pad", "stretch"] = "crop") -> Tensor:
+        """Return uint8 (n, C, H, W): each brought to ``size`` (width, height), or as they are where all have one."""
+
+    def described(self) -> dict[str, Any]:
+        """Return in short words what kinds of pictures they are, and what is done to them."""
+
+
 @dataclass(frozen=True)
 class RawImages:
     """Images as a source holds them: uint8 tensors (n, C, H, W) and int64 labels (n,) per split.
@@ -152,11 +176,18 @@ class RawImages:
     Attributes:
         name: the data set's name in tables.
         class_names: one per class index.
-        train: images and labels.
-        test: images and labels.
-        validation: images and labels, or None when the source has no such split.
+        train: images and labels; where there are ``pictures``, int64 rows (n,) of them and labels.
+        test: the same.
+        validation: the same, or None when the source has no such split.
         released: normalisation constants (mean, std) that a paper's code released for this source, or None.
         provenance: JSON values worth storing in a run.
+        pictures: of all splits together, not yet decoded, because sizes differ or are large; None of tensors.
+        files: names of the pictures, for messages.
+        groups: (n,) int64, to whom each training image belongs, such as a patient; a carved validation split takes
+            whole groups. None: to nobody.
+        remarks: what was done to the data without being asked, in words; said before a run, and kept in its card.
+        left_out: names of what lies beside the data and was not read; said and counted as well.
+        named_size: pixels per side that the name promises; where others come out, the name says so.
     """
 
     name: str
@@ -166,6 +197,12 @@ class RawImages:
     validation: tuple[Tensor, Tensor] | None = None
     released: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Undecoded | None = None
+    files: Sequence[str] = ()
+    groups: Tensor | None = None
+    remarks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    named_size: int | None = None
 
 
 class NetworkBuilder(Part, ABC):

@@ -28,11 +28,13 @@ class Decides:
             a set is evaluated), where and how the "machine" computes (no more than rounding), or "nothing".
         published: what a recipe reports as published holds for any value.
         beside: it decides what is judged beside the set, and nothing of the set's own figures.
+        unless: values at which it decides nothing, as in runs from before there was such a setting.
     """
 
     role: Role
     published: bool = False
     beside: bool = False
+    unless: tuple[Any, ...] = ()
 
 
 Result = Annotated[T, Decides("result")]

@@ -9,9 +9,10 @@ from hoptm_plugin.data import (  # noqa: F401 - importing registers
     in_memory,
     medmnist,
     npz,
+    table,
     tinyimagenet,
 )
 from hoptm_plugin.data.loading import check_ipc, check_spec, load
-from hoptm_plugin.data.prepare import Preprocess
+from hoptm_plugin.data.preprocess import Preprocess
 
 __all__ = ["Preprocess", "check_ipc", "check_spec", "load"]

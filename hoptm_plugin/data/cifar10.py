@@ -18,7 +18,8 @@ from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_split, existing_folder, here_or_below
 from hoptm_plugin.data.folder import is_image_folder, read_folders
-from hoptm_plugin.data.images import images_in
+from hoptm_plugin.data.layout import check_sizes
+from hoptm_plugin.data.pictures import Reading
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RELEASED = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -96,12 +97,9 @@ class CifarReader(FileReader):
         return images, labels
 
     def _read_images(self, folder: Path, classes: tuple[str, ...], origin: dict[str, str]) -> RawImages:
-        raw = read_folders(folder, classes, SHAPE[0], self.name)
-        if raw.train[0].shape[1:] != SHAPE or raw.provenance["resized_while_reading"]:
-            raise DataError(f"{folder}: {self.title} images are 32x32, but these are {tuple(raw.train[0].shape[2:])} "
-                            f"or differ; read them with dataset=folder")  # fmt: skip
-        first = images_in(folder / "train" / raw.class_names[0])[0]
-        recompressed = first.suffix.lower() in (".jpg", ".jpeg")
+        raw = read_folders(folder, classes, Reading(SHAPE[0]), self.name)
+        check_sizes(raw, SHAPE[1:], f"{self.title} images are 32x32; read them with dataset=folder", folder)
+        recompressed = Path(raw.files[0]).suffix.lower() in (".jpg", ".jpeg", ".jfif")
         return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released,
                        provenance={**raw.provenance, **origin})  # fmt: skip
 

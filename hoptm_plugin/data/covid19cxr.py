@@ -13,8 +13,8 @@ from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, here_or_below, subfolders
-from hoptm_plugin.data.images import decode, images_in
-from hoptm_plugin.data.splits import stratified
+from hoptm_plugin.data.layout import drawn, entry_names, file_lists, loose, raw_pictures
+from hoptm_plugin.data.pictures import Reading, files_in
 
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
 TEST_FRACTION = 0.2
@@ -75,26 +75,24 @@ class Covid19Cxr(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the images, split by ``seeds``."""
         folder = self.locate()
-        groups = [_class_files(folder / name) for name in self.classes]
+        left_out = loose(folder, set(CLASSES))
+        groups = [_class_files(folder / name, left_out) for name in self.classes]
         files = [file for group in groups for file in group]
         labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
-        train, test = stratified(labels, self.classes, TEST_FRACTION, seeds.child("test"))
-        # Decoded in split order, so that both splits are views of one array instead of copies.
-        ordered = torch.cat([train, test])
-        images, resized = decode([files[index] for index in ordered.tolist()], self.channels)
-        split = {
-            name: [files[index].relative_to(folder).as_posix() for index in part.tolist()]
-            for name, part in (("train", train), ("test", test))
-        }
+        parts, said = drawn(files, labels, self.classes, TEST_FRACTION, seeds)
         name = "covid19cxr" if self.classes == CLASSES else f"covid19cxr ({', '.join(self.classes)})"
-        return RawImages(name, self.classes, (images[: len(train)], labels[train]),
-                         (images[len(train) :], labels[test]), released=RELEASED if self.channels == 3 else None,
-                         provenance={"split": split, "resized_while_reading": resized, **ORIGIN})  # fmt: skip
+        return raw_pictures(
+            name, self.classes, parts, files, labels, Reading(self.channels), folder,
+            released=RELEASED if self.channels == 3 else None, remarks=(said,),
+            provenance={"split": file_lists(files, parts, folder), **ORIGIN}, left_out=entry_names(left_out, folder),
+        )  # fmt: skip
 
 
-def _class_files(folder: Path) -> list[Path]:
+def _class_files(folder: Path, left_out: list[Path]) -> list[Path]:
     images = folder / "images" if (folder / "images").is_dir() else folder
-    files = images_in(images)
+    left_out += loose(folder, {"images", "masks"}) if images != folder else []
+    files, others = files_in(images)
+    left_out += others
     if not files:
         raise DataError(f"{images}: holds no images; unpack the whole archive, or leave the class out with "
                         f"\"dataset.classes=[...]\"")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import DatasetReader
 from hoptm_plugin.core.roles import Machine
+
+
+LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
 class FileReader(DatasetReader):
@@ -29,33 +32,33 @@ class FileReader(DatasetReader):
         """
 
 
-def existing_root(root: Path | None, what: str) -> Path:
+def existing_root(root: Path | None, what: str, setting: str = "root") -> Path:
     """Return ``root`` with ``~`` expanded; ``what`` says in an error what it should be."""
     if root is None:
-        raise DataError(f"dataset.root is missing: give {what} with dataset.root=PATH")
+        raise DataError(f"dataset.{setting} is missing: give {what} with dataset.{setting}=PATH")
     root = root.expanduser()
     if not root.exists():
-        raise DataError(f"{root}: no such file or folder; set dataset.root to {what}")
+        raise DataError(f"{root}: no such file or folder; set dataset.{setting} to {what}")
     return root
 
 
-def existing_folder(root: Path | None, what: str) -> Path:
+def existing_folder(root: Path | None, what: str, setting: str = "root") -> Path:
     """Return ``root`` as :func:`existing_root` does, and refuse a file."""
-    root = existing_root(root, what)
+    root = existing_root(root, what, setting)
     if not root.is_dir():
         raise DataError(
-            f"{root}: is a file, not a folder; unpack it if it is an archive and set dataset.root to {what}"
+            f"{root}: is a file, not a folder; unpack it if it is an archive and set dataset.{setting} to {what}"
         )
     return root
 
 
 def entries(folder: Path) -> list[Path]:
-    """Return what lies in ``folder``, sorted by name, without hidden files and macOS's archive leftovers."""
+    """Return what lies in ``folder``, sorted by name, without hidden files and what operating systems leave behind."""
     try:
         found = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from None
-    return [path for path in found if not path.name.startswith(".") and path.name != "__MACOSX"]
+    return [path for path in found if not path.name.startswith(".") and path.name.casefold() not in LEFT_BEHIND]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
@@ -140,3 +143,8 @@ def check_class_list(classes: tuple[str, ...]) -> None:
     """
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"classes must name at least two different classes, got {list(classes)}")
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

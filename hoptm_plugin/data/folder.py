@@ -1,4 +1,4 @@
-"""Any data set as image folders: ``train/CLASS/*`` and ``test/CLASS/*``."""
+"""Any data set as image folders: a folder per class, in a folder per split or not."""
 
 from __future__ import annotations
 
@@ -6,97 +6,167 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, here_or_below, subfolders
-from hoptm_plugin.data.images import decode, images_in
+from hoptm_plugin.data.files import FileReader, check_class_list, entries, existing_folder, here_or_below, subfolders
+from hoptm_plugin.data.layout import SPLITS, drawn, entry_names, file_lists, loose, raw_pictures, split_called
+from hoptm_plugin.data.pictures import Reading, files_in
 
-WHAT = "a folder with train/CLASS/ and test/CLASS/ image folders"
-VALIDATION = ("val", "validation")
+WHAT = "a folder with train/CLASS/ and test/CLASS/ image folders, or with one image folder per class"
+TABLE = (
+    "for pictures in one folder, write a table with the columns file, label and, where there are, split and group "
+    "(of one patient, say), and read it with dataset=table dataset.root=TABLE.csv"
+)
 
 
 @register("folder")
 class Folder(FileReader):
-    """Image folders ``train/CLASS/``, ``test/CLASS/`` and optionally ``val/CLASS/`` or ``validation/CLASS/``.
+    """Image folders ``train/CLASS/``, ``test/CLASS/`` and optionally ``val/CLASS/``, or ``CLASS/`` alone.
 
-    Classes are numbered in alphabetical order. Folders inside a class folder are refused, so that nothing (such as
-    masks) is read or left out unseen.
+    Splits are found in any capitals, and as ``training``, ``testing``, ``valid``, ``validation`` or ``dev``. Where there
+    are none, a seeded ``test_fraction`` of each class is the test split, and its file list is stored with the run.
+    Classes are numbered in alphabetical order; one that the test split lacks has no test images. Folders inside a class
+    folder are refused, so that nothing (such as masks) is read or left out unseen.
 
     Args:
-        root: the folder that holds train and test, or its parent; its name stands in tables.
+        root: the folder that holds splits or classes, or its parent; its name stands in tables.
         classes: use these classes only; null uses all.
-        channels: decode to RGB (3) or grey (1).
+        channels: decode to RGB (3) or grey (1); null leaves pictures grey where all of them are.
+        background: what shows through pixels that are not opaque; null refuses such pictures.
+        window: stored values that become black and white, of pictures of more than 8 bits; null takes the range of all.
+        test_fraction: of each class, where there are no splits.
     """
 
     def __init__(
-        self, root: Machine[Path | None] = None, classes: tuple[str, ...] | None = None, channels: Literal[1, 3] = 3
-    ) -> None:
+        self, root: Machine[Path | None] = None, classes: tuple[str, ...] | None = None,
+        channels: Literal[1, 3] | None = None, background: Literal["black", "white"] | None = None,
+        window: tuple[float, float] | None = None, test_fraction: float = 0.2,
+    ) -> None:  # fmt: skip
         if classes is not None:
             check_class_list(classes)
-        self.root, self.classes, self.channels = root, classes, channels
+        check_fraction(test_fraction)
+        self.root, self.classes, self.test_fraction = root, classes, test_fraction
+        self.reading = Reading(channels, background, window)
 
     def locate(self) -> Path:
-        """Return the folder that holds ``train`` and ``test``."""
+        """Return the folder that holds splits or class folders."""
         root = existing_folder(self.root, WHAT)
-        found = here_or_below(root, is_image_folder, "train/ and test/")
+        found = here_or_below(root, is_image_folder, "train/ and test/") or here_or_below(
+            root, _is_class_folder, "class folders"
+        )
         if found is None:
-            raise DataError(f"{root}: no train/ and test/ folders there; set dataset.root to {WHAT}")
+            raise DataError(f"{root}: {_why_none(root)}; set dataset.root to {WHAT}; {TABLE}")
         return found
 
     def read(self, seeds: Seeds) -> RawImages:
-        """Return the folders' splits as they are; ``seeds`` decides nothing."""
+        """Return the folders' splits as they are; where there are none, ``seeds`` draws the test split."""
         folder = self.locate()
-        return read_folders(folder, self.classes, self.channels, folder.resolve().name)
+        name = folder.resolve().name
+        if is_image_folder(folder):
+            return read_folders(folder, self.classes, self.reading, name)
+        classes = tuple(sorted(self.classes or subfolders(folder)))
+        left_out = loose(folder, set(subfolders(folder)))
+        groups = [_class_files(folder, each, left_out) for each in classes]
+        files = [file for group in groups for file in group]
+        labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
+        parts, said = drawn(files, labels, classes, self.test_fraction, seeds)
+        return raw_pictures(
+            name, classes, parts, files, labels, self.reading, folder, remarks=(said,),
+            provenance={"split": file_lists(files, parts, folder)}, left_out=entry_names(left_out, folder),
+        )  # fmt: skip
+
+
+def check_fraction(fraction: float) -> None:
+    """Refuse a share that is none.
+
+    Raises:
+        ValueError: which the registry reports as a configuration error.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"test_fraction must lie between 0 and 1, got {fraction}")
 
 
 def is_image_folder(path: Path) -> bool:
-    """Tell whether ``path`` holds ``train`` and ``test`` folders."""
-    return (path / "train").is_dir() and (path / "test").is_dir()
+    """Tell whether ``path`` holds folders of train and test images."""
+    return {"train", "test"} <= set(_splits(path))
 
 
-def read_folders(folder: Path, classes: tuple[str, ...] | None, channels: int, name: str) -> RawImages:
-    """Read all splits under ``folder``; every split must have the same classes.
+def _splits(path: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for name, folder in subfolders(path).items():
+        if (split := split_called(name)) is not None:
+            found.setdefault(split, []).append(folder)
+    return found
+
+
+def _is_class_folder(path: Path) -> bool:
+    return len(subfolders(path)) > 1 and not _splits(path)
+
+
+def _why_none(root: Path) -> str:
+    if splits := _splits(root):
+        there = ", ".join(f"{folder.name}/" for folders in splits.values() for folder in folders)
+        missing = [split for split in ("train", "test") if split not in splits]
+        return f"holds {there}, but no folder of {' and no folder of '.join(missing)} images"
+    if folders := subfolders(root):
+        return f"no train/ and test/ folders there, and of class folders only {next(iter(folders))}/"
+    return "no folders there, only files" if entries(root) else "is empty"
+
+
+def read_folders(folder: Path, classes: tuple[str, ...] | None, reading: Reading, name: str) -> RawImages:
+    """Open all splits under ``folder``.
 
     Raises:
-        DataError: a class is missing in a split or has no images there, or an image cannot be read.
+        DataError: two folders for one split; a class that train lacks; a picture that cannot be read.
     """
-    found = {"train": folder / "train", "test": folder / "test"}
-    validation = [folder / option for option in VALIDATION if (folder / option).is_dir()]
-    if len(validation) > 1:
-        raise DataError(f"{folder}: has both val/ and validation/; remove one of them")
-    if validation:
-        found["validation"] = validation[0]
-    names = tuple(sorted(classes or {name for path in found.values() for name in subfolders(path)}))
+    found = {}
+    for split, folders in _splits(folder).items():
+        if len(folders) > 1:
+            raise DataError(f"{folder}: has {' and '.join(f'{each.name}/' for each in folders)}, which are both {split} "
+                            f"images; remove or rename one of them")  # fmt: skip
+        found[split] = folders[0]
+    found = {split: found[split] for split in SPLITS if split in found}
+    left_out = loose(folder, {path.name for path in found.values()})
+    there = {split: list(subfolders(path)) for split, path in found.items()}
+    names = tuple(sorted(classes or {name for each in there.values() for name in each}))
     if len(names) < 2:
-        raise DataError(f"{found['train']}: {len(names)} class folders found, at least two are needed; expected {WHAT}")
-    files = {split: [_class_files(path, name) for name in names] for split, path in found.items()}
-    images, resized = decode([file for groups in files.values() for group in groups for file in group], channels)
-    splits: dict[str, tuple[Tensor, Tensor]] = {}
-    start = 0
-    for split, groups in files.items():
-        counts = torch.tensor([len(group) for group in groups])
-        labels = torch.arange(len(names)).repeat_interleave(counts)
-        splits[split] = (images[start : start + len(labels)], labels)
-        start += len(labels)
-    return RawImages(name, names, splits["train"], splits["test"], splits.get("validation"),
-                     provenance={"resized_while_reading": resized})  # fmt: skip
+        raise DataError(f"{found['train']}: {len(names)} class folders found, at least two are needed; expected {WHAT}; "
+                        f"{TABLE}")  # fmt: skip
+    files: list[Path] = []
+    labels: list[int] = []
+    parts = {}
+    for split, path in found.items():
+        left_out += loose(path, set(there[split]))
+        start = len(files)
+        for label, each in enumerate(names):
+            group = _class_files(path, each, left_out, split == "train")
+            files += group
+            labels += [label] * len(group)
+        if len(files) == start:
+            raise DataError(f"{path}: none of its class folders holds pictures; add some, or remove the folder")
+        parts[split] = torch.arange(start, len(files))
+    return raw_pictures(name, names, parts, files, torch.tensor(labels), reading, folder,
+                        left_out=entry_names(left_out, folder))  # fmt: skip
 
 
-def _class_files(split: Path, name: str) -> list[Path]:
+def _class_files(split: Path, name: str, left_out: list[Path], needed: bool = True) -> list[Path]:
+    """Return the pictures of a class, none where it may lack them; what else lies there is added to ``left_out``."""
     folder = split / name
     if not folder.is_dir():
+        if not needed:
+            return []
         present = list(subfolders(split))
         raise DataError(f"{split}: class folder {name!r} is missing (found: {', '.join(present) or 'none'}); add it, "
-                        f"or choose classes that every split has with \"dataset.classes=[...]\"")  # fmt: skip
+                        f"or choose classes that train has with \"dataset.classes=[...]\"")  # fmt: skip
     if nested := list(subfolders(folder)):
         raise DataError(f"{folder}: holds folders ({', '.join(nested)}), which are not searched; "
                         f"put the class's images directly into it and move everything else away")  # fmt: skip
-    files = images_in(folder)
-    if not files:
+    files, others = files_in(folder)
+    left_out += others
+    if not files and needed:
         raise DataError(f'{folder}: holds no images; add some, or leave the class out with "dataset.classes=[...]"')
     return files

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
@@ -16,6 +17,7 @@ from hoptm_plugin.core.interfaces import DatasetReader, RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import check_splits
+from hoptm_plugin.data.labels import indexed
 
 Given = tuple[Any, Any]
 
@@ -24,11 +26,11 @@ class Arrays(DatasetReader):
     """Images and labels of a notebook as a data set: ``compose(dataset=Arrays(train=(images, labels), test=...))``.
 
     Args:
-        train: images, uint8 tensor or array (n, H, W), (n, C, H, W) or (n, H, W, C) with 1 or 3 channels, and integer
-            labels (n,).
+        train: images, uint8 tensor or array (n, H, W), (n, C, H, W) or (n, H, W, C) with 1 or 3 channels, and labels
+            (n,): class indices from 0 or from 1, or names.
         test: the same, for the final report.
         validation: the same; None: carved from train.
-        class_names: one per class index; None: the indices.
+        class_names: one per class index; None: the names that the labels are, sorted, or the indices.
         name: the data set's name in tables.
 
     Raises:
@@ -40,19 +42,19 @@ class Arrays(DatasetReader):
         name: str = "arrays",
     ) -> None:  # fmt: skip
         given = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
-        self._splits = {split: _labelled(pair, f"Arrays: {split}") for split, pair in given.items()}
-        most = max((int(labels.max()) + 1 for _, labels in self._splits.values() if len(labels)), default=0)
-        names = range(most) if class_names is None else class_names
-        if isinstance(names, str) or not isinstance(names, Sequence):
+        pairs = {split: _labelled(pair, f"Arrays: {split}") for split, pair in given.items()}
+        if class_names is not None and (isinstance(class_names, str) or not isinstance(class_names, Sequence)):
             raise DataError(f"Arrays: class_names must be a sequence of names, got {class_names!r}")
-        self.class_names = tuple(map(str, names))
-        self.name = name
+        names = None if class_names is None else tuple(map(str, class_names))
+        known = indexed({split: labels for split, (_, labels) in pairs.items()}, names, "Arrays")
+        self._splits = {split: (images, known.labels[split]) for split, (images, _) in pairs.items()}
+        self.class_names, self.name, self._remarks = known.class_names, name, known.remarks
         check_splits(self._splits, len(self.class_names), "Arrays")
 
     def read(self, seeds: Seeds) -> RawImages:
         """Return the splits as they are; ``seeds`` decides nothing."""
         return RawImages(self.name, self.class_names, self._splits["train"], self._splits["test"],
-                         self._splits.get("validation"))  # fmt: skip
+                         self._splits.get("validation"), remarks=self._remarks)  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """Return what a run's stored settings say of the data: their name and the SHA-256 of all of them."""
@@ -88,9 +90,11 @@ class GivenArrays(DatasetReader):
         return self.data.read(seeds)
 
 
-def _labelled(pair: Given, where: str) -> tuple[Tensor, Tensor]:
+def _labelled(pair: Given, where: str) -> tuple[Tensor, NDArray]:
     try:
-        images, labels = (each if isinstance(each, Tensor) else torch.from_numpy(np.array(each)) for each in pair)
+        images, labels = pair
+        images = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+        labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.array(labels)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: must be a pair of images and labels, tensors or arrays ({error})") from None
     if images.is_floating_point():
@@ -101,7 +105,7 @@ def _labelled(pair: Given, where: str) -> tuple[Tensor, Tensor]:
         images = images[:, None]
     elif images.ndim == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
         images = images.permute(0, 3, 1, 2)
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise DataError(f"{where}: labels are {labels.dtype}; give class indices as integers")
+    if labels.dtype.kind not in "iuU":
+        raise DataError(f"{where}: labels are {labels.dtype}; give class indices as integers, or names")
     # copies: what the notebook does to its own later must not change the data of a run
-    return images.contiguous().clone(), labels.detach().cpu().long().flatten().clone()
+    return images.contiguous().clone(), labels.copy()

@@ -13,16 +13,18 @@ from hoptm_plugin.core.interfaces import DatasetReader, datasets
 from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader
-from hoptm_plugin.data.prepare import Preprocess, prepare
+from hoptm_plugin.data.prepare import prepare
+from hoptm_plugin.data.preprocess import BesideReader
 
 PATH = "dataset"
+PLACES = ("root", "images")
 
 
 def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageData:
     """Read and prepare the data set that ``spec`` describes.
 
     Args:
-        spec: the reader's ``name`` and keywords, and a mapping ``preprocess``.
+        spec: the reader's ``name`` and keywords, a mapping ``preprocess``, and ``duplicates``.
         seeds: decide splits that the source does not fix, and with them the fingerprint that experts are stored
             under: pass the same seeds to every run that is to be compared.
         device: where the images go.
@@ -31,8 +33,8 @@ def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageDa
         ConfigurationError: wrong settings, all at once.
         DataError: data that is missing or unreadable, or does not fit into memory.
     """
-    reader, preprocess = _parts(spec)
-    return prepare(reader.read(seeds.child("reader")), preprocess, seeds, device)
+    reader, beside = _parts(spec)
+    return prepare(reader.read(seeds.child("reader")), beside.preprocess, seeds, device, beside.duplicates)
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:
@@ -58,13 +60,18 @@ def check_ipc(data: ImageData, ipc: int) -> list[str]:
     ]
 
 
-def _parts(spec: Mapping[str, Any]) -> tuple[DatasetReader, Preprocess]:
-    settings = dict(spec)
-    given = settings.pop("preprocess", None) or {}
+def _parts(spec: Mapping[str, Any]) -> tuple[DatasetReader, BesideReader]:
+    # a variable of the shell that is set to nothing names no folder, and not the one that one stands in
+    settings = {key: None if key in PLACES and value == "" else value for key, value in spec.items()}
+    given = {key: settings.pop(key) for key in BesideReader.model_fields if settings.get(key) is not None}
+    settings.pop("preprocess", None)
     problems = Problems()
-    preprocess = problems.attempt(lambda: checked(Preprocess, given, f"{PATH}.preprocess"))
+    beside = problems.attempt(lambda: checked(BesideReader, given, PATH))
     reader = problems.attempt(lambda: datasets.build(settings, PATH))
     problems.raise_if_any()
     assert reader is not None
-    assert preprocess is not None
-    return reader, preprocess
+    assert beside is not None
+    if beside.preprocess.image_size == "auto":
+        preprocess = beside.preprocess.model_copy(update={"image_size": reader.image_size})
+        beside = beside.model_copy(update={"preprocess": preprocess})
+    return reader, beside

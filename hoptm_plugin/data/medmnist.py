@@ -14,6 +14,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader
 from hoptm_plugin.data.npz import read_npz
 
+USUAL, PUBLISHED = 28, 32  # pixels per side of the release, and what publications enlarge it to
 RELEASED = {"pathmnist": ((0.741, 0.533, 0.706), (0.402, 0.821, 0.407))}
 
 
@@ -30,7 +31,7 @@ class MedMnist(FileReader):
     Args:
         flag: MedMNIST's name of the set, such as "pathmnist".
         root: the folder that holds ``FLAG.npz`` (size 28) or ``FLAG_SIZE.npz``; null is medmnist's own, ~/.medmnist.
-        size: pixels per side of the release.
+        size: pixels per side of the release; also what is distilled, but for 28, which publications enlarge to 32.
         download: let medmnist fetch a missing file.
     """
 
@@ -54,7 +55,8 @@ class MedMnist(FileReader):
             raise ValueError(f"{flag} is multi-label (several findings per image), which distillation with one class "
                              f"per image cannot use; choose another data set")  # fmt: skip
         self.flag, self.root, self.size, self.download = flag, root, size, download
-        self.stem = flag if size == 28 else f"{flag}_{size}"
+        self.stem = flag if size == USUAL else f"{flag}_{size}"
+        self.image_size = PUBLISHED if size == USUAL else size
         self.path = Path(root or DEFAULT_ROOT).expanduser() / f"{self.stem}.npz"
 
     def locate(self) -> Path | None:
@@ -73,7 +75,7 @@ class MedMnist(FileReader):
             self._fetch()
         path = self.path
         names = tuple(self.info["label"][str(label)] for label in range(len(self.info["label"])))
-        splits, _ = read_npz(path, len(names))
+        splits, known = read_npz(path, names)
         expected = (self.info["n_channels"], self.size, self.size)
         if (shape := tuple(splits["train"][0].shape[1:])) != expected:
             raise DataError(f"{path}: images have shape (C, H, W) {shape}, but {self.stem} has {expected}; "
@@ -85,10 +87,11 @@ class MedMnist(FileReader):
         provenance = {"file": path.name, "official_file": official, "licence": self.info["license"],
                       "source": f"MedMNIST v2, {self.stem} (https://medmnist.com, {record})"}  # fmt: skip
         return RawImages(name, names, splits["train"], splits["test"], splits.get("val"),
-                         RELEASED.get(self.flag), provenance)  # fmt: skip
+                         RELEASED.get(self.flag), provenance, remarks=known.remarks,
+                         named_size=None if self.size == USUAL else self.size)  # fmt: skip
 
     def _info(self, key: str) -> str:
-        return self.info[key if self.size == 28 else f"{key}_{self.size}"]
+        return self.info[key if self.size == USUAL else f"{key}_{self.size}"]
 
     def _fetch(self) -> None:
         import medmnist

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_class_list, check_splits, existing_root
+from hoptm_plugin.data.labels import Indexed, indexed
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.storage.npz import NpzError, open_npz
 
@@ -25,11 +26,13 @@ Arrays = dict[str, tuple[Tensor, Tensor]]
 
 @register("npz")
 class Npz(FileReader):
-    """One npz file in MedMNIST layout: train, test and optionally val arrays of uint8 images and integer labels.
+    """One npz file in MedMNIST layout: train, test and optionally val arrays of uint8 images and labels.
+
+    Labels are class indices from 0 or from 1, or names.
 
     Args:
         root: the file. Its stem names the data set in tables.
-        class_names: one per class index; null numbers the classes 0..K-1 up to the highest label.
+        class_names: one per class index; null takes the names that the labels are, sorted, or the indices.
     """
 
     def __init__(self, root: Machine[Path | None] = None, class_names: tuple[str, ...] | None = None) -> None:
@@ -47,32 +50,26 @@ class Npz(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the file's splits as they are; ``seeds`` decides nothing."""
         path = self.locate()
-        splits, num_classes = read_npz(path, None if self.class_names is None else len(self.class_names))
-        if num_classes < 2:
-            raise DataError(f"{path}: all labels are 0; at least two classes are needed")
-        names = self.class_names or tuple(str(label) for label in range(num_classes))
-        return RawImages(path.stem, names, splits["train"], splits["test"], splits.get("val"))
+        splits, known = read_npz(path, self.class_names)
+        return RawImages(path.stem, known.class_names, splits["train"], splits["test"], splits.get("val"),
+                         remarks=known.remarks)  # fmt: skip
 
 
-def read_npz(path: Path, num_classes: int | None) -> tuple[Arrays, int]:
-    """Return (split -> (uint8 images (n, C, H, W), int64 labels (n,)), number of classes).
+def read_npz(path: Path, class_names: Sequence[str] | None) -> tuple[Arrays, Indexed]:
+    """Return split -> (uint8 images (n, C, H, W), int64 labels (n,)), and how labels were understood.
 
-    Splits are "train", "test" and, where the file has it, "val". With ``num_classes`` None the highest label decides.
-    Object arrays are refused: reading never unpickles.
+    Splits are "train", "test" and, where the file has it, "val". Object arrays are refused: reading never unpickles.
 
     Raises:
         DataError: the file is no npz, truncated, has other keys, types or shapes, or labels outside 0..K-1.
     """
     members = _load(path)
-    splits: Arrays = {}
-    for split in ("train", "val", "test"):
-        if f"{split}_images" in members:
-            images = _images(members[f"{split}_images"], f"{path}: {split}_images")
-            splits[split] = (images, _labels(members[f"{split}_labels"], f"{path}: {split}_labels"))
-    if num_classes is None:
-        num_classes = max(int(labels.max()) + 1 if len(labels) else 0 for _, labels in splits.values())
-    check_splits(splits, num_classes, f"{path}")
-    return splits, num_classes
+    found = [split for split in ("train", "val", "test") if f"{split}_images" in members]
+    images = {split: _images(members[f"{split}_images"], f"{path}: {split}_images") for split in found}
+    labels = indexed({split: members[f"{split}_labels"] for split in found}, class_names, f"{path}")
+    splits = {split: (images[split], labels.labels[split]) for split in found}
+    check_splits(splits, len(labels.class_names), f"{path}")
+    return splits, labels
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -98,18 +95,11 @@ def _wanted(path: Path, found: Iterable[str]) -> list[str]:
 
 def _images(array: np.ndarray, where: str) -> Tensor:
     if array.dtype != np.uint8:
-        raise DataError(f"{where}: must be uint8 pixels 0..255, got {array.dtype}; convert them when writing the file")
+        raise DataError(f"{where}: must be uint8 pixels 0..255, got {array.dtype}; scale the images of all splits by "
+                        f"the same two values, low and high, when writing the file: "
+                        f"numpy.rint(255 * numpy.clip((images - low) / (high - low), 0, 1)).astype(numpy.uint8)")  # fmt: skip
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise DataError(f"{where}: must have shape (n, H, W) or (n, H, W, 1 or 3), got {array.shape}")
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
-
-
-def _labels(array: np.ndarray, where: str) -> Tensor:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise DataError(f"{where}: must be integers of shape (n,) or (n, 1), one class per image, "
-                        f"got {array.dtype} {array.shape}")  # fmt: skip
-    return torch.from_numpy(array.astype(np.int64))

@@ -1,22 +1,31 @@
-"""Seeded stratified splits."""
+"""Seeded stratified splits, of images or of whole groups of them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.seeding import Seeds
 
 
-def stratified(labels: Tensor, class_names: Sequence[str], fraction: float, seeds: Seeds) -> tuple[Tensor, Tensor]:
+def stratified(
+    labels: Tensor, class_names: Sequence[str], fraction: float, seeds: Seeds, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return (kept, held) indices, both ascending, with the same ``fraction`` of every class held out.
 
     Of n images of a class floor(n * fraction + 1/2) are held out, but at least one and at most n - 1; of a single image
     none. Each class draws from its own stream, named after it, so that leaving other classes out does not move its
-    images between the splits.
+    images between the splits. With ``groups``, (n,) int64, whole groups are held out, and the fractions are near.
+
+    Raises:
+        DataError: groups that cannot be divided so that every class keeps images.
     """
+    if groups is not None:
+        return _of_groups(labels, class_names, fraction, seeds, groups)
     kept, held = [], []
     for label, name in enumerate(class_names):
         members = torch.nonzero(labels == label).flatten()
@@ -26,3 +35,33 @@ def stratified(labels: Tensor, class_names: Sequence[str], fraction: float, seed
         held.append(order[:number])
         kept.append(order[number:])
     return torch.cat(kept).sort().values, torch.cat(held).sort().values
+
+
+def _of_groups(
+    labels: Tensor, class_names: Sequence[str], fraction: float, seeds: Seeds, groups: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Hold out one of round(1 / fraction) folds of scikit-learn's ``StratifiedGroupKFold``: that with most classes."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(groups.unique())
+    folds = min(max(round(1 / fraction), 2), count)
+    if folds < 2:
+        raise DataError("all training images belong to one group, so none can be held out; supply the split")
+    images = torch.bincount(labels, minlength=len(class_names))
+    # more folds than images of each class would be refused
+    folds = max(2, min(folds, int(images.max())))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seeds.number("groups") % 2**32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer images than folds, looked at below
+        found = splitter.split(labels.numpy(), labels.numpy(), groups.numpy())
+        parts = [(torch.from_numpy(kept), torch.from_numpy(held)) for kept, held in found]
+
+    def classes(part: Tensor) -> int:
+        return len(labels[part].unique())
+
+    kept, held = max(parts, key=lambda pair: (classes(pair[0]), classes(pair[1])))  # of equal ones the first
+    if classes(kept) < int((images > 0).sum()):
+        lost = class_names[next(iter(set(labels.tolist()) - set(labels[kept].tolist())))]
+        raise DataError(f"class {lost!r} has too few groups to be divided: all its images would be held out; "
+                        f"supply the split, or leave the class out")  # fmt: skip
+    return kept.sort().values, held.sort().values

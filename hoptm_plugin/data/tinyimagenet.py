@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, existing_folder, here_or_below, listed_classes, read_lines
-from hoptm_plugin.data.images import decode, images_in
+from hoptm_plugin.data.layout import check_sizes, raw_pictures
+from hoptm_plugin.data.pictures import Reading, files_in
 
 CLASSES = 200
 TRAIN_IMAGES, TEST_IMAGES = 500, 50  # per class
@@ -63,14 +63,20 @@ class TinyImageNet(FileReader):
         train = [_training_images(folder / "train" / wnid / "images") for wnid in wnids]
         test = _annotated(folder, wnids)
         names = _class_names(folder / WORDS, wnids)
-        return RawImages("tinyimagenet", names, _decoded(train, folder / "train"), _decoded(test, folder / "val"),
-                         released=RELEASED, provenance=ORIGIN)  # fmt: skip
+        files = [path for group in (*train, *test) for path in group]
+        labels = torch.tensor([label for part in (train, test) for label, group in enumerate(part) for _ in group])
+        trained = CLASSES * TRAIN_IMAGES
+        parts = {"train": torch.arange(trained), "test": torch.arange(trained, len(files))}
+        raw = raw_pictures("tinyimagenet", names, parts, files, labels, Reading(SHAPE[0]), folder, released=RELEASED,
+                           provenance=ORIGIN)  # fmt: skip
+        check_sizes(raw, SHAPE[1:], f"Tiny ImageNet images are 64x64; {AGAIN}", folder)
+        return raw
 
 
 def _training_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {AGAIN}")
-    images = images_in(folder)
+    images, _ = files_in(folder)
     _check_count(folder, len(images), TRAIN_IMAGES)
     return images
 
@@ -103,14 +109,6 @@ def _class_names(path: Path, wnids: Sequence[str]) -> tuple[str, ...]:
     first = {wnid: words.get(wnid, wnid).split(",")[0].strip() or wnid for wnid in wnids}
     counts = Counter(first.values())
     return tuple(name if counts[name] == 1 else f"{name} ({wnid})" for wnid, name in first.items())
-
-
-def _decoded(groups: Sequence[Sequence[Path]], where: Path) -> tuple[Tensor, Tensor]:
-    images, resized = decode([path for group in groups for path in group], SHAPE[0])
-    if images.shape[1:] != SHAPE or resized:
-        raise DataError(f"{where}: Tiny ImageNet images are 64x64, but these are {tuple(images.shape[2:])} or differ; "
-                        f"{AGAIN}")  # fmt: skip
-    return images, torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
 
 
 def _check_count(where: Path | str, found: int, expected: int) -> None:

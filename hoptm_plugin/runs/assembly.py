@@ -132,6 +132,8 @@ class Workbench:
         # splits have a seed of their own: runs of several seeds must share experts and test images
         with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
             self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
+        for line in self.data.told:
+            progress(line, 0)
         self.experts_seconds = 0.0
         self.task = Task(
             data=self.data,

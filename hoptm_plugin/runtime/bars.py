@@ -12,6 +12,7 @@ from typing import Self, TextIO
 from rich import progress
 from rich.console import Console
 
+from hoptm_plugin.core.text import printable
 from hoptm_plugin.runtime.progress import Progress, ProgressFactory, Shown, silent
 
 DRAWS_PER_SECOND = 5
@@ -32,7 +33,7 @@ def console_progress(stream: TextIO | None = None, interval: float = 10) -> Prog
 
     On a terminal they are bars with the time left; elsewhere (Slurm log, pipe) lines such as
     ``Experts 3/10  loss 0.123  ETA 0:01:20``, at most one in ``interval`` seconds, and a last one with the elapsed
-    time. Reports may be nested.
+    time. Reports may be nested; one of no steps is a line.
     """
     stream = sys.stderr if stream is None else stream
     console = None  # one, since nested bars must share it
@@ -42,12 +43,24 @@ def console_progress(stream: TextIO | None = None, interval: float = 10) -> Prog
         console = Console()
 
     def begin(title: str, total: int, done: int = 0) -> Progress:
-        title = title[:1].upper() + title[1:]
+        title = printable(title[:1].upper() + title[1:])
+        if not total:  # a line to say
+            if console is not None:
+                console.print(title, markup=False, highlight=False, soft_wrap=True)
+            else:
+                _say(stream, title)
+            return Progress()
         if console is not None:
             return _Bar(console, title, total, done)
         return _Lines(stream, interval, title, total, done)
 
     return begin
+
+
+def _say(stream: TextIO, line: str) -> None:
+    with suppress(OSError):  # a log file on a full disk must not end the run
+        stream.write(f"{line}\n")
+        stream.flush()
 
 
 class _Throttled(Progress):
@@ -101,9 +114,7 @@ class _Lines(_Throttled):
 
     def _line(self, end: str) -> None:
         parts = [f"{self.title} {self.done}/{self.total}", self.shown(), end]
-        with suppress(OSError):  # a log file on a full disk must not end the run
-            self.stream.write("  ".join(part for part in parts if part) + "\n")
-            self.stream.flush()
+        _say(self.stream, "  ".join(part for part in parts if part))
 
 
 class _Bar(_Throttled):

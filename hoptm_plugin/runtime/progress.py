@@ -36,7 +36,10 @@ class ProgressFactory(Protocol):
     """Begins a report: ``with progress("experts", total=10) as bar: ... bar.advance(1, loss=loss)``."""
 
     def __call__(self, title: str, total: int, done: int = 0) -> Progress:
-        """Return the report on ``total`` steps called ``title``, of which ``done`` were done by an earlier process."""
+        """Return the report on ``total`` steps called ``title``, of which ``done`` were done by an earlier process.
+
+        Of no steps it is a line that is said: what is done to the data, before the work.
+        """
 
 
 def silent(title: str, total: int, done: int = 0) -> Progress:
