@@ -151,7 +151,7 @@ def data_size(settings: RunSettings, given: DataSize, replaced: bool) -> DataSiz
         data = load(settings.dataset, Seeds(settings.data_seed), torch.device("cpu"))
         return DataSize(train=len(data.train), classes=len(data.class_names), image=data.image_shape)
     side = settings.dataset.get("preprocess", {}).get("image_size")
-    image = (given.image[0], side, side) if side else given.image
+    image = (given.image[0], side, side) if isinstance(side, int) else given.image  # not where the reader decides
     return given.model_copy(update={"image": image})
 
 

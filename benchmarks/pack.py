@@ -2,7 +2,8 @@
 
     python benchmarks/pack.py FILE.npz dataset=cifar10 dataset.root=FOLDER
 
-The settings are those of ``hoptm-bench run``; the pixels are those that its reader gives, before any preprocessing.
+The settings are those of ``hoptm-bench run``; the pixels are those that its reader gives, before any preprocessing but
+that pictures of different sizes get the image size.
 Runs then take ``dataset=npz dataset.root=FILE.npz`` and the class names that are printed: where the source has no
 validation split, the one that is carved from the training images depends on them.
 """
@@ -20,7 +21,8 @@ import numpy as np
 
 from hoptm_plugin import Seeds
 from hoptm_plugin.core.errors import HopTMError
-from hoptm_plugin.core.interfaces import RawImages, datasets
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.data.loading import read
 from hoptm_plugin.runs.composition import as_override, compose
 from hoptm_plugin.storage.files import write_atomically
 
@@ -44,9 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     try:
         settings = compose(*options.settings)
-        reader = {key: value for key, value in settings.dataset.items() if key != "preprocess"}
         # as a run's: the split that a source does not fix comes from data_seed
-        raw = datasets.build(reader, "dataset").read(Seeds(settings.data_seed).child("reader"))
+        raw = read(settings.dataset, Seeds(settings.data_seed))
         write_atomically(options.file, partial(_write, arrays(raw)))
     except HopTMError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hoptm_plugin.cards.by_class import rare_first, recall
+from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cards.words import SELECTIONS, percent, published
@@ -142,7 +142,7 @@ def print_by_class(card: Card, console: Console) -> None:
         table.add_column("class")
         for name in (f"{card.split} images", *sets):
             table.add_column(Text(name), justify="right")
-        for label in shown:
+        for label in [*shown, *absent(evaluation.support)[:MOST_CLASSES]]:
             recalls = [_by_class(*recall(each, label)) for each in sets.values()]
             table.add_row(Text(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
         errors = [each.ece for each in sets.values()]
@@ -153,6 +153,8 @@ def print_by_class(card: Card, console: Console) -> None:
         more = f"; {len(present) - len(shown)} more frequent ones are in the card" if len(present) > len(shown) else ""
         console.print(Text(f"{evaluation.network}: recall per class, rarest first{more}", "bold"), soft_wrap=True)
         console.print(table)
+        if (over := over_present(card.dataset.classes, evaluation.support, card.split)) is not None:
+            console.print(Text(over), soft_wrap=True)
 
 
 def _by_class(mean: float | None, std: float | None) -> str:

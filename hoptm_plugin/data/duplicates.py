@@ -100,8 +100,8 @@ def without_leaks(
     if found.conflicting:
         said.append(f"{found.conflicting:,} images equal one with another label")
     if then == "refuse" and (found.across or found.near):
-        raise DataError(f"data set {raw.name}: {'; '.join(said)}; take them out, or go on with dataset.duplicates=warn, "
-                        f"or with drop, which leaves the training images among them out")  # fmt: skip
+        raise DataError(f"data set {raw.name}: {'; '.join(said)}; take them out, or go on with dataset.duplicates=warn "
+                        f"or drop, which leaves the training images among them out")  # fmt: skip
     if dropped:
         kept = torch.ones(len(splits["train"][1]), dtype=torch.bool)
         kept[found.copies] = False
@@ -116,11 +116,11 @@ def without_leaks(
 def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
     """Look for equal images within and across splits, and for nearly equal ones across.
 
-    Equal are images whose pixels have the same SHA-256. Near ones are looked for among training images: grey, blurred to
-    16x16, of zero mean and unit length, those with a cosine above 0.95 are candidates; they show the same where, at full
-    resolution and moved by up to two pixels, what a 3x3 blur takes away correlates by more than 0.8. Re-encoding and
-    moving keep that detail, while two pictures of one kind (such as two chests) share only the coarse shapes. Rotated
-    and mirrored copies are not found.
+    Equal are images whose pixels have the same SHA-256. Near ones are looked for among training images: grey, blurred
+    to 16x16, of zero mean and unit length, those with a cosine above 0.95 are candidates; they show the same where, at
+    full resolution and moved by up to two pixels, what a 3x3 blur takes away correlates by more than 0.8. Re-encoding
+    and moving keep that detail, while two pictures of one kind (such as two chests) share only the coarse shapes.
+    Rotated and mirrored copies are not found.
 
     Args:
         splits: "train", "validation" and "test": uint8 (n, C, H, W) and labels (n,).

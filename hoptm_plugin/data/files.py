@@ -13,7 +13,6 @@ from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import DatasetReader
 from hoptm_plugin.core.roles import Machine
 
-
 LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini"}
 
 

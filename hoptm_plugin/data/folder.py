@@ -27,10 +27,10 @@ TABLE = (
 class Folder(FileReader):
     """Image folders ``train/CLASS/``, ``test/CLASS/`` and optionally ``val/CLASS/``, or ``CLASS/`` alone.
 
-    Splits are found in any capitals, and as ``training``, ``testing``, ``valid``, ``validation`` or ``dev``. Where there
-    are none, a seeded ``test_fraction`` of each class is the test split, and its file list is stored with the run.
-    Classes are numbered in alphabetical order; one that the test split lacks has no test images. Folders inside a class
-    folder are refused, so that nothing (such as masks) is read or left out unseen.
+    Splits are found in any capitals, and as ``training``, ``testing``, ``valid``, ``validation`` or ``dev``. Where
+    there are none, a seeded ``test_fraction`` of each class is the test split, and its file list is stored with the
+    run. Classes are numbered in alphabetical order; one that the test split lacks has no test images. Folders inside a
+    class folder are refused, so that nothing (such as masks) is read or left out unseen.
 
     Args:
         root: the folder that holds splits or classes, or its parent; its name stands in tables.
@@ -126,16 +126,16 @@ def read_folders(folder: Path, classes: tuple[str, ...] | None, reading: Reading
     found = {}
     for split, folders in _splits(folder).items():
         if len(folders) > 1:
-            raise DataError(f"{folder}: has {' and '.join(f'{each.name}/' for each in folders)}, which are both {split} "
-                            f"images; remove or rename one of them")  # fmt: skip
+            both = " and ".join(f"{each.name}/" for each in folders)
+            raise DataError(f"{folder}: has {both}, which are both {split} images; remove or rename one of them")
         found[split] = folders[0]
     found = {split: found[split] for split in SPLITS if split in found}
     left_out = loose(folder, {path.name for path in found.values()})
     there = {split: list(subfolders(path)) for split, path in found.items()}
     names = tuple(sorted(classes or {name for each in there.values() for name in each}))
     if len(names) < 2:
-        raise DataError(f"{found['train']}: {len(names)} class folders found, at least two are needed; expected {WHAT}; "
-                        f"{TABLE}")  # fmt: skip
+        raise DataError(f"{found['train']}: {len(names)} class folders found, at least two are needed; expected {WHAT}"
+                        f"; {TABLE}")  # fmt: skip
     files: list[Path] = []
     labels: list[int] = []
     parts = {}

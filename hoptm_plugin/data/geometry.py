@@ -50,8 +50,8 @@ def decoded(raw: RawImages, preprocess: Preprocess) -> RawImages:
     """
     if raw.pictures is None:
         if preprocess.resize_order == "while_reading":
-            raise ConfigurationError(f"dataset.preprocess.resize_order: {raw.name} holds arrays, which are read already; "
-                                     f"while_reading is for picture files")  # fmt: skip
+            raise ConfigurationError(f"dataset.preprocess.resize_order: {raw.name} holds arrays, no picture files; "
+                                     f"use before_normalise or after_normalise")  # fmt: skip
         return raw
     sizes, side = sizes_of(raw), preprocess.image_size
     assert side != "auto"
@@ -95,7 +95,7 @@ def needs_resize(height: int, width: int, side: int | None, fit: Fit) -> bool:
 
 
 def squared(images: Tensor, size: tuple[int, ...], fill: Tensor | int) -> Tensor:
-    """Cut the centre of images (n, C, H, W), or put them in the middle of ``fill`` ((C, 1, 1), or 0), to have ``size``."""
+    """Cut the centre of images (n, C, H, W), or put them amid ``fill`` ((C, 1, 1), or 0), to have ``size``."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
     if images.shape[2] > size[0] or images.shape[3] > size[1]:

@@ -74,7 +74,7 @@ def _named(flat: Mapping[str, NDArray], found: list[str], class_names: Sequence[
     names = tuple(found if class_names is None else class_names)
     if unknown := [name for name in found if name not in names]:
         raise DataError(f"{where}: labels name classes that class_names does not: "
-                        f"{', '.join(map(repr, unknown[:SHOWN]))}; name them too, or leave class_names out")  # fmt: skip
+                        f"{', '.join(map(repr, unknown[:SHOWN]))}; name them, or leave it out")  # fmt: skip
     if len(names) < 2:
         raise DataError(f"{where}: all labels are {names[0]!r}; at least two classes are needed")
     number = {name: index for index, name in enumerate(names)}

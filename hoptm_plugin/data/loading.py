@@ -9,10 +9,11 @@ import torch
 
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import Problems
-from hoptm_plugin.core.interfaces import DatasetReader, datasets
+from hoptm_plugin.core.interfaces import DatasetReader, RawImages, datasets
 from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader
+from hoptm_plugin.data.geometry import decoded
 from hoptm_plugin.data.prepare import prepare
 from hoptm_plugin.data.preprocess import BesideReader
 
@@ -35,6 +36,17 @@ def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageDa
     """
     reader, beside = _parts(spec)
     return prepare(reader.read(seeds.child("reader")), beside.preprocess, seeds, device, beside.duplicates)
+
+
+def read(spec: Mapping[str, Any], seeds: Seeds) -> RawImages:
+    """Read the data set that ``spec`` describes, with its pixels, and prepare nothing.
+
+    Raises:
+        ConfigurationError: wrong settings, all at once; pictures of different sizes, and no image size.
+        DataError: data that is missing or unreadable, or does not fit into memory.
+    """
+    reader, beside = _parts(spec)
+    return decoded(reader.read(seeds.child("reader")), beside.preprocess)
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:

@@ -32,10 +32,10 @@ Labelled = tuple[Tensor, Tensor]
 def prepare(
     raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.device, duplicates: OnDuplicates = "warn"
 ) -> ImageData:
-    """Decode, carve validation, look for leaks, normalise or whiten, and resize; whole arrays, in blocks, on ``device``.
+    """Decode, carve validation, look for leaks, normalise or whiten, and resize; in blocks, on ``device``.
 
-    z = (x / 255 - mean) / std, then a bicubic resize of z and a centre crop (order and fit as set). Where neither resize
-    nor whitening is needed images stay uint8 and :meth:`Split.batch` normalises them; else they become float32.
+    z = (x / 255 - mean) / std, then a bicubic resize of z and a centre crop (order and fit as set). Where neither
+    resize nor whitening is needed images stay uint8 and :meth:`Split.batch` normalises them; else they become float32.
 
     Raises:
         ConfigurationError: settings that do not fit these images.

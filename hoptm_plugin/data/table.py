@@ -37,9 +37,9 @@ class Table(FileReader):
     """Picture files listed in a csv or tsv table: ``file``, ``label``, and optionally ``split`` and ``group``.
 
     Paths are relative to the table's folder and do not lead out of it. Classes are the labels in alphabetical order. A
-    group, such as a patient, never straddles splits, neither in the table's splits, which are refused then, nor in those
-    drawn here. Without a ``split`` column a seeded ``test_fraction`` of each class is the test split, and its file list
-    is stored with the run.
+    group, such as a patient, never straddles splits, neither in the table's, which are refused then, nor in those drawn
+    here. Without a ``split`` column a seeded ``test_fraction`` of each class is the test split, and its file list is
+    stored with the run.
 
     Source: scikit-learn's ``StratifiedGroupKFold`` divides groups.
 
@@ -102,8 +102,8 @@ class Table(FileReader):
             parts, said = drawn(files, labels, classes, self.test_fraction, seeds, groups)
             remarks, provenance = (said,), {"split": file_lists(files, parts, folder)}
         if lost := [name for name in classes if number[name] not in set(labels[parts["train"]].tolist())]:
-            raise DataError(f"{path}: no training row has the label {some(lost)}; add some, or leave the class out with "
-                            f"\"dataset.classes=[...]\"")  # fmt: skip
+            raise DataError(f"{path}: no training row has the label {some(lost)}; add some, or leave the class out "
+                            f"with \"dataset.classes=[...]\"")  # fmt: skip
         return raw_pictures(
             path.stem, classes, parts, files, labels, self.reading, folder, remarks, provenance=provenance,
             groups=None if groups is None else groups[parts["train"]],
@@ -133,7 +133,7 @@ class Table(FileReader):
             raise DataError(f"{path}: holds no rows; write one for each picture")
         for key in known:
             if len(empty := table.index[table[key] == ""]):
-                raise DataError(f"{path}: the column {self.columns[key]} is empty in row {empty[0]} ({len(empty)} such); "
+                raise DataError(f"{path}: column {self.columns[key]} is empty in row {empty[0]} ({len(empty)} such); "
                                 f"fill it in, or delete the row")  # fmt: skip
         return table
 

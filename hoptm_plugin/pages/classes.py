@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hoptm_plugin.cards.by_class import rare_first, recall
+from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Calibration, Evaluation
 from hoptm_plugin.cards.words import percent
@@ -23,6 +23,7 @@ def class_part(run: Run) -> dict[str, Any]:
     networks = [
         {
             "network": evaluation.network, "count": len(evaluation.accuracy.values),
+            "over": over_present(run.card.dataset.classes, evaluation.support, run.card.split),
             "overview": _overview(run.card, evaluation), "recalls": _recalls(run.card, evaluation),
             "confusion": _confusion(run.card.dataset.classes, evaluation),
         }
@@ -56,7 +57,7 @@ def _recalls(card: Card, evaluation: Evaluation) -> dict[str, Any]:
     rows = [
         (card.dataset.classes[label],
          [f"{evaluation.support[label]:,}", *(percent(*recall(each, label)) for each in sets.values())])
-        for label in rare_first(evaluation.support)
+        for label in [*rare_first(evaluation.support), *absent(evaluation.support)]
     ]  # fmt: skip
     rows.append(("Calibration error (ECE)", ["-", *map(_error, sets.values())]))
     return {"columns": [f"{card.split.capitalize()} images", *sets], "rows": rows}

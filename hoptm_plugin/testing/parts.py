@@ -26,6 +26,8 @@ from hoptm_plugin.core.interfaces import (
     networks,
 )
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.data.geometry import decoded
+from hoptm_plugin.data.preprocess import Preprocess
 from hoptm_plugin.networks import FlatNetwork, create, features, network_problems
 from hoptm_plugin.networks.needs import Need
 from hoptm_plugin.runtime.randomness import seeded
@@ -33,6 +35,8 @@ from hoptm_plugin.testing.contract import Contract, Spec, TaskContract, same
 from hoptm_plugin.testing.examples import all_real
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.student import StudentStep
+
+SQUARES = Preprocess(image_size=32)  # of pictures whose sizes differ
 
 
 class LabelPolicyContract(TaskContract):
@@ -274,12 +278,12 @@ class DatasetReaderContract(Contract):
 
     def use(self, part: DatasetReader, step: int) -> tuple[Tensor, ...]:
         """Return images and labels of both splits."""
-        raw = part.read(Seeds(step))
+        raw = decoded(part.read(Seeds(step)), SQUARES)
         return (*raw.train, *raw.test)
 
     def test_splits_are_whole_arrays_of_labelled_images(self, spec: Spec) -> None:
         """Images are uint8 (n, C, H, W) of one size, labels int64 (n,) in range, every class can be learned."""
-        raw = self.build(spec).read(Seeds(0))
+        raw = decoded(self.build(spec).read(Seeds(0)), SQUARES)
         shape, classes = raw.train[0].shape[1:], len(raw.class_names)
         assert classes >= 2
         assert len(set(raw.class_names)) == classes
@@ -294,7 +298,7 @@ class DatasetReaderContract(Contract):
 
     def test_what_goes_with_the_images_can_be_stored(self, spec: Spec) -> None:
         """The name is text, provenance is JSON, and released constants are one per channel."""
-        raw = self.build(spec).read(Seeds(0))
+        raw = decoded(self.build(spec).read(Seeds(0)), SQUARES)
         assert raw.name
         assert json.loads(json.dumps(dict(raw.provenance))) == dict(raw.provenance)
         assert raw.released is None or {len(part) for part in raw.released} == {raw.train[0].shape[1]}

@@ -27,6 +27,17 @@ def image_folders(root, names, size):
     return root
 
 
+def table(root, names):
+    """Write a table of pictures of two sizes and of whom they are, and return it."""
+    lines = ["file,label,group"]
+    for label, name in enumerate(names):
+        for index in range(10):
+            picture(16 + 8 * (index % 2), root, "pictures", f"{name}-{index}.png")
+            lines.append(f"pictures/{name}-{index}.png,{name},{label}{index // 2}")
+    (root / "own.csv").write_text("\n".join(lines))
+    return root / "own.csv"
+
+
 def covid_folders(root, names):
     """Write CLASS/images and CLASS/masks."""
     for name in names:
@@ -69,6 +80,7 @@ WRITERS = {
     "folder": lambda folder: image_folders(folder, ("disc", "square"), 16),
     "medmnist": lambda folder: npz(folder / "breastmnist.npz", 28, 1, 2).parent,
     "npz": lambda folder: npz(folder / "own.npz", 8, 3, 3),
+    "table": lambda folder: table(folder, ("disc", "square")),
     "tinyimagenet": lambda folder: tiny_imagenet(folder, count=3, train=2, test=1),
 }
 """By a reader's name, what writes its files into a folder and returns what ``dataset.root`` must be."""

@@ -125,7 +125,8 @@ class TestGreyNetworks(NetworkContract):
 
 class TestDatasetReaders(DatasetReaderContract):
     specs: ClassVar = [{"name": "digits"}, {"name": "medmnist", "flag": "breastmnist"}] + [
-        {"name": name} for name in ("arrays", "cifar10", "cifar100", "covid19cxr", "folder", "npz", "tinyimagenet")
+        {"name": name}
+        for name in ("arrays", "cifar10", "cifar100", "covid19cxr", "folder", "npz", "table", "tinyimagenet")
     ]
 
     def complete(self, spec, folder):
