@@ -8,13 +8,13 @@ Source: DICOM PS3.3 C.7.6.3 (pixels, palettes), C.11.1 (modality LUT), C.11.2 (V
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.data.headers import Header, Unfit, check_size
 from hoptm_plugin.data.rasters import windowed
 
@@ -35,23 +35,14 @@ PALETTE = "PALETTE COLOR"
 EXTRA = 'pip install "hoptm-plugin[dicom]"'
 
 
-def require_library(count: int) -> None:
-    """Refuse to go on where the extra that reads DICOM is not installed.
-
-    Raises:
-        DataError: naming the extra.
-    """
-    if any(find_spec(name) is None for name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")):
-        raise DataError(f"{count} DICOM files among the images, which need an extra: {EXTRA}")
-    import pydicom.pixels  # noqa: F401 - here, and not in many threads at once
-
-
 def header(path: Path) -> Header:
     """Read what the header says.
 
     Raises:
         Unfit: no picture, or a kind that is not read.
     """
+    if not _has_libraries():
+        raise Unfit(f"is a DICOM file, which needs an extra: {EXTRA}")
     dataset = _read(path, pixels=False)
     if any(dataset.get(name) in (None, "") for name in NEEDED):
         raise Unfit("is a DICOM file without pixels, such as a directory or a report")
@@ -124,6 +115,11 @@ def values(path: Path) -> np.ndarray:
         return pixels.ravel()
     ends = sorted((int(padding), int(dataset.get("PixelPaddingRangeLimit", padding))))
     return pixels[(stored < ends[0]) | (stored > ends[1])]
+
+
+@cache
+def _has_libraries() -> bool:
+    return all(find_spec(name) is not None for name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle"))
 
 
 def _read(path: Path, pixels: bool) -> Any:

@@ -93,23 +93,17 @@ class Header:
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the picture files directly in ``folder``, and the other files there, both sorted and without hidden ones.
 
-    Content decides, not the name: a picture of a listed format counts under any suffix or none.
+    Content decides, not the name: a picture of a listed format counts under any suffix or none. What looks like a
+    picture, by suffix or content, and cannot be read, and what is no file, such as a pipe or a link to nothing, counts
+    as one too: :class:`~hoptm_plugin.data.pictures.Pictures` refuses all of them in one error.
 
     Raises:
-        DataError: of files that look like pictures, by suffix or content, and are of no listed format; of what is no
-            file, such as pipes and links to nothing; and of files that cannot be read.
+        DataError: the folder cannot be listed.
     """
-    faults: dict[Path, str] = {}
     pictures, others = [], []
     for path in entries(folder):
-        if path.is_dir():
-            continue
-        try:
-            (others if kind_of(path) is None else pictures).append(path)
-        except Unfit as fault:
-            faults[path] = str(fault)
-    if faults:
-        raise refusal(faults, len(faults) + len(pictures))
+        if not path.is_dir():
+            (pictures if _looks_like_picture(path) else others).append(path)
     return pictures, others
 
 
@@ -161,6 +155,13 @@ def refusal(faults: Mapping[Path, str], total: int) -> DataError:
     shown = "; ".join(f"{', '.join(map(str, paths[:SHOWN]))}{_more(paths)}: {fault}" for fault, paths in kinds[:SHOWN])
     more = "; ..." if len(kinds) > SHOWN else ""
     return DataError(f"{len(faults)} of {total} images cannot be read ({shown}{more}); replace or remove them")
+
+
+def _looks_like_picture(path: Path) -> bool:
+    try:
+        return kind_of(path) is not None
+    except Unfit:
+        return True
 
 
 def _more(paths: list[Path]) -> str:

@@ -80,11 +80,7 @@ class Pictures:
 
     def __init__(self, paths: Sequence[Path], reading: Reading) -> None:
         self.paths, self.reading = list(paths), reading
-        rows = range(len(self.paths))
-        self._kinds = self._for_all(self._kind, rows, THREADS)
-        if count := self._kinds.count("DICOM"):
-            dicom.require_library(count)
-        self._headers = self._for_all(self._header, rows, THREADS)
+        self._headers = self._for_all(self._header, range(len(self.paths)), THREADS)
         self.sizes = [header.size for header in self._headers]
         self.channels: int = reading.channels or (1 if all(header.grey for header in self._headers) else 3)
         self._scales = [
@@ -162,14 +158,11 @@ class Pictures:
             told["background"] = self.reading.background
         return told | {name: count for name, count in counts.items() if count}
 
-    def _kind(self, row: int) -> str:
-        kind = kind_of(self.paths[row])
+    def _header(self, row: int) -> Header:
+        path = self.paths[row]
+        kind = kind_of(path)
         if kind is None:
             raise Unfit("is no picture")
-        return kind
-
-    def _header(self, row: int) -> Header:
-        path, kind = self.paths[row], self._kinds[row]
         return dicom.header(path) if kind == "DICOM" else rasters.header(path, kind)
 
     def _check_scales(self) -> None:
@@ -203,18 +196,18 @@ class Pictures:
         return (float(values.min()), float(values.max())) if values.size else None
 
     def _values(self, row: int) -> np.ndarray:
-        path, kind = self.paths[row], self._kinds[row]
-        return dicom.values(path) if kind == "DICOM" else rasters.values(path, kind, self._headers[row])
+        path, header = self.paths[row], self._headers[row]
+        return dicom.values(path) if header.format == "DICOM" else rasters.values(path, header)
 
     def _picture(self, row: int, target: tuple[int, int] | None) -> tuple[Image.Image, bool]:
         """Return a picture as shown, of mode L or RGB, and whether the background shows."""
-        path, kind, scale = self.paths[row], self._kinds[row], self._scales[row]
-        if kind == "DICOM":
+        path, header, scale = self.paths[row], self._headers[row], self._scales[row]
+        if header.format == "DICOM":
             return Image.fromarray(dicom.rendered(path, self.window if scale == "rescaled" else None)), False
         if scale == "stored":
             assert self.window is not None
-            return Image.fromarray(rasters.windowed(self._values(row), self.window)), False
-        return rasters.rendered(path, kind, self._headers[row], self.reading.background, target)
+            return Image.fromarray(rasters.windowed(rasters.values(path, header), self.window)), False
+        return rasters.rendered(path, header, self.reading.background, target)
 
     def _need(self) -> int:
         """Return the bytes that decoding the largest picture takes."""

@@ -71,13 +71,12 @@ def header(path: Path, kind: str) -> Header:
 
 
 def rendered(
-    path: Path, kind: str, head: Header, background: str | None, target: tuple[int, int] | None
+    path: Path, head: Header, background: str | None, target: tuple[int, int] | None
 ) -> tuple[Image.Image, bool]:
     """Decode a picture of 8 bits.
 
     Args:
         path: the file.
-        kind: its format.
         head: what :func:`header` returned for it.
         background: what shows through transparent pixels.
         target: (width, height) to which it will be resized; a far larger JPEG is reduced while it is read.
@@ -88,7 +87,7 @@ def rendered(
     Raises:
         Unfit: it is not opaque and no background was given, or damaged.
     """
-    with _opened(path, kind) as image:
+    with _opened(path, head.format) as image:
         if target is not None and image.format in ("JPEG", "MPO"):
             sides = [REDUCED * side for side in target]
             image.draft(None, (sides[1], sides[0]) if head.orientation > 4 else (sides[0], sides[1]))
@@ -98,15 +97,16 @@ def rendered(
         return _turned(shown, head), composited
 
 
-def values(path: Path, kind: str, head: Header) -> np.ndarray:
+def values(path: Path, head: Header) -> np.ndarray:
     """Decode a grey picture of more than 8 bits to int32 (H, W), as stored, the larger the brighter.
 
     Raises:
         Unfit: one of its values is declared transparent, or it is damaged.
     """
-    with _opened(path, kind) as image:
-        white_is_zero = kind == "TIFF" and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
-        maxval = _maxval(image) if kind == "PPM" else 0
+    with _opened(path, head.format) as image:
+        tags = image.tag_v2 if head.format == "TIFF" else {}
+        white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+        maxval = _maxval(image) if head.format == "PPM" else 0
         transparent = image.info.get("transparency")
         _load(image, path)
         pixels = np.asarray(_turned(image, head)).astype(np.int32)
@@ -131,7 +131,7 @@ def windowed(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 def _opened(path: Path, kind: str) -> Iterator[Any]:
     """Open a file as one format and no other."""
     try:
-        image = Image.open(path, formats=(kind,))
+        image = Image.open(path, formats=("JPEG" if kind == "MPO" else kind,))
     except UnidentifiedImageError:
         raise Unfit(f"is damaged, or a {kind} of a kind that is not read, such as one of unusual bits; "
                     f"convert it to PNG of 8 or 16 bits") from None  # fmt: skip
