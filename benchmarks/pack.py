@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HopTMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    read = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={as_override(raw.class_names)}"]
+    again = ["dataset=npz", f"dataset.root={options.file}", f"dataset.class_names={as_override(raw.class_names)}"]
     print(f"{len(raw.train[0]):,} training and {len(raw.test[0]):,} test images; read them with")
-    print(shlex.join(read))
+    print(shlex.join(again))
     return 0
 
 

@@ -26,8 +26,8 @@ def over_present(names: Sequence[str], support: tuple[int, ...], split: str) -> 
     if not missing:
         return None
     shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-    return (f"balanced accuracy, macro F1 and AUROC are over the {len(support) - len(missing)} of {len(support)} classes "
-            f"that have {split} images; without any: {shown}")  # fmt: skip
+    return (f"balanced accuracy, macro F1 and AUROC are over {len(support) - len(missing)} of {len(support)} classes: "
+            f"no {split} images of {shown}")  # fmt: skip
 
 
 def recall(evaluation: Evaluation, label: int) -> tuple[float | None, float | None]:

@@ -132,8 +132,6 @@ class Workbench:
         # splits have a seed of their own: runs of several seeds must share experts and test images
         with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
             self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
-        for line in self.data.told:
-            progress(line, 0)
         self.experts_seconds = 0.0
         self.task = Task(
             data=self.data,
@@ -165,7 +163,7 @@ class Workbench:
         return lambda generator: create(builder, shape, classes, generator, self.device)
 
     def check(self) -> None:
-        """Refuse a composition that does not fit together or the data.
+        """Refuse a composition that does not fit together or the data; say what is done to these.
 
         Raises:
             ConfigurationError: with all problems at once.
@@ -177,6 +175,8 @@ class Workbench:
         if not problems.found:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
+        for line in self.data.told:
+            self.progress(line, 0)
 
     def _problems_of(self, builder: NetworkBuilder) -> list[str]:
         """Return why a network cannot be trained on these data."""

@@ -8,14 +8,15 @@ import pytest
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import datasets
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data import cifar100
+from hoptm_plugin.data import Preprocess, cifar100
+from hoptm_plugin.data.geometry import decoded
 
 RECORD = 2 + 3 * 32 * 32
 NAMES = [f"class{index:02d}" for index in range(100)]
 
 
 def read(root):
-    return datasets.build({"name": "cifar100", "root": root}, "dataset").read(Seeds(0))
+    return decoded(datasets.build({"name": "cifar100", "root": root}, "dataset").read(Seeds(0)), Preprocess())
 
 
 @pytest.fixture

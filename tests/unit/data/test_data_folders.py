@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
-from hoptm_plugin.core.errors import DataError
+from hoptm_plugin.core.errors import ConfigurationError, DataError
 from hoptm_plugin.core.interfaces import datasets
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data import cifar10
+from hoptm_plugin.data import Preprocess, cifar10
+from hoptm_plugin.data.geometry import decoded
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def folders(tmp_path, image):
 
 
 def read(root, name="folder", **keywords):
-    return datasets.build({"name": name, "root": root, **keywords}, "dataset").read(Seeds(0))
+    return decoded(datasets.build({"name": name, "root": root, **keywords}, "dataset").read(Seeds(0)), Preprocess())
 
 
 def test_folder_values_and_labels(folders):
@@ -30,13 +33,16 @@ def test_folder_values_and_labels(folders):
     assert (raw.name, raw.class_names, raw.validation) == ("cells", ("a", "b", "c"), None)
     assert raw.train[0][:, 0, 0, 0].tolist() == [0, 10, 11, 20, 21, 22]
     assert raw.train[1].tolist() == raw.test[1].tolist() == [0, 1, 1, 2, 2, 2]
-    assert raw.test[0][:, 2, 5, 5].tolist() == [100, 110, 111, 120, 121, 122]
+    assert raw.test[0].shape[1] == 1, "grey pictures stay grey"
+    assert raw.test[0][:, 0, 5, 5].tolist() == [100, 110, 111, 120, 121, 122]
+    assert read(folders, channels=3).test[0][:, 2, 5, 5].tolist() == [100, 110, 111, 120, 121, 122]
 
 
-@pytest.mark.parametrize("name", ["val", "validation"])
+@pytest.mark.parametrize("name", ["val", "validation", "valid", "Valid", "dev"])
 def test_folder_validation_subset_grey_and_parent(folders, image, name):
     for label in "abc":
         image(folders / name / label / "x.png", 77)
+    (folders / "train").rename(folders / "Training")
     raw = read(folders.parent, classes=["c", "a"], channels=1)
     assert raw.class_names == ("a", "c")
     assert raw.train[0].shape == (4, 1, 12, 12)
@@ -44,12 +50,10 @@ def test_folder_validation_subset_grey_and_parent(folders, image, name):
     assert raw.validation[1].tolist() == [0, 1]
 
 
-def test_folder_errors(folders, image, tmp_path):
+def test_folder_errors(folders, image):
     with pytest.raises(DataError, match=r"dataset.root is missing"):
         read(None)
-    with pytest.raises(DataError, match=re.escape("no train/ and test/ folders there")):
-        read(folders / "train")
-    with pytest.raises(DataError, match="class folder 'd' is missing"):
+    with pytest.raises(DataError, match="train: class folder 'd' is missing"):
         read(folders, classes=["a", "d"])
     image(folders / "test" / "d" / "0.png", 1)
     with pytest.raises(DataError, match=re.escape("train: class folder 'd' is missing (found: a, b, c)")):
@@ -62,10 +66,86 @@ def test_folder_errors(folders, image, tmp_path):
         read(folders)
 
 
+def test_train_without_test_is_no_set_of_classes(folders):
+    (folders / "test").rename(folders / "val")
+    with pytest.raises(
+        DataError, match=re.escape("holds train/, val/, but no folder of test images; set dataset.root")
+    ):
+        read(folders)
+
+
+def test_pictures_in_one_folder_are_told_of_tables(folders):
+    with pytest.raises(DataError, match=re.escape("no folders there, only files")) as caught:
+        read(folders / "train" / "c")
+    assert "columns file, label" in str(caught.value)
+    assert "dataset=table dataset.root=TABLE.csv" in str(caught.value)
+
+
+def test_class_folders_without_splits_are_split_by_the_seed(tmp_path, image):
+    for label, name in enumerate("ab"):
+        for index in range(10):
+            image(tmp_path / "scans" / name / f"{index}.png", 100 * label + index)
+    raw = read(tmp_path / "scans", test_fraction=0.3)
+    assert (raw.name, raw.class_names) == ("scans", ("a", "b"))
+    split = raw.provenance["split"]
+    assert [len(split["train"]), len(split["test"])] == [14, 6]
+    assert sorted(split["train"] + split["test"]) == sorted(f"{name}/{i}.png" for name in "ab" for i in range(10))
+    for part, (images, labels) in (("train", raw.train), ("test", raw.test)):
+        values = [100 * "ab".index(file[0]) + int(file[2]) for file in split[part]]
+        assert images[:, 0, 0, 0].tolist() == values
+        assert labels.tolist() == ["ab".index(file[0]) for file in split[part]]
+    assert torch.bincount(raw.test[1]).tolist() == [3, 3]
+    assert raw.remarks == ("no test split there: 6 of 20 images were drawn as one",)
+    spec = {"name": "folder", "root": tmp_path / "scans", "test_fraction": 0.3}
+    again, other = (datasets.build(spec, "dataset").read(Seeds(seed)).provenance["split"] for seed in (0, 1))
+    assert again == split
+    assert other != split
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -1.0])
+def test_a_fraction_that_is_none(fraction):
+    with pytest.raises(ConfigurationError, match="test_fraction must lie between 0 and 1"):
+        read(None, test_fraction=fraction)
+
+
+def test_what_lies_beside_the_pictures_is_named(folders, image):
+    (folders / "README.txt").write_text("text")
+    (folders / "masks").mkdir()
+    (folders / "train" / "labels.csv").write_text("a,b")
+    (folders / "train" / "a" / "notes.md").write_text("text")
+    (folders / "train" / "a" / ".DS_Store").write_text("hidden")
+    (folders / "test" / "c" / "Thumbs.db").write_text("left behind by Windows")
+    raw = read(folders)
+    assert sorted(raw.left_out) == ["README.txt", "masks/", "train/a/notes.md", "train/labels.csv"]
+    assert len(raw.train[1]) == 6
+
+
+def test_pictures_are_told_by_their_contents(folders, image):
+    (folders / "train" / "a" / "0.png").rename(folders / "train" / "a" / "0")
+    image(folders / "train" / "b" / "scan.png", 77).rename(folders / "train" / "b" / "scan.jfif")
+    raw = read(folders)
+    assert raw.train[0][:, 0, 0, 0].tolist() == [0, 10, 11, 77, 20, 21, 22]
+    assert raw.left_out == ()
+
+
+def test_a_class_that_test_lacks_is_said_and_has_no_images(folders):
+    shutil.rmtree(folders / "test" / "a")
+    raw = read(folders)
+    assert raw.class_names == ("a", "b", "c")
+    assert torch.bincount(raw.test[1], minlength=3).tolist() == [0, 2, 3]
+    assert raw.remarks == ("no test images of a",)
+    (folders / "test" / "a").mkdir()
+    assert read(folders).remarks == ("no test images of a",)
+    for name in "bc":
+        shutil.rmtree(folders / "test" / name)
+    with pytest.raises(DataError, match="none of its class folders holds pictures"):
+        read(folders)
+
+
 def test_two_validation_folders(folders):
     (folders / "val").mkdir()
     (folders / "validation").mkdir()
-    with pytest.raises(DataError, match="has both val/ and validation/"):
+    with pytest.raises(DataError, match="has val/ and validation/, which are both validation images"):
         read(folders)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.splits import stratified
 
@@ -50,3 +51,38 @@ def test_both_sides_keep_at_least_one_image(fraction):
     kept, held = stratified(LABELS, NAMES, fraction, Seeds(0))
     assert min(torch.bincount(LABELS[kept]).tolist()) >= 1
     assert min(torch.bincount(LABELS[held]).tolist()) >= 1
+
+
+def grouped(fraction, seed=0, images=4, patients=30):
+    """Split patients of three classes, two classes in turn being those of most of them."""
+    labels = torch.arange(patients).repeat_interleave(images) % 3
+    groups = torch.arange(patients).repeat_interleave(images)
+    return labels, groups, *stratified(labels, NAMES, fraction, Seeds(seed), groups)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.34, 0.5])
+def test_groups_stay_whole_and_classes_near_their_share(fraction):
+    labels, groups, kept, held = grouped(fraction)
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(len(labels)))
+    assert not set(groups[kept].tolist()) & set(groups[held].tolist())
+    shares = torch.bincount(labels[held], minlength=3) / torch.bincount(labels)
+    assert bool(((shares - fraction).abs() <= 0.1 + 1e-6).all()), shares
+    assert torch.equal(held, grouped(fraction)[3])
+    assert any(not torch.equal(held, grouped(fraction, seed)[3]) for seed in (1, 2))
+
+
+def test_groups_of_mixed_classes_and_unequal_sizes():
+    draw = np.random.default_rng(0)
+    groups = torch.from_numpy(np.repeat(np.arange(60), draw.integers(1, 12, 60)))
+    labels = torch.from_numpy(draw.integers(0, 3, len(groups)))
+    kept, held = stratified(labels, NAMES, 0.2, Seeds(0), groups)
+    assert not set(groups[kept].tolist()) & set(groups[held].tolist())
+    assert 0.1 < len(held) / len(labels) < 0.3
+    assert set(labels[held].tolist()) == {0, 1, 2}
+
+
+def test_one_group_cannot_be_divided():
+    with pytest.raises(DataError, match="all training images belong to one group"):
+        stratified(torch.tensor([0, 1, 0, 1]), NAMES, 0.5, Seeds(0), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(DataError, match="class '.' has too few groups"):
+        stratified(torch.tensor([0, 1, 0, 1]), NAMES, 0.5, Seeds(0), torch.tensor([0, 1, 0, 1]))

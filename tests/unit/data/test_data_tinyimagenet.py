@@ -7,14 +7,15 @@ import pytest
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import datasets
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data import check_spec, tinyimagenet
+from hoptm_plugin.data import Preprocess, check_spec, tinyimagenet
+from hoptm_plugin.data.geometry import decoded
 
 WNIDS = ("n01443537", "n01629819", "n02012849", "n03126707")  # alphabetical; wnids.txt lists them otherwise
 VALUES = (30, 80, 130, 180)
 
 
 def read(root):
-    return datasets.build({"name": "tinyimagenet", "root": root}, "dataset").read(Seeds(0))
+    return decoded(datasets.build({"name": "tinyimagenet", "root": root}, "dataset").read(Seeds(0)), Preprocess())
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_images_of_another_size(folder, image, where):
     path = folder / "val" / "images" / "val_0.JPEG" if where == "val" else (
         folder / "train" / WNIDS[1] / "images" / f"{WNIDS[1]}_0.JPEG")  # fmt: skip
     image(path, 1, size=(32, 32), mode="RGB")
-    refused(folder, re.escape(f"{folder / where}: Tiny ImageNet images are 64x64"))
+    refused(folder, re.escape(f"{path}: is 32x32, but Tiny ImageNet images are 64x64"))
 
 
 @pytest.mark.parametrize(
