@@ -171,8 +171,8 @@ def test_no_majority_decides(mixed):
 
 def test_the_line_of_pictures(mixed):
     assert read(mixed).provenance["read"] == (
-        "48 images of 9x7 to 128x96, PNG grey 8-bit -> centre square, 16x16, 1 channel; 32 resized up; the crop keeps at "
-        "least 33 % of a picture's area"
+        "48 images of 9x7 to 128x96, PNG grey 8-bit -> centre square, 16x16, 1 channel; 32 resized up; the crop keeps "
+        "at least 33 % of a picture's area"
     )
     with pytest.raises(ConfigurationError, match="the pictures of mixed are of 9x7 to 128x96; say what size"):
         read(mixed, image_size=None)

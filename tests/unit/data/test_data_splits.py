@@ -84,5 +84,5 @@ def test_groups_of_mixed_classes_and_unequal_sizes():
 def test_one_group_cannot_be_divided():
     with pytest.raises(DataError, match="all training images belong to one group"):
         stratified(torch.tensor([0, 1, 0, 1]), NAMES, 0.5, Seeds(0), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(DataError, match="class '.' has too few groups"):
+    with pytest.raises(DataError, match=r"class '.' has too few groups"):
         stratified(torch.tensor([0, 1, 0, 1]), NAMES, 0.5, Seeds(0), torch.tensor([0, 1, 0, 1]))
