@@ -296,10 +296,10 @@ def _deciding(settings: type[Settings], plain: Mapping[str, Any], roles: set[Rol
     kept: dict[str, Any] = {}
     for name, value in plain.items():
         known = decides(settings, name) if name in settings.model_fields else Decides("result")
-        if known is None:
+        if known is None and isinstance(value, Mapping):
             group = _deciding(settings.model_fields[name].annotation, value, roles)  # type: ignore[arg-type]
             kept |= {name: group} if group else {}
-        elif known.role in roles and value not in known.unless:
+        elif known is None or (known.role in roles and value not in known.unless):
             describes = _describes(settings, name) if name in settings.model_fields else None
             kept[name] = value if describes is None else _deciding_described(value, describes, roles)
     return kept

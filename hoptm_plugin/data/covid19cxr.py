@@ -90,7 +90,7 @@ class Covid19Cxr(FileReader):
 
 def _class_files(folder: Path, left_out: list[Path]) -> list[Path]:
     images = folder / "images" if (folder / "images").is_dir() else folder
-    left_out += loose(folder, {"images", "masks"}) if images != folder else []
+    left_out += [path for path in loose(folder, {"images", "masks"}) if images != folder or path.is_dir()]
     files, others = files_in(images)
     left_out += others
     if not files:

@@ -54,12 +54,11 @@ def decoded(raw: RawImages, preprocess: Preprocess) -> RawImages:
                                      f"use before_normalise or after_normalise")  # fmt: skip
         return raw
     sizes, side = sizes_of(raw), preprocess.image_size
-    assert side != "auto"
     if side is None and len(sizes) > 1:
         raise ConfigurationError(f"dataset.preprocess.image_size: the pictures of {raw.name} are of {_range(sizes)}; "
                                  f"say what size they are to have")  # fmt: skip
     sized = side is not None and (len(sizes) > 1 or preprocess.resize_order == "while_reading")
-    images = raw.pictures.decode((side, side) if sized and side else None, preprocess.fit)
+    images = raw.pictures.decode((side, side) if sized and side is not None else None, preprocess.fit)
 
     def chosen(part: tuple[Tensor, Tensor] | None) -> Any:
         if part is None:

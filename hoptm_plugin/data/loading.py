@@ -75,15 +75,14 @@ def check_ipc(data: ImageData, ipc: int) -> list[str]:
 def _parts(spec: Mapping[str, Any]) -> tuple[DatasetReader, BesideReader]:
     # a variable of the shell that is set to nothing names no folder, and not the one that one stands in
     settings = {key: None if key in PLACES and value == "" else value for key, value in spec.items()}
-    given = {key: settings.pop(key) for key in BesideReader.model_fields if settings.get(key) is not None}
-    settings.pop("preprocess", None)
+    given = {key: value for key in BesideReader.model_fields if (value := settings.pop(key, None)) is not None}
     problems = Problems()
-    beside = problems.attempt(lambda: checked(BesideReader, given, PATH))
     reader = problems.attempt(lambda: datasets.build(settings, PATH))
+    preprocess = given.get("preprocess")
+    if isinstance(preprocess, Mapping) and preprocess.get("image_size") == "auto":
+        given["preprocess"] = {**preprocess, "image_size": None if reader is None else reader.image_size}
+    beside = problems.attempt(lambda: checked(BesideReader, given, PATH))
     problems.raise_if_any()
     assert reader is not None
     assert beside is not None
-    if beside.preprocess.image_size == "auto":
-        preprocess = beside.preprocess.model_copy(update={"image_size": reader.image_size})
-        beside = beside.model_copy(update={"preprocess": preprocess})
     return reader, beside

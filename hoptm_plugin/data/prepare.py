@@ -58,7 +58,6 @@ def prepare(
         normalisation = _normalisation(raw, preprocess, splits["train"][0], channels)
     height, width = raw.train[0].shape[2:]
     side = preprocess.image_size
-    assert side != "auto"
     shape = (channels, side or height, side or width)
     if preprocess.zca:
         check_features(shape)
@@ -214,7 +213,6 @@ def _to_float(
 def _resize(images: Tensor, preprocess: Preprocess) -> Tensor:
     if preprocess.image_size is None:
         return images
-    assert preprocess.image_size != "auto"
     return resized(images, preprocess.image_size, preprocess.fit, preprocess.antialias)
 
 

@@ -18,7 +18,8 @@ class Preprocess(Settings):
     """How raw images become network input.
 
     Attributes:
-        image_size: pixels per side of what networks see; "auto" leaves it to the reader, None leaves images as read.
+        image_size: pixels per side of what networks see; None leaves images as read. Settings of a data set may also
+            say "auto": what its reader names.
         fit: how an image that is no square becomes one: "crop" brings its shorter side to the image size and cuts the
             centre, "pad" its longer side and adds black, "stretch" both.
         channels: 3 repeats grey images; None leaves channels as read. RGB is never made grey here: a reader's own
@@ -35,7 +36,7 @@ class Preprocess(Settings):
         validation_fraction: of each class, carved from train where the source has no validation split.
     """
 
-    image_size: Result[Annotated[int, Field(gt=0)] | Literal["auto"] | None] = None
+    image_size: Result[Annotated[int, Field(gt=0)] | None] = None
     fit: Annotated[Fit, Decides("result", unless=("crop",))] = "crop"
     channels: Result[Literal[1, 3] | None] = None
     antialias: Result[bool] = False

@@ -133,7 +133,7 @@ CASES = {
                             says=("disc-1.png", "cannot be read", "replace or remove")),
     "truncated image": Bad(*FOLDER_RUN, prepare=images(lambda root: truncate(root / "test/square/square-2.png")),
                            says=("square-2.png", "cannot be read", "replace or remove")),
-    "class folder missing": Bad(*FOLDER_RUN, prepare=images(lambda root: shutil.rmtree(root / "test/square")),
+    "class folder missing": Bad(*FOLDER_RUN, prepare=images(lambda root: shutil.rmtree(root / "train/square")),
                                 says=("'square' is missing", "add it, or choose classes")),
     "masks inside a class folder": Bad(
         *FOLDER_RUN, prepare=images(lambda root: write_images(root / "train/disc", ("masks",), 2)),

@@ -25,7 +25,8 @@ FLAT = {flag for flag, info in medmnist.INFO.items() if not info["python_class"]
 
 def test_every_source_has_its_file():
     assert (
-        set(SPECS) == {"arrays", "digits", "npz", "covid19cxr", "cifar10", "cifar100", "tinyimagenet", "folder"} | FLAT
+        set(SPECS)
+        == {"arrays", "digits", "npz", "covid19cxr", "cifar10", "cifar100", "tinyimagenet", "folder", "table"} | FLAT
     )
 
 
@@ -33,9 +34,12 @@ def test_every_source_has_its_file():
 def test_file_builds_its_reader_and_names_every_setting(name):
     spec = dict(SPECS[name])
     preprocess = spec.pop("preprocess")
+    assert spec.pop("duplicates") == "warn"
     assert set(preprocess) == set(Preprocess.model_fields)
-    Preprocess.model_validate(preprocess)
+    sized = preprocess["image_size"] == "auto"
+    Preprocess.model_validate(preprocess | ({"image_size": 1} if sized else {}))
     reader = datasets.build(spec, "dataset")
+    assert sized == (reader.image_size is not None)
     assert set(spec) - {"name"} == set(inspect.signature(type(reader)).parameters)
 
 
@@ -44,7 +48,7 @@ def test_chestmnist_explains_why_not():
         check_spec(SPECS["chestmnist"])
 
 
-@pytest.mark.parametrize("name", ["npz", "covid19cxr", "cifar10", "cifar100", "tinyimagenet", "folder"])
+@pytest.mark.parametrize("name", ["npz", "covid19cxr", "cifar10", "cifar100", "tinyimagenet", "folder", "table"])
 def test_missing_root_is_found_before_reading(name):
     with pytest.raises(DataError, match=r"dataset.root is missing: give .* with dataset.root=PATH"):
         check_spec(SPECS[name])
@@ -52,10 +56,16 @@ def test_missing_root_is_found_before_reading(name):
 
 @pytest.mark.parametrize("name", ["pathmnist", "covid19cxr"])
 def test_released_settings(name):
-    preprocess = Preprocess.model_validate(SPECS[name]["preprocess"])
+    given = SPECS[name]["preprocess"]
+    preprocess = Preprocess.model_validate(given | {"image_size": 1})
     assert (preprocess.normalisation, preprocess.antialias, preprocess.resize_order, preprocess.zca) == (
         "released", False, "after_normalise", False)  # fmt: skip
-    assert preprocess.image_size == {"pathmnist": 32, "covid19cxr": 112}[name]
+    assert given["image_size"] == {"pathmnist": "auto", "covid19cxr": 112}[name]
+
+
+@pytest.mark.parametrize(("size", "side"), [(28, 32), (64, 64), (128, 128), (224, 224)])
+def test_a_release_is_distilled_at_its_own_size_but_for_the_smallest(size, side):
+    assert datasets.build({"name": "medmnist", "flag": "pathmnist", "size": size}).image_size == side
 
 
 def test_all_problems_are_reported_at_once():
