@@ -81,7 +81,7 @@ def resized(images: Tensor, side: int, fit: Fit, antialias: bool) -> Tensor:
     longer = max(height, width)
     size = {
         "crop": [side],  # of the shorter side
-        "pad": [max(1, side * height // longer), max(1, side * width // longer)],
+        "pad": [max(1, round(side * height / longer)), max(1, round(side * width / longer))],
         "stretch": [side, side],
     }[fit]
     return TF.resize(images, size, InterpolationMode.BICUBIC, antialias=antialias)

@@ -101,9 +101,19 @@ def is_launched(words: list[str]) -> bool:
 
 
 @pytest.fixture
-def places(npz_file, image_folder, covid_folder, finished_run):
+def table_file(image_folder, tmp_path_factory):
+    """A table that lists the image folder's pictures."""
+    pictures = sorted(path.relative_to(image_folder) for path in image_folder.rglob("*.png"))
+    table = tmp_path_factory.mktemp("table") / "own.csv"
+    table.write_text("\n".join(["file,label", *(f"{path.as_posix()},{path.parent.name}" for path in pictures)]))
+    return table
+
+
+@pytest.fixture
+def places(npz_file, image_folder, covid_folder, finished_run, table_file):
     """What stands for generated data and a finished run."""
-    return {r"FILE\.npz": npz_file, "FOLDER": image_folder, "COVID_FOLDER": covid_folder, "RUN": finished_run}
+    return {r"FILE\.npz": npz_file, "FOLDER": image_folder, "COVID_FOLDER": covid_folder, "RUN": finished_run,
+            r"TABLE\.csv": table_file}  # fmt: skip
 
 
 def filled(words: list[str], places: dict[str, Path]) -> list[str]:

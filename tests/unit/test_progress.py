@@ -88,6 +88,15 @@ def test_an_interrupted_loop_says_so_and_passes_the_error_on(clock):
     assert stream.getvalue() == "Experts 3/10  stopped after 0:00:31\n"
 
 
+def test_a_report_of_no_steps_is_a_line():
+    stream = io.StringIO()
+    console_progress(stream)("20 images of 8x8\x1b[31m", 0)
+    assert stream.getvalue() == "20 images of 8x8\\x1b[31m\n"
+    terminal = Terminal()
+    console_progress(terminal)("20 [bold]images", 0)
+    assert terminal.getvalue() == "20 [bold]images\n"
+
+
 def test_stderr_is_the_default_stream(capsys):
     with console_progress()("experts", 1) as bar:
         bar.advance()
