@@ -111,7 +111,8 @@ def _why_none(root: Path) -> str:
     if splits := _splits(root):
         there = ", ".join(f"{folder.name}/" for folders in splits.values() for folder in folders)
         missing = [split for split in ("train", "test") if split not in splits]
-        return f"holds {there}, but no folder of {' and no folder of '.join(missing)} images"
+        hint = "; if val/ is what is tested on, call it test/" if missing == ["test"] and "validation" in splits else ""
+        return f"holds {there}, but no folder of {' and no folder of '.join(missing)} images{hint}"
     if folders := subfolders(root):
         return f"no train/ and test/ folders there, and of class folders only {next(iter(folders))}/"
     return "no folders there, only files" if entries(root) else "is empty"

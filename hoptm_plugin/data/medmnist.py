@@ -75,7 +75,7 @@ class MedMnist(FileReader):
             self._fetch()
         path = self.path
         names = tuple(self.info["label"][str(label)] for label in range(len(self.info["label"])))
-        splits, known = read_npz(path, names)
+        splits, known, others = read_npz(path, names)
         expected = (self.info["n_channels"], self.size, self.size)
         if (shape := tuple(splits["train"][0].shape[1:])) != expected:
             raise DataError(f"{path}: images have shape (C, H, W) {shape}, but {self.stem} has {expected}; "
@@ -87,7 +87,7 @@ class MedMnist(FileReader):
         provenance = {"file": path.name, "official_file": official, "licence": self.info["license"],
                       "source": f"MedMNIST v2, {self.stem} (https://medmnist.com, {record})"}  # fmt: skip
         return RawImages(name, names, splits["train"], splits["test"], splits.get("val"),
-                         RELEASED.get(self.flag), provenance, remarks=known.remarks,
+                         RELEASED.get(self.flag), provenance, remarks=known.remarks, left_out=others,
                          named_size=None if self.size == USUAL else self.size)  # fmt: skip
 
     def _info(self, key: str) -> str:

@@ -50,34 +50,35 @@ class Npz(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the file's splits as they are; ``seeds`` decides nothing."""
         path = self.locate()
-        splits, known = read_npz(path, self.class_names)
+        splits, known, others = read_npz(path, self.class_names)
         return RawImages(path.stem, known.class_names, splits["train"], splits["test"], splits.get("val"),
-                         remarks=known.remarks)  # fmt: skip
+                         remarks=known.remarks, left_out=others)  # fmt: skip
 
 
-def read_npz(path: Path, class_names: Sequence[str] | None) -> tuple[Arrays, Indexed]:
-    """Return split -> (uint8 images (n, C, H, W), int64 labels (n,)), and how labels were understood.
+def read_npz(path: Path, class_names: Sequence[str] | None) -> tuple[Arrays, Indexed, tuple[str, ...]]:
+    """Return split -> (uint8 images (n, C, H, W), int64 labels (n,)), how labels were understood, and other arrays.
 
     Splits are "train", "test" and, where the file has it, "val". Object arrays are refused: reading never unpickles.
 
     Raises:
         DataError: the file is no npz, truncated, has other keys, types or shapes, or labels outside 0..K-1.
     """
-    members = _load(path)
+    members, others = _load(path)
     found = [split for split in ("train", "val", "test") if f"{split}_images" in members]
     images = {split: _images(members[f"{split}_images"], f"{path}: {split}_images") for split in found}
     labels = indexed({split: members[f"{split}_labels"] for split in found}, class_names, f"{path}")
     splits = {split: (images[split], labels.labels[split]) for split in found}
     check_splits(splits, len(labels.class_names), f"{path}")
-    return splits, labels
+    return splits, labels, others
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     try:
         with open_npz(path) as archive:
             wanted = _wanted(path, archive.names)
             require(sum(archive.header(key).size() for key in wanted), torch.device("cpu"), f"{path}: its arrays")
-            return {key: archive.array(key) for key in wanted}
+            others = tuple(f"array {name}" for name in archive.names if name not in wanted)
+            return {key: archive.array(key) for key in wanted}, others
     except NpzError as error:
         raise DataError(f"{path}: cannot be read as npz, it is damaged, truncated or holds Python objects ({error}); "
                         f"delete it and fetch it again, or write it again with plain arrays") from None  # fmt: skip

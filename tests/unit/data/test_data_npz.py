@@ -56,6 +56,21 @@ def test_grey_without_channel_axis_and_flat_labels_and_no_validation(written, ar
     assert raw.class_names == ("x", "y", "z")
 
 
+def test_arrays_of_other_names_are_named(written, arrays):
+    raw = read(written(valid_images=arrays["val_images"], val_images=None, val_labels=None))
+    assert (raw.validation, raw.left_out) == (None, ("array valid_images",))
+
+
+@pytest.mark.parametrize(("dtype", "says"), [(np.uint16, "got uint16"), (np.float32, "got float32")])
+def test_deeper_pixels_are_refused_with_the_line_that_mends_them(written, arrays, dtype, says):
+    deep = (arrays["train_images"].astype(dtype) * 16).astype(dtype)
+    with pytest.raises(DataError, match=says) as caught:
+        read(written(train_images=deep))
+    line = re.search(r"such as (numpy\.rint.*\.astype\(numpy\.uint8\))", str(caught.value))[1]
+    mended = eval(line, {"numpy": np, "images": deep, "low": 0, "high": 255 * 16})
+    assert np.array_equal(mended, arrays["train_images"])
+
+
 BAD = {
     "missing key": ({"test_labels": None}, "arrays missing: test_labels (found: test_images, train_images"),
     "half a validation split": ({"val_labels": None}, "arrays missing: val_labels"),
