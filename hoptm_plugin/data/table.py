@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -46,7 +46,7 @@ class Table(FileReader):
     Args:
         root: the table. Its stem names the data set in tables.
         images: the folder that paths are relative to; null is the table's own.
-        columns: names of the columns, by what they hold: file, label, split, group.
+        columns: names of the columns, by what they hold: file, label, split, group; null where one is not to be heeded.
         classes: use these classes only; null uses all.
         channels: decode to RGB (3) or grey (1); null leaves pictures grey where all of them are.
         background: what shows through pixels that are not opaque; null refuses such pictures.
@@ -56,7 +56,7 @@ class Table(FileReader):
 
     def __init__(
         self, root: Machine[Path | None] = None, images: Machine[Path | None] = None,
-        columns: dict[str, str] | None = None, classes: tuple[str, ...] | None = None,
+        columns: dict[str, str | None] | None = None, classes: tuple[str, ...] | None = None,
         channels: Literal[1, 3] | None = None, background: Literal["black", "white"] | None = None,
         window: tuple[float, float] | None = None, test_fraction: float = 0.2,
     ) -> None:  # fmt: skip
@@ -95,7 +95,8 @@ class Table(FileReader):
         number = {name: index for index, name in enumerate(classes)}
         labels = torch.tensor([number[label] for label in table["label"]])
         groups = torch.from_numpy(table["group"].factorize(sort=True)[0]) if "group" in table else None
-        remarks, provenance = (), {}
+        remarks: tuple[str, ...] = ()
+        provenance: dict[str, Any] = {}
         if "split" in table:
             parts = _given(table, path)
         else:
@@ -138,14 +139,15 @@ class Table(FileReader):
         return table
 
 
-def _columns(names: list[str], wanted: Mapping[str, str], path: Path) -> dict[str, int]:
+def _columns(names: list[str], columns: Mapping[str, str | None], path: Path) -> dict[str, int]:
     """Return the places of the columns by what they hold, found in any capitals."""
+    wanted = {key: name for key in COLUMNS if (name := columns[key] or (key if key in NEEDED else None)) is not None}
     there = [name.casefold() for name in names]
     known = {key: there.index(name.casefold()) for key, name in wanted.items() if name.casefold() in there}
     if twice := [names[column] for column in known.values() if there.count(there[column]) > 1]:
         raise DataError(f"{path}: more than one column is called {some(twice)}; rename the others")
     # one that was named must be there, and so must files and labels
-    if missing := [wanted[key] for key in COLUMNS if key not in known and (key in NEEDED or wanted[key] != key)]:
+    if missing := [name for key, name in wanted.items() if key not in known and (key in NEEDED or name != key)]:
         raise DataError(f"{path}: no column is called {', '.join(missing)} (found: {some(names)}); name the columns "
                         f"with dataset.columns.file=NAME and so on")  # fmt: skip
     return known
@@ -156,13 +158,13 @@ def _files(names: Series, folder: Path, path: Path) -> list[Path]:
     files = []
     for name in names:
         # tables written on Windows separate folders so
-        name = name if os.sep == "\\" or (folder / name).exists() else name.replace("\\", "/")
+        name = name if os.sep == "\\" or _exists(folder / name) else name.replace("\\", "/")
         inside = Path(os.path.normpath(name))  # of the text alone: links within the folder are the user's own
         if inside.is_absolute() or inside.parts[:1] in ((), ("..",)):
             raise DataError(f"{path}: {name!r} leads out of {folder}, or names none of its files; write paths relative "
                             f"to it, or name the pictures' folder with dataset.images=FOLDER")  # fmt: skip
         files.append(folder / inside)
-    if missing := [file for file in files if not file.exists()]:
+    if missing := [file for file in files if not _exists(file)]:
         raise DataError(f"{path}: {len(missing)} of {len(files)} files are missing ({some([*map(str, missing)], 3)}); "
                         f"paths are relative to {folder}; name another folder with dataset.images=FOLDER")  # fmt: skip
     if len(set(files)) < len(files):
@@ -170,6 +172,13 @@ def _files(names: Series, folder: Path, path: Path) -> list[Path]:
         raise DataError(f"{path}: {len(twice)} files are listed more than once ({some(twice, 3)}); give each picture "
                         f"one row")  # fmt: skip
     return files
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
 
 
 def _given(table: DataFrame, path: Path) -> dict[str, torch.Tensor]:

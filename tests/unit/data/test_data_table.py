@@ -112,6 +112,8 @@ def test_columns_classes_and_folder_can_be_named(scans):
     raw = read(path, images=scans / "images", columns=columns, classes=["ill", "healthy"])
     assert raw.class_names == ("healthy", "ill")
     assert not patients(raw.train[0]) & patients(raw.test[0])
+    alone = read(path, images=scans / "images", columns=columns | {"group": None}, classes=["ill", "healthy"])
+    assert alone.groups is None
     with pytest.raises(ConfigurationError, match="no column of a table holds patient "):
         build(path, columns={"patient": "who"})
 
@@ -131,6 +133,7 @@ BAD = {
     "a path that leads out by a detour": (changed(3, file="images/../../x.png"), "leads out of "),
     "an absolute path": (changed(3, file="/etc/hostname"), "'/etc/hostname' leads out of "),
     "the folder itself": (changed(3, file="images/.."), "leads out of "),
+    "a name that is too long": (changed(3, file="x" * 5000), "1 of 48 files are missing ("),
     "missing files": (changed(3, file="images/no.png"), "1 of 48 files are missing ("),
     "a file twice": (changed(3, file="images/p0/0.png"), "1 files are listed more than once ("),
     "the same file by another path": (changed(3, file="images//p1/../p0/0.png"), "1 files are listed more than once ("),
