@@ -23,6 +23,7 @@ MOST_QUERIES, MOST_REFERENCES = 2_000, 60_000
 SIDE = 16  # of what is compared first
 SIMILAR = 0.95  # cosine of those, above which a pair is looked at closely
 CLOSEST = 4  # references that are looked at closely, for each image
+LARGE = 128  # pixels per side, above which images are reduced before they are looked at closely
 SHIFT = 2  # pixels by which one may be moved against the other
 ALIKE = 0.8  # correlation of fine detail, above which two images show the same
 BLOCK_VALUES = 2**22  # pixel values that are looked at together
@@ -118,7 +119,7 @@ def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
 
     Equal are images whose pixels have the same SHA-256. Near ones are looked for among training images: grey, blurred
     to 16x16, of zero mean and unit length, those with a cosine above 0.95 are candidates; they show the same where, at
-    full resolution and moved by up to two pixels, what a 3x3 blur takes away correlates by more than 0.8. Re-encoding
+    up to 128 pixels per side and moved by up to two pixels, what a 3x3 blur takes away correlates by more than 0.8. Re-encoding
     and moving keep that detail, while two pictures of one kind (such as two chests) share only the coarse shapes.
     Rotated and mirrored copies are not found.
 
@@ -204,12 +205,19 @@ def _coarse(images: Tensor) -> Tensor:
     return _unit(F.avg_pool2d(blurred, 3, stride=1, padding=1, count_include_pad=False))
 
 
+def _fine(images: Tensor) -> Tensor:
+    """Return what a 3x3 blur takes away from uint8 images, large ones reduced: (n, 1, H, W)."""
+    grey, longest = _grey(images), max(images.shape[2:])
+    if longest > LARGE:
+        size = [max(1, side * LARGE // longest) for side in images.shape[2:]]
+        grey = F.interpolate(grey, size=size, mode="bilinear", antialias=True, align_corners=False)
+    return grey - F.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
+
+
 def _alignment(one: Tensor, other: Tensor) -> Tensor:
     """Return (n,) the highest correlation of fine detail over all shifts, of uint8 images (n, C, H, W)."""
-    fine = [
-        grey - F.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False) for grey in map(_grey, (one, other))
-    ]
-    height, width = one.shape[2:]
+    fine = _fine(one), _fine(other)
+    height, width = fine[0].shape[2:]
     most = min(SHIFT, (min(height, width) - 1) // 4)
     best = torch.full((len(one),), -1.0)
     for down in range(-most, most + 1):
