@@ -63,6 +63,21 @@ class Reported(ReportedAccuracy):
     networks: dict[Line, ReportedAccuracy] = Field(default_factory=dict)
 
 
+class DistilledFrom(Record):
+    """Other data that a set was distilled from than those it is judged on.
+
+    Attributes:
+        name: of that data set; "unknown" where the set has only its fingerprint.
+        fingerprint: of its pixels and preprocessing, as in :class:`DatasetRecord`.
+        test_images_seen: how many of the images that networks were tested on were among those it was distilled from;
+            None where that cannot be told.
+    """
+
+    name: Line
+    fingerprint: Line
+    test_images_seen: NonNegativeInt | None = None
+
+
 class Cost(Record):
     """Wall-clock seconds and memory; None where a stage did not take place or is not known.
 
@@ -109,6 +124,11 @@ class Card(Record):
         labels: of what was trained on: "hard" (class indices) or "soft" (probabilities); None in older cards.
         images_are: what of real images is in the set: "real" ones, "from_real" ones that were changed, none ("made").
         floor: the set is a random subset of the training images, what every method must beat.
+        images_stored: images that the set holds; None in older cards.
+        images_trained_on: images that each network is trained on, more than are stored where these are mosaics (IDM);
+            None in older cards.
+        distilled_from: the data that the set says it was distilled from, where they are others than ``dataset``; None
+            where they are the same, and where the set does not say it (a note then does).
         artefacts: SHA-256 of the run folder's files, by path within the folder.
         sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files alone: written with
             a card, checked and dropped when it is read.
@@ -136,6 +156,9 @@ class Card(Record):
     labels: Literal["hard", "soft"] | None = None
     images_are: ImagesAre = "unknown"
     floor: bool = False
+    images_stored: PositiveInt | None = None
+    images_trained_on: PositiveInt | None = None
+    distilled_from: DistilledFrom | None = None
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None
 

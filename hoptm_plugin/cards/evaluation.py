@@ -112,6 +112,12 @@ class Evaluation(Record):
                 raise ValueError("a confusion matrix counts more images of a class than there are")
         return self
 
+    @property
+    def diverged(self) -> int | None:
+        """Number of networks that diverged: for some image they gave no number. None where the card cannot tell."""
+        told = self.calibration if sum(map(bool, self.support)) < 2 else self.macro_auroc.values
+        return None if told is None else sum(each is None for each in told)
+
     def recalls(self) -> list[tuple[float | None, ...]]:
         """Return the recall per class of each network; none where confusion matrices are not recorded."""
         recalls = []
