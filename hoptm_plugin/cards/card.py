@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -182,6 +183,44 @@ class Card(Record):
             if any(sum(evaluation.support) != self.tested for evaluation in evaluations):
                 raise ValueError(f"{kind}: support does not sum to the {self.tested} {self.split} images")
         return self
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Card:
+        """Refuse what contradicts other fields."""
+        every = [each for kind in (self.evaluations, self.averaged, self.random_subset) for each in kind or ()]
+        if len({each.support for each in every}) > 1:
+            raise ValueError("support: the networks were not tested on the same images")
+        repeats = self.protocol.get("repeats", len(every[0].accuracy.values))
+        if any(len(each.accuracy.values) != repeats for each in every):
+            raise ValueError(f"the protocol has {repeats} networks of each architecture, which are not all there")
+        self._check_counts()
+        other = self.distilled_from
+        if other is not None:
+            if other.fingerprint == self.dataset.fingerprint:
+                raise ValueError("distilled_from: names the data that the set is judged on")
+            if (other.test_images_seen or 0) > self.tested:
+                raise ValueError(f"distilled_from: more images were seen than the {self.tested} {self.split} images")
+            if self.reported is not None:
+                raise ValueError("reported: was published for a set that was distilled from the data it is judged on")
+        return self
+
+    def _check_counts(self) -> None:
+        stored, trained = self.images_stored, self.images_trained_on
+        if (stored is None) != (trained is None):
+            raise ValueError("images_stored and images_trained_on: one is given without the other")
+        if stored is None or trained is None:
+            return
+        if self.ipc is None and (stored, trained) != (self.dataset.train, self.dataset.train):
+            raise ValueError(f"images_trained_on: {trained}, but the training split has {self.dataset.train}")
+        if self.ipc is not None:  # mosaics of s x s images hold s x s times as many; of an export they are taken apart
+            images = self.ipc * len(self.dataset.classes)
+            if (
+                stored not in (images, trained)
+                or trained % images
+                or math.isqrt(trained // images) ** 2 * images != trained
+            ):
+                raise ValueError(f"images_stored: {stored}, of which {trained} are trained on, are not {self.ipc} for each "
+                                 f"of {len(self.dataset.classes)} classes")  # fmt: skip
 
     @property
     def split(self) -> str:

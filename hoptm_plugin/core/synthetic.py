@@ -99,8 +99,11 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         if type(ipc) is not int or type(apart) is not int or min(ipc, apart) < 1:
             raise ValueError(f"ipc={ipc!r} with taken_apart={apart!r} is no number of images per class")
         wanted, classes = ipc * apart**2, len(self.class_names)
-        counts = [] if self.soft else torch.bincount(self.labels.cpu(), minlength=classes).tolist()
-        wrong = [f"{count} of {name!r}" for name, count in zip(self.class_names, counts) if count != wanted]
+        counts = [wanted] * classes
+        if not self.soft:
+            counts = torch.bincount(self.labels.cpu(), minlength=classes).tolist()
+        named = zip(self.class_names, counts, strict=True)
+        wrong = [f"{count} of {name!r}" for name, count in named if count != wanted]
         if wrong or len(self.images) != classes * wanted:
             found = f" ({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})" if wrong else ""
             raise ValueError(f"it holds {len(self.images)} images{found}, but ipc={ipc} is {wanted} of each of its "
