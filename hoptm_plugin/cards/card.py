@@ -210,17 +210,15 @@ class Card(Record):
             raise ValueError("images_stored and images_trained_on: one is given without the other")
         if stored is None or trained is None:
             return
-        if self.ipc is None and (stored, trained) != (self.dataset.train, self.dataset.train):
-            raise ValueError(f"images_trained_on: {trained}, but the training split has {self.dataset.train}")
-        if self.ipc is not None:  # mosaics of s x s images hold s x s times as many; of an export they are taken apart
+        if self.ipc is None:
+            fits, wanted = stored == trained == self.dataset.train, f"the training split of {self.dataset.train}"
+        else:  # a mosaic of s x s images is trained on as that many; an export has taken it apart
             images = self.ipc * len(self.dataset.classes)
-            if (
-                stored not in (images, trained)
-                or trained % images
-                or math.isqrt(trained // images) ** 2 * images != trained
-            ):
-                raise ValueError(f"images_stored: {stored}, of which {trained} are trained on, are not {self.ipc} for each "
-                                 f"of {len(self.dataset.classes)} classes")  # fmt: skip
+            square = trained % images == 0 and math.isqrt(trained // images) ** 2 * images == trained
+            wanted = f"{self.ipc} for each of {len(self.dataset.classes)} classes"
+            fits = square and stored in (images, trained)
+        if not fits:
+            raise ValueError(f"images_stored is {stored} and images_trained_on {trained}, which is not {wanted}")
 
     @property
     def split(self) -> str:

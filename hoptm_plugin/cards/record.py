@@ -12,11 +12,12 @@ from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.storage.files import check_checksum, read_bounded, with_checksum, write_json
 
 SCHEMA: Final = 1
+LONGEST_LINE: Final = 500
 # printable, in one direction and short: these reach terminals and tables
 Line = Annotated[
     str,
     StringConstraints(
-        min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
+        min_length=1, max_length=LONGEST_LINE, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
     ),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1)]
