@@ -185,9 +185,9 @@ class Workbench:
         official = said.get("official_images", found)
         return None if found == official else f"it has {found:,} images, and the official one {official:,}"
 
-    def say_what_is_dropped(self) -> None:
-        """Warn that a published figure is not told beside other data than it was published for."""
-        settings, why = self.settings, self.unofficial()
+    def say_what_is_dropped(self, why: str | None = None) -> None:
+        """Warn that a published figure is not told beside other data than it was published for; ``why`` is one more."""
+        settings, why = self.settings, why or self.unofficial()
         if (
             why
             and settings.reported is not None

@@ -18,6 +18,7 @@ from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.engine.significance import holm, welch
 from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
+from hoptm_plugin.exchange.origin import source_data
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.composition import parsed
 from hoptm_plugin.runs.folder import read_settings, trusted
@@ -166,6 +167,7 @@ def verify(
                                  f"but for its precision")  # fmt: skip
     files = list(_checked_files(folder, card, stored))
     problems = [*_wrong(files), *_wrong_settings(card, stored)]
+    problems += [] if problems or card.ipc is None else _wrong_set(folder, card, stored)
     if checksums_only or problems:
         return Verification(folder, False, False, tuple(files), problems=tuple(problems))
     values = {**_changed(stored.plain(), changes), "loggers": [], "given": tuple(changes)}
@@ -228,6 +230,27 @@ def _wrong_settings(card: Card, settings: RunSettings) -> list[str]:
     elif settings.digest() != card.config_sha256:
         problems.append(f"the settings in {CONFIG} are not those of the card")
     return problems
+
+
+def _wrong_set(folder: Path, card: Card, settings: RunSettings) -> list[str]:
+    """Return what the set says of itself and its card otherwise; what either does not say is left out."""
+    synthetic = load_distilled(settings.synthetic or folder)
+    source, info = source_data(synthetic, "the set"), synthetic.info
+    run = card.cost.distill_s is not None  # an evaluation's data may be the same with other preprocessing
+    data = card.distilled_from or (card.dataset if run else None)
+    said = {
+        "method": (info.get("method_id"), card.method),
+        "images per class": (info.get("ipc"), card.ipc),
+        "seed": (info.get("seed"), card.distillation_seed),
+        "data's fingerprint": (source and source.fingerprint, data and data.fingerprint),
+        "number of images": (len(synthetic.images), card.images_stored),
+        "number of images to train on": (len(synthetic), card.images_trained_on),
+    }
+    return [
+        f"the {what} of the set is {mine}, in the card {theirs}"
+        for what, (mine, theirs) in said.items()
+        if mine != theirs and None not in (mine, theirs)
+    ]
 
 
 def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[Repeated], list[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar, get_args
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -49,6 +50,15 @@ class MethodContract(TaskContract):
         if self.class_major and not method.whole_split:
             assert len(synthetic.images) == len(task.data.class_names) * task.ipc
             assert synthetic.soft or torch.equal(synthetic.labels, class_major(task))
+
+    @pytest.mark.parametrize("ipc", [1, 3])
+    def test_it_makes_ipc_images_of_every_class(self, spec: Spec, ipc: int) -> None:
+        """No more and no fewer than asked for, in whatever order, of which as many are trained on as announced."""
+        method, task = self.build(spec), replace(self.task(), ipc=ipc)
+        synthetic = method.setup(task)
+        if not method.whole_split:
+            synthetic.check_ipc(ipc)
+            assert len(synthetic) == method.training_images(len(task.data.class_names), ipc)
 
     def test_real_images_are_named_as_such(self, spec: Spec) -> None:
         """``images_are`` is one of its words; of "real" ones, each is a training image of its class."""
