@@ -49,8 +49,8 @@ def check_fit(name: str, synthetic: SyntheticSet, source: SourceData | None, ben
         problems.append(f"{name}: its normalisation is {ours}, the data set {data.name} has {theirs}; {CHOOSE}"
                         f"{'' if white else f', or normalise these as it was: {same}'}")  # fmt: skip
     elif white and source is not None and source.fingerprint != data.fingerprint:
-        problems.append(f"{name}: its images are whitened by what was fitted on {_named(source)}, which other images or "
-                        f"settings do not give; {CHOOSE}")  # fmt: skip
+        problems.append(f"{name}: its images are whitened by what was fitted on {_named(source)}, which nothing "
+                        f"else gives; {CHOOSE}")  # fmt: skip
     if problems:
         raise ConfigurationError(problems)
 
