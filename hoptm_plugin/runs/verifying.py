@@ -21,6 +21,7 @@ from hoptm_plugin.exchange.manifest import read_manifest
 from hoptm_plugin.exchange.origin import source_data
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.composition import parsed
+from hoptm_plugin.runs.fitting import other_data
 from hoptm_plugin.runs.folder import read_settings, trusted
 from hoptm_plugin.runs.running import device_name, judge
 from hoptm_plugin.runtime.bars import usual_progress
@@ -261,7 +262,8 @@ def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[R
             f"{card.dataset.fingerprint}; name the folder or file of the original data with dataset.root=PATH"
         )
     bench.check()
-    found = judge(_distilled(folder, card, bench), bench, bench.evaluator())
+    distilled = _distilled(folder, card, bench)
+    found = judge(distilled, bench, bench.evaluator())
     pairs = [
         (what, stored, Evaluation.from_metrics(stored.network, found[kind][stored.network]))
         for kind, what in KINDS.items()
@@ -270,6 +272,11 @@ def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[R
     ]
     wanted = sum(len(getattr(card, kind) or ()) for kind in KINDS)
     missing = [] if len(pairs) == wanted else [f"{wanted - len(pairs)} evaluations of the card were not repeated"]
+    source = source_data(distilled.synthetic, "the set")
+    other = other_data(source, bench, lambda train: None)
+    mine, theirs = ((each and each.fingerprint) or card.dataset.fingerprint for each in (other, card.distilled_from))
+    if source is not None and mine != theirs:
+        missing.append(f"the set was distilled from data of fingerprint {mine}, in the card {theirs}")
     return compared(pairs, card.tested), missing
 
 

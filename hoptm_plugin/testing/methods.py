@@ -56,7 +56,10 @@ class MethodContract(TaskContract):
             method, task = self.build(spec), replace(self.task(), ipc=ipc)
             synthetic = method.setup(task)
             if not method.whole_split:
-                synthetic.check_ipc(ipc)
+                try:
+                    synthetic.check_ipc(ipc)
+                except ValueError as error:
+                    raise AssertionError(f"{error}") from None
                 assert len(synthetic) == method.training_images(len(task.data.class_names), ipc)
 
     def test_real_images_are_named_as_such(self, spec: Spec) -> None:
