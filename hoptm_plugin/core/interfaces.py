@@ -156,7 +156,8 @@ class RawImages:
         test: images and labels.
         validation: images and labels, or None when the source has no such split.
         released: normalisation constants (mean, std) that a paper's code released for this source, or None.
-        provenance: JSON values worth storing in a run.
+        provenance: JSON values worth storing in a run. ``official_images``, a number over all splits, and
+            ``official_file`` say what published figures are for: beside other data none is told.
     """
 
     name: str

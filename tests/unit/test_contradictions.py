@@ -117,16 +117,16 @@ CONTRADICTIONS = {
         "network 1 diverged by one of its figures, and not by another"),
     "a network dropped": (dropped, "the protocol has 2 networks of each architecture, which are not all there"),
     "other test images": (altered("random_subset", 0, "support", to=[4, 0, 6]), "random_subset.0: accuracy is"),
-    "images stored without images trained on": (altered("images_trained_on", to=None), "one is given without the other"),
+    "images stored without images trained on": (altered("images_trained_on", to=None), "one is given without the"),
     "more images stored than IPC": (
         altered("images_stored", to=12), "images_stored is 12 and images_trained_on 24, which is not 2 for each of 3"),
-    "images trained on that no mosaic gives": (altered("images_trained_on", to=12), "images_trained_on 12, which is not"),
+    "images trained on that no mosaic gives": (altered("images_trained_on", to=12), "images_trained_on 12, which is"),
     "an IPC that was relabelled": (altered("ipc", to=1), "which is not 1 for each of 3 classes"),
     "an upper bound of some images": (altered("ipc", to=None), "which is not the training split of 90"),
     "other data that are the same": (
         altered("distilled_from", to=OTHER | {"fingerprint": "f" * 64}), "names the data that the set is judged on"),
     "more test images seen than there are": (
-        altered("distilled_from", to=OTHER | {"test_images_seen": 11}), "more images were seen than the 10 test images"),
+        altered("distilled_from", to=OTHER | {"test_images_seen": 11}), "more images were seen than the 10 test"),
 }  # fmt: skip
 
 

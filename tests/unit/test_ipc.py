@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import count
 
@@ -53,12 +54,11 @@ def test_as_many_as_asked_for(synthetic):
 def test_stored_exported_and_read_sets_are_counted(synthetic, tmp_path):
     said = replace(synthetic, info=synthetic.info | {"ipc": 2})
     says = next(text for each, text in WRONG.values() if each is synthetic)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(says)):
         synthetic.check_ipc(2)
-    assert says in str(caught.value)
     write_set(said, tmp_path / "set.safetensors")
     for read in (read_set, load_distilled, lambda path: export(path, "medmnist", tmp_path / "out")):
-        with pytest.raises(FileFormatError, match="it holds .* images"):
+        with pytest.raises(FileFormatError, match=r"it holds .* images"):
             read(tmp_path / "set.safetensors")
     with pytest.raises(ConfigurationError, match="cannot be exported: it holds"):
         export(said, "folder", tmp_path / "out")
@@ -99,8 +99,8 @@ class Odd(Method):
 
 
 def distilled(method, folder):
-    distiller = Distiller(method, example_task(ipc=2), Distillation(iterations=2), folder, silent)
-    return distiller.run()
+    optimisers = {"images": {"learning_rate": 1.0}, "step_size": {"learning_rate": 0}, "labels": {"learning_rate": 0}}
+    return Distiller(method, example_task(ipc=2), Distillation(iterations=2, **optimisers), folder, silent).run()
 
 
 def test_a_method_that_makes_another_number_is_refused_before_any_work(tmp_path):
