@@ -22,7 +22,17 @@ from pydantic import (
 )
 
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.record import SCHEMA, Digest, Fraction, Line, Record, read_record, write_record
+from hoptm_plugin.cards.record import (
+    LARGEST_COUNT,
+    SCHEMA,
+    Count,
+    Digest,
+    Fraction,
+    Line,
+    Record,
+    read_record,
+    write_record,
+)
 from hoptm_plugin.cards.software import Software, software_versions
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.dataset import ImageData
@@ -31,7 +41,7 @@ from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.text import all_printable
 from hoptm_plugin.storage.run_files import CARD as FILE_NAME
 
-LARGEST_BYTES, LARGEST_COUNT = 64 * 2**20, 2**62
+LARGEST_BYTES = 64 * 2**20
 
 
 class DatasetRecord(Record):
@@ -76,7 +86,7 @@ class DistilledFrom(Record):
 
     name: Line
     fingerprint: Line
-    test_images_seen: NonNegativeInt | None = None
+    test_images_seen: Count | None = None
 
 
 class Cost(Record):
@@ -95,7 +105,7 @@ class Cost(Record):
     distill_s: NonNegativeFloat | None
     evaluate_s: NonNegativeFloat
     seconds_per_iteration: NonNegativeFloat | None
-    peak_memory_bytes: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None
+    peak_memory_bytes: Count | None
     device: Line
 
 
@@ -157,8 +167,8 @@ class Card(Record):
     labels: Literal["hard", "soft"] | None = None
     images_are: ImagesAre = "unknown"
     floor: bool = False
-    images_stored: PositiveInt | None = None
-    images_trained_on: PositiveInt | None = None
+    images_stored: Count | None = None
+    images_trained_on: Count | None = None
     distilled_from: DistilledFrom | None = None
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from hoptm_plugin.cards.record import Fraction, Line, Record
+from hoptm_plugin.cards.record import Count, Fraction, Line, Record
 from hoptm_plugin.engine.metrics import summarise
 
 MOST_COUNTS: Final = 250_000
 """Of all confusion matrices of one architecture: more, and they would outgrow the card."""
 
-Confusion: TypeAlias = tuple[tuple[NonNegativeInt, ...], ...]
+Confusion: TypeAlias = tuple[tuple[Count, ...], ...]
 ROUNDING: Final = 1e-6  # of what is computed from other figures of a card
 
 
@@ -46,7 +46,7 @@ class Calibration(Record):
     """
 
     ece: Fraction
-    counts: tuple[NonNegativeInt, ...]
+    counts: tuple[Count, ...]
     confidence: tuple[Fraction | None, ...]
     accuracy: tuple[Fraction | None, ...]
 
@@ -94,7 +94,7 @@ class Evaluation(Record):
     balanced_accuracy: Summary
     macro_auroc: Summary
     macro_f1: Summary
-    support: tuple[NonNegativeInt, ...]
+    support: tuple[Count, ...]
     recall_per_class: tuple[Fraction | None, ...]
     ece: Summary | None = None
     calibration: tuple[Calibration | None, ...] | None = None

@@ -13,6 +13,7 @@ from hoptm_plugin.storage.files import check_checksum, read_bounded, with_checks
 
 SCHEMA: Final = 1
 LONGEST_LINE: Final = 500
+LARGEST_COUNT: Final = 2**62
 # printable, in one direction and short: these reach terminals and tables
 Line = Annotated[
     str,
@@ -20,6 +21,7 @@ Line = Annotated[
         min_length=1, max_length=LONGEST_LINE, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
     ),
 ]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]  # a larger one is no number of images, and no float
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
