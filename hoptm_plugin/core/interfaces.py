@@ -294,7 +294,7 @@ class Method(Part, ABC):
 
     @abstractmethod
     def setup(self, task: Task) -> SyntheticSet:
-        """Take the task and return the initial synthetic set."""
+        """Take the task and return the initial synthetic set: ``task.ipc`` images of every class, or it is refused."""
 
     @abstractmethod
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
