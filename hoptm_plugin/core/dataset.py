@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +82,8 @@ class ImageData:
         provenance: JSON values worth storing in a run, such as the file list of a seeded split; ``read`` and
             ``duplicates`` go into the card.
         told: what was done to the data and found in them, in lines for the log; file names stand here alone.
+        image_hashes: by split, of each image as it was before preprocessing: the first bytes of its SHA-256, uint8
+            (n, 16). Empty where nobody said.
     """
 
     name: str
@@ -93,6 +96,16 @@ class ImageData:
     zca_inverse: tuple[Tensor, Tensor] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     told: tuple[str, ...] = ()
+    image_hashes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def split_sha256(self) -> dict[str, str]:
+        """SHA-256 of each split's images and labels, by its name, whatever the preprocessing; empty without hashes."""
+        labels = {name: getattr(self, name).labels.cpu().numpy().astype("<i8") for name in self.image_hashes}
+        return {
+            name: hashlib.sha256(hashes.numpy().tobytes() + labels[name].tobytes()).hexdigest()
+            for name, hashes in self.image_hashes.items()
+        }
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -180,7 +180,8 @@ class RawImages:
         test: the same.
         validation: the same, or None when the source has no such split.
         released: normalisation constants (mean, std) that a paper's code released for this source, or None.
-        provenance: JSON values worth storing in a run.
+        provenance: JSON values worth storing in a run. ``official_images``, a number over all splits, and
+            ``official_file`` say what published figures are for: beside other data none is told.
         pictures: of all splits together, not yet decoded, because sizes differ or are large; None of tensors.
         files: names of the pictures, for messages.
         groups: (n,) int64, to whom each training image belongs, such as a patient; a carved validation split takes
@@ -330,7 +331,7 @@ class Method(Part, ABC):
 
     @abstractmethod
     def setup(self, task: Task) -> SyntheticSet:
-        """Take the task and return the initial synthetic set."""
+        """Take the task and return the initial synthetic set: ``task.ipc`` images of every class, or it is refused."""
 
     @abstractmethod
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:

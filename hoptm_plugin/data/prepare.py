@@ -19,6 +19,7 @@ from hoptm_plugin.core.text import UNPRINTABLE
 from hoptm_plugin.data.duplicates import without_leaks
 from hoptm_plugin.data.files import check_splits
 from hoptm_plugin.data.geometry import decoded, needs_resize, resized, said, squared
+from hoptm_plugin.data.hashes import image_hashes
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.preprocess import OnDuplicates, Preprocess
 from hoptm_plugin.data.splits import stratified
@@ -78,7 +79,7 @@ def prepare(
     return ImageData(
         name, raw.class_names, parts["train"], parts["validation"], parts["test"], normalisation,
         fingerprint(splits, raw.class_names, preprocess, normalisation), inverse, {**provenance, "read": read},
-        (told, *leaks),
+        (told, *leaks), {name: image_hashes(pixels) for name, (pixels, _) in splits.items()},
     )  # fmt: skip
 
 
