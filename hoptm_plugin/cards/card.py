@@ -34,7 +34,10 @@ LARGEST_BYTES, LARGEST_COUNT = 64 * 2**20, 2**62
 
 
 class DatasetRecord(Record):
-    """What was distilled: name, fingerprint of pixels and preprocessing, class names, images per split."""
+    """What was distilled: name, fingerprint of pixels and preprocessing, class names, images per split.
+
+    ``validation_carved`` of the validation images were training images where the data came from; None in older cards.
+    """
 
     name: Line
     fingerprint: Line
@@ -42,6 +45,7 @@ class DatasetRecord(Record):
     train: PositiveInt
     validation: NonNegativeInt
     test: PositiveInt
+    validation_carved: NonNegativeInt | None = None
 
 
 class ReportedAccuracy(Record):
@@ -127,6 +131,8 @@ class Card(Record):
         images_stored: images that the set holds; None in older cards.
         images_trained_on: images that each network is trained on, more than are stored where these are mosaics (IDM);
             None in older cards.
+        lower_precision: what of the set was computed in lower precision, such as "bf16 experts"; None: nothing, or not
+            known.
         distilled_from: the data that the set says it was distilled from, where they are others than ``dataset``; None
             where they are the same, and where the set does not say it (a note then does).
         artefacts: SHA-256 of the run folder's files, by path within the folder.
@@ -158,6 +164,7 @@ class Card(Record):
     floor: bool = False
     images_stored: PositiveInt | None = None
     images_trained_on: PositiveInt | None = None
+    lower_precision: Line | None = None
     distilled_from: DistilledFrom | None = None
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None
@@ -211,6 +218,7 @@ def make_card(
     record = DatasetRecord(
         name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
         train=len(data.train), validation=len(data.validation), test=len(data.test),
+        validation_carved=data.provenance.get("validation_carved", {}).get("images", 0),
     )  # fmt: skip
     evaluated = {
         kind: None if found is None else tuple(Evaluation.from_metrics(*each) for each in found.items())

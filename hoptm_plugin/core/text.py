@@ -9,11 +9,17 @@ from typing import Any
 
 # control characters but for tab and newline, what turns the direction of writing, and halves of characters
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LINES = "\n\t\u2028\u2029"
 
 
 def printable(text: str) -> str:
     """Return ``text`` with escapes in the place of what a terminal would obey instead of show."""
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` :func:`printable` and on one line, as names are in a table or a sentence."""
+    return "".join(ascii(char)[1:-1] if char in LINES else char for char in printable(text))
 
 
 def all_printable(value: Any) -> bool:
