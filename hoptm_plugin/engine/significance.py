@@ -19,9 +19,9 @@ Test: TypeAlias = Literal["welch", "paired"]
 LEVEL, CONFIDENCE = 0.05, 0.95
 _CORRECTED = "p-values are corrected by Holm's method over all tests of a table, and held against 5 %"
 RULES: Final[dict[Test, str]] = {
-    "paired": "Tests compare the means of distillation seeds, by a t-test of pairs where both rows have the same seeds, else "
-    f"by Welch's; {_CORRECTED}.",
-    "welch": f"Tests compare the means of distillation seeds by Welch's t-test; {_CORRECTED}.",
+    "paired": "Tests compare the means of distillation seeds: t-tests of pairs where both rows have the same seeds, "
+    f"Welch's t-tests elsewhere; {_CORRECTED}.",
+    "welch": f"Tests compare the means of distillation seeds: Welch's t-tests; {_CORRECTED}.",
 }
 """What is tested and how it is corrected, wherever results of tests are shown."""
 ROUNDING = 1e-9  # differences of accuracies that agree to this are equal

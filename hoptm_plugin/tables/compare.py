@@ -57,10 +57,11 @@ class Comparison:
         were judged), ``method``, ``dataset``, ``ipc`` (missing for all training images), ``network``; ``mean``,
         ``std`` (population), ``networks``, how many of them ``diverged``, ``runs``, ``seeds`` (distillations),
         ``values`` (of each network), ``best`` (of its column, and tested); ``reported``, ``reported_std``,
-        ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low`` to ``ci_high``, ``pairs`` (missing
-        where seeds were not paired), ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars`` if asked for;
-        ``notes`` (of the table: what sets its rows apart, what was tested). Undefined numbers are missing. As papers
-        have it: ``pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")`` of it.
+        ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low`` to ``ci_high``, ``pairs`` of
+        seeds (missing where they were not paired), ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars``
+        if asked for; ``notes`` (of the table: what sets its rows apart, what was tested). Undefined numbers are
+        missing. As papers have it: ``pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")`` of
+        it.
         """
         frame = pandas.DataFrame(formats.records(self.tables))
         kinds = dict.fromkeys(COUNTS, "Int64") | {name: "float64" for name in NUMBERS if name in frame}

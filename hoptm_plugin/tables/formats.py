@@ -57,7 +57,7 @@ def _record(table: ComparisonTable, group: str, cell: Cell, scores: Sequence[str
 
 
 def csv(frame: pandas.DataFrame) -> str:
-    """Return a frame of :func:`records` as CSV: lists as JSON, and no text that a spreadsheet would take for a formula."""
+    """Return a frame of :func:`records` as CSV, lists as JSON; no text is what spreadsheets take for a formula."""
 
     def shown(value: Any) -> Any:
         if isinstance(value, list):

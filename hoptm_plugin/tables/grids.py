@@ -11,8 +11,8 @@ from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
 from hoptm_plugin.tables.table import Bound, ComparisonTable
 
 NOT_TESTED = (
-    "no test is possible: with one distillation on a side its networks share one set, and a difference of two sets is not "
-    "one of methods; or nothing scatters."
+    "no test is possible: with one distillation on a side its networks share one set, and a difference of two sets is "
+    "not one of methods; or nothing scatters."
 )
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 _SCORE_NOTES = {

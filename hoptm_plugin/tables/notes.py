@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Final, TypeVar
 
 from hoptm_plugin.cards.card import Card
+from hoptm_plugin.cards.words import from_other_data
 from hoptm_plugin.tables.cells import RANDOM_ROW, Cell, same_result
 
 V = TypeVar("V")
@@ -23,8 +24,8 @@ MADE_WITH: Final[Mapping[str, Callable[[Card], str | None]]] = {
 def notes_on(cells: Sequence[Cell]) -> list[str]:
     """Return what sets the rows of one table apart, and what a reader would not see."""
     return [
-        *_made_otherwise(cells), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(cells), *_from_other_data(cells),
-        *_searched(cells), *_published(cells),
+        *_made_otherwise(cells), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(cells),
+        *_from_other_data(cells), *_searched(cells), *_published(cells),
     ]  # fmt: skip
 
 
@@ -44,8 +45,8 @@ def _short(commit: str | None) -> str | None:
 
 def _once(cells: Sequence[Cell]) -> list[str]:
     twice = [(cell, each.seeds) for cell in cells for each in cell.distillations if len(each.seeds) > 1]
-    return [f"{cell.where}: seeds {_numbers(seeds)} have the same set, or the same accuracies network for network, so they "
-            f"count as one distillation." for cell, seeds in twice]  # fmt: skip
+    return [f"{cell.where}: seeds {_numbers(seeds)} have the same set, or the same accuracies network for network, so "
+            f"they count as one distillation." for cell, seeds in twice]  # fmt: skip
 
 
 def _alike(cells: Sequence[Cell]) -> list[str]:
@@ -84,16 +85,9 @@ def _sizes(cells: Sequence[Cell]) -> list[str]:
 
 
 def _from_other_data(cells: Sequence[Cell]) -> list[str]:
-    notes = {}
-    for cell in cells:
-        for (_, card), _ in cell.runs:
-            if (other := card.distilled_from) is not None:
-                seen = "how many of the images that networks were tested on were among them is not known"
-                if other.test_images_seen is not None:
-                    seen = f"{other.test_images_seen:,} of the {card.tested:,} {card.split} images were among them"
-                data = f"{other.name}, fingerprint {other.fingerprint[:12]}"
-                notes[f"{cell.row}: made from other data ({data}); {seen}, so it is never marked as best."] = None
-    return list(notes)
+    notes = {f"{cell.row}: {from_other_data(card, card.distilled_from)}; it is never marked as best."
+             for cell in cells for (_, card), _ in cell.runs if card.distilled_from is not None}  # fmt: skip
+    return sorted(notes)
 
 
 def _searched(cells: Sequence[Cell]) -> list[str]:
@@ -111,8 +105,8 @@ def _published(cells: Sequence[Cell]) -> list[str]:
     if data is None or data.validation_carved == 0:
         return []
     if data.validation_carved is None:
-        return [f"If the {data.validation:,} validation images were carved from the training images, what was reported had "
-                f"these as well."]  # fmt: skip
+        return [f"If the {data.validation:,} validation images were carved from the training images, what was reported "
+                f"had these as well."]  # fmt: skip
     return [f"What was reported had all {data.train + data.validation_carved:,} training images; here "
             f"{data.validation_carved:,} of them are the validation split."]  # fmt: skip
 
