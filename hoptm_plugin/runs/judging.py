@@ -12,6 +12,7 @@ from hoptm_plugin.cards.card import Card, read_card, write_card
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import pasted
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import is_export, load_distilled, why_no_set
@@ -155,7 +156,7 @@ def _check_card(named: Path, files: list[Path]) -> None:
                                   f"restore it, or move it into a folder of its own and name it there")  # fmt: skip
     if named.is_dir() and AVERAGE in artefacts and len(files) == 1:
         raise FileFormatError(f"{named / AVERAGE}: is missing, though {CARD} beside it judges it; restore it, or judge "
-                              f"the set alone with synthetic={files[0]}")  # fmt: skip
+                              f"the set alone with {pasted('synthetic', files[0])}")  # fmt: skip
 
 
 def _load(path: Path) -> SyntheticSet:
