@@ -3,8 +3,8 @@
     python benchmarks/null.py [--cards FOLDER] [--trials N] [--seed N]
 
 Accuracies scatter between distillation seeds, and between networks that are trained on one set. Both variances are
-estimated from the cards below FOLDER (analysis of variance, pooled over methods, IPC and data sets). Two methods that do
-not differ are then drawn with them again and again, and compared by ``compare`` as anybody would; beside that, by
+estimated from the cards below FOLDER (analysis of variance, pooled over methods, IPC and data sets). Two methods that
+do not differ are then drawn with them again and again, and compared by ``compare`` as anybody would; beside that, by
 Welch's test over networks, as if each network were a distillation of its own.
 """
 
@@ -49,11 +49,10 @@ def scatter(cards: Sequence[Card]) -> Scatter:
             key = (card.dataset.name, card.title, str(card.ipc), card.evaluations[0].network)
             sets.setdefault(key, {})[card.seed] = tuple(value or 0.0 for value in accuracies)
     repeated = [list(by_seed.values()) for by_seed in sets.values() if len(by_seed) > 1]
-    freedom = [len(each) - 1 for each in repeated]
-    within = [fmean(map(variance, each)) for each in repeated]
-    means = [variance(map(fmean, each)) for each in repeated]
-    networks, seeds = (sum(map(float.__mul__, map(float, freedom), each)) / sum(freedom) for each in (within, means))
-    return Scatter(max(0.0, seeds - networks / NETWORKS) ** 0.5, networks**0.5)
+    freedom = sum(len(each) - 1 for each in repeated)
+    networks = sum((len(each) - 1) * fmean(map(variance, each)) for each in repeated) / freedom
+    means = sum((len(each) - 1) * variance(map(fmean, each)) for each in repeated) / freedom
+    return Scatter(max(0.0, means - networks / NETWORKS) ** 0.5, networks**0.5)
 
 
 def drawn(like: Card, method: str, seeds: int, of: Scatter, generator: random.Random) -> Iterator[Card]:
@@ -89,14 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=2000, metavar="N", help="for each number of seeds")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the simulation")
     options = parser.parse_args(arguments)
-    cards = [read_card(path) for path in sorted(options.cards.glob(f"*-full/*/*/{FILE_NAME}"))]
+    cards = [read_card(path) for path in sorted(options.cards.rglob(FILE_NAME))]
     of, generator = scatter(cards), random.Random(options.seed)
+    like = next(card for card in cards if card.ipc is not None)
     print(f"{len(cards)} cards: standard deviation {100 * of.between_seeds:.2f} points between seeds, "
           f"{100 * of.between_networks:.2f} between networks of a set; intraclass correlation {of.intraclass:.2f}\n\n"
           f"| seeds | networks each | compare rejects | Welch's test over networks rejects |\n"
           f"| ---: | ---: | ---: | ---: |")  # fmt: skip
     for seeds in SEEDS:
-        rates = rejections(cards[0], seeds, of, options.trials, generator)
+        rates = rejections(like, seeds, of, options.trials, generator)
         shown = [f"{100 * rate:.1f} %" for rate in rates]
         print(f"| {seeds} | {NETWORKS} | {shown[0] if seeds > 1 else 'no test'} | {shown[1]} |")
     print(f"\nBoth methods are equal, so {LEVEL:.0%} is right; {options.trials:,} comparisons each.")

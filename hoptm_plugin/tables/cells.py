@@ -82,6 +82,11 @@ class Cell:
         return self.row == RANDOM_ROW or all(card.floor for (_, card), _ in self.runs)
 
     @property
+    def own(self) -> bool:
+        """Whether it is of the runs' sets themselves, and not of what was judged beside these."""
+        return all(any(evaluation is own for own in card.evaluations) for (_, card), evaluation in self.runs)
+
+    @property
     def values(self) -> tuple[float, ...]:
         """Accuracies of all networks, fractions; a card without one of them is refused."""
         return accuracies_of(evaluation for _, evaluation in self.runs)

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.words import from_other_data
-from hoptm_plugin.tables.cells import RANDOM_ROW, Cell, same_result
+from hoptm_plugin.tables.cells import Cell, same_result
 
 V = TypeVar("V")
 MOST_NAMED: Final = 8
@@ -21,11 +21,12 @@ MADE_WITH: Final[Mapping[str, Callable[[Card], str | None]]] = {
 }
 
 
-def notes_on(cells: Sequence[Cell]) -> list[str]:
-    """Return what sets the rows of one table apart, and what a reader would not see."""
+def notes_on(cells: Sequence[Cell], bounds: Sequence[Cell]) -> list[str]:
+    """Return what sets the rows of one table, and the bounds below it, apart, and what a reader would not see."""
+    own = [cell for cell in cells if cell.own]  # what was judged beside a set goes with its row
     return [
-        *_made_otherwise(cells), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(cells),
-        *_from_other_data(cells), *_searched(cells), *_published(cells),
+        *_made_otherwise([*own, *bounds]), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(own),
+        *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]),
     ]  # fmt: skip
 
 
@@ -75,10 +76,11 @@ def _sizes(cells: Sequence[Cell]) -> list[str]:
     """Name rows that are trained on other numbers of images than IPC and classes make."""
     rows: dict[str, dict[str, None]] = {}
     for cell in cells:
-        for (_, card), _ in cell.runs if cell.row != RANDOM_ROW and cell.ipc is not None else ():
+        for (_, card), _ in cell.runs if cell.ipc is not None else ():
             wanted, trained = cell.ipc * len(card.dataset.classes), card.images_trained_on
-            if trained not in (None, wanted):
-                said = f"IPC {cell.ipc}: {trained:,} images, of {card.images_stored:,} stored, instead of {wanted:,}"
+            if trained is not None and trained != wanted:
+                stored = "" if card.images_stored is None else f", of {card.images_stored:,} stored,"
+                said = f"IPC {cell.ipc}: {trained:,} images{stored} instead of {wanted:,}"
                 rows.setdefault(cell.row, {})[said] = None
     return [f"{row} is trained on other numbers of images than IPC x classes: {'; '.join(said)}."
             for row, said in rows.items()]  # fmt: skip
@@ -126,7 +128,7 @@ def _each(rows: Mapping[str, Iterable[str]]) -> str:
 
 
 def _named(names: Iterable[str]) -> str:
-    known = sorted(names, key=str.casefold)
+    known = [f'"{name}"' if "," in name else name for name in sorted(names, key=str.casefold)]
     more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
     return f"{', '.join(known[:MOST_NAMED])}{more}"
 
