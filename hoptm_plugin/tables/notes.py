@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.words import from_other_data
-from hoptm_plugin.tables.cells import Cell, same_result
+from hoptm_plugin.tables.cells import Cell, same_result, set_digest
 
 V = TypeVar("V")
 MOST_NAMED: Final = 8
@@ -51,16 +51,17 @@ def _once(cells: Sequence[Cell]) -> list[str]:
 
 
 def _alike(cells: Sequence[Cell]) -> list[str]:
-    """Name rows of one column that agree network for network, as a result under another name would."""
+    """Name rows of a column that agree network for network, or judge one set, as a result under another name would."""
+    marks = {id(cell): {mark: cell.seed_of(card) for (_, card), each in cell.runs
+                        for mark in (*same_result(each), *filter(None, [set_digest(card) if cell.own else None]))}
+             for cell in cells}  # fmt: skip
     notes = []
     for one, other in combinations(cells, 2):
-        if one.column == other.column and one.row != other.row:
-            results = [{mark: cell.seed_of(card) for (_, card), each in cell.runs for mark in same_result(each)}
-                       for cell in (one, other)]  # fmt: skip
-            seeds = sorted(results[0][mark] for mark in results[0].keys() & results[1].keys())
-            if seeds:
-                notes.append(f"{one.where}, and {other.row}: the same accuracies network for network (seeds "
-                             f"{_numbers(seeds)}).")  # fmt: skip
+        shared = marks[id(one)].keys() & marks[id(other)].keys()
+        if shared and one.column == other.column and one.row != other.row:
+            seeds = _numbers(sorted({marks[id(one)][mark] for mark in shared}))
+            notes.append(f"{one.where}, and {other.row} have the same set, or the same accuracies network for network "
+                         f"(seeds {seeds}).")  # fmt: skip
     return notes
 
 
