@@ -50,9 +50,8 @@ def test_one_seed_is_no_test():
 
 def test_the_script_prints_what_it_found(tmp_path, capsys):
     for seed, base in enumerate((0.5, 0.54, 0.47)):
-        write_card(
-            scored_cards.make("mtt", *(base + n / 100 for n in range(5)), seed=seed), tmp_path / f"{seed}/result.json"
-        )
+        accuracies = [base + number / 100 for number in range(5)]
+        write_card(scored_cards.make("mtt", *accuracies, seed=seed), tmp_path / f"{seed}/result.json")
     assert null.main(["--cards", str(tmp_path), "--trials", "3"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("3 cards: standard deviation 3.44 points between seeds, 1.58 between networks of a set;")

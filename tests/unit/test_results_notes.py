@@ -7,6 +7,7 @@ import json
 import pytest
 from scored_cards import evaluations, make
 
+from hoptm_plugin.cards.card import write_card
 from hoptm_plugin.tables.compare import compare
 from hoptm_plugin.tables.grids import accuracies
 
@@ -81,16 +82,13 @@ def test_diverged_networks_are_told_beside_the_figure_also_of_the_best():
 
 
 def test_a_set_of_other_data_is_named_and_never_the_best():
-    cards = [
-        *seeds("mtt", (0.9,), (0.95,), distilled_from=OTHER),
-        *seeds("dm", (0.2,), (0.3,)),
-        *seeds("idm", (0.1,), (0.2,)),
-    ]
-    found = table(*cards)
+    cards = [*seeds("dm", (0.2,), (0.3,)), *seeds("idm", (0.1,), (0.2,))]
+    found = table(*cards, *seeds("mtt", (0.9,), (0.95,), distilled_from=OTHER))
     assert found.rows() == ["DM", "IDM", "MTT (distilled from other)"]
     assert [cell.row for cell in found.cells if cell.best] == ["DM"]
-    assert ("MTT (distilled from other): distilled from other data (other, fingerprint eeeeeeeeeeee): 57 of the 10 test "
-            "images were among them; it is never marked as best.") in found.notes  # fmt: skip
+    data = "distilled from other data (other, fingerprint eeeeeeeeeeee)"
+    seen = "57 of the 10 test images were among them; it is never marked as best."
+    assert f"MTT (distilled from other): {data}: {seen}" in found.notes
     (unknown,) = notes(make("mtt", 0.9, distilled_from=OTHER | {"test_images_seen": None}))
     assert "how many of the images that networks were tested on were among them is not known" in unknown
 
@@ -111,11 +109,8 @@ def test_images_that_networks_are_trained_on_are_told_where_they_are_not_ipc_tim
 @pytest.mark.parametrize("same", ["accuracies", "set"])
 def test_one_result_under_two_names_is_noticed(same):
     digest = "a" * 64 if same == "set" else None
-    one, other = (
-        make("mtt", 0.5, 0.6, digest=digest),
-        make("mine", *((0.5, 0.6) if not digest else (0.7, 0.8)), digest=digest),
-    )
-    assert notes(one, other) == [
+    accuracies = (0.7, 0.8) if same == "set" else (0.5, 0.6)
+    assert notes(make("mtt", 0.5, 0.6, digest=digest), make("mine", *accuracies, digest=digest)) == [
         "MTT, IPC 1, convnet, and MINE have the same set, or the same accuracies network for network (seeds 0)."
     ]
 
@@ -151,9 +146,8 @@ def test_what_was_reported_stands_beside_the_official_data_only_and_says_what_it
 
     official = judged("blood", 10)
     assert official.cell("MTT", COLUMN).reported.accuracy == 0.8
-    assert official.notes == (
-        "What was reported had all 100 training images; here 10 of them are the validation split.",
-    )
+    (said,) = official.notes
+    assert said == "What was reported had all 100 training images; here 10 of them are the validation split."
     assert judged("blood", 0).notes == ()
     assert judged("blood", None).notes[0].startswith("If the 10 validation images were carved")
     other = judged("blood (unofficial file)", 0)
@@ -168,8 +162,6 @@ def test_results_of_other_networks_of_one_run_share_a_note_once():
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\tb", "a\u202eb", "a\u2028b"])
 def test_control_characters_in_a_folder_s_name_are_escaped_in_every_format(name, tmp_path):
-    from hoptm_plugin.cards.card import write_card
-
     for number, folder in enumerate((name, "other")):
         write_card(make("mtt", 0.5 + number / 10), tmp_path / folder / "result.json")
     comparison = compare(tmp_path)
