@@ -140,7 +140,7 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
         if not (folder / CONFIG).exists():
             return "; the same command goes on" if command == "experts" else ""
         whole = f", or with all runs by the same command, {pasted('hydra.sweep.dir', folder.parent)} and resume=auto"
-        what = f"eval {pasted('synthetic', config.synthetic)}" if command == "eval" else command
+        what = f"eval {pasted('synthetic', Path(config.synthetic).absolute())}" if command == "eval" else command
         return f"; go on with: {PROGRAM} {what} {pasted('hydra.run.dir', folder)} resume=true{whole if sweep else ''}"
 
     try:
