@@ -149,6 +149,7 @@ class RunSettings(Settings):
         worker: which of several processes that share the work.
         resume: continue the run that lies in the run folder; "auto": if there is one, else begin it.
         synthetic: for an evaluation: the stored set, or the run folder that holds it.
+        other_data: for an evaluation: judge a set also on data it was not distilled from, which its card then says.
         loggers: told how the distillation goes, by name or as mappings; ``metrics.jsonl`` is written in any case.
         reported: what was published for this setting, or None.
         tuning: how these settings were chosen, for the card.
@@ -175,6 +176,8 @@ class RunSettings(Settings):
     worker: Nothing[NonNegativeInt] = 0
     resume: Nothing[bool | Literal["auto"]] = False
     synthetic: Annotated[Path | None, Decides("judgement", published=True)] = None
+    # it only permits: what the card then says follows from the set and the data
+    other_data: Nothing[bool] = False
     loggers: Nothing[list[str | Spec]] = Field(default_factory=list)
     reported: Told[Published | None] = None
     tuning: Nothing[Tuning | None] = None

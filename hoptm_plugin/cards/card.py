@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,17 @@ from pydantic import (
 )
 
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.record import SCHEMA, Digest, Fraction, Line, Record, read_record, write_record
+from hoptm_plugin.cards.record import (
+    LARGEST_COUNT,
+    SCHEMA,
+    Count,
+    Digest,
+    Fraction,
+    Line,
+    Record,
+    read_record,
+    write_record,
+)
 from hoptm_plugin.cards.software import Software, software_versions
 from hoptm_plugin.cards.tuning import Tuning
 from hoptm_plugin.core.dataset import ImageData
@@ -30,7 +41,7 @@ from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.text import all_printable
 from hoptm_plugin.storage.run_files import CARD as FILE_NAME
 
-LARGEST_BYTES, LARGEST_COUNT = 64 * 2**20, 2**62
+LARGEST_BYTES = 64 * 2**20
 
 
 class DatasetRecord(Record):
@@ -79,7 +90,7 @@ class DistilledFrom(Record):
 
     name: Line
     fingerprint: Line
-    test_images_seen: NonNegativeInt | None = None
+    test_images_seen: Count | None = None
 
 
 class Cost(Record):
@@ -98,7 +109,7 @@ class Cost(Record):
     distill_s: NonNegativeFloat | None
     evaluate_s: NonNegativeFloat
     seconds_per_iteration: NonNegativeFloat | None
-    peak_memory_bytes: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None
+    peak_memory_bytes: Count | None
     device: Line
 
 
@@ -162,8 +173,8 @@ class Card(Record):
     labels: Literal["hard", "soft"] | None = None
     images_are: ImagesAre = "unknown"
     floor: bool = False
-    images_stored: PositiveInt | None = None
-    images_trained_on: PositiveInt | None = None
+    images_stored: Count | None = None
+    images_trained_on: Count | None = None
     lower_precision: Line | None = None
     distilled_from: DistilledFrom | None = None
     artefacts: dict[Line, Digest]
@@ -189,6 +200,42 @@ class Card(Record):
             if any(sum(evaluation.support) != self.tested for evaluation in evaluations):
                 raise ValueError(f"{kind}: support does not sum to the {self.tested} {self.split} images")
         return self
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Card:
+        """Refuse what contradicts other fields."""
+        every = [each for kind in (self.evaluations, self.averaged, self.random_subset) for each in kind or ()]
+        if len({each.support for each in every}) > 1:
+            raise ValueError("support: the networks were not tested on the same images")
+        repeats = self.protocol.get("repeats", len(every[0].accuracy.values))
+        if any(len(each.accuracy.values) != repeats for each in every):
+            raise ValueError(f"the protocol has {repeats} networks of each architecture, which are not all there")
+        self._check_counts()
+        other = self.distilled_from
+        if other is not None:
+            if other.fingerprint == self.dataset.fingerprint:
+                raise ValueError("distilled_from: names the data that the set is judged on")
+            if (other.test_images_seen or 0) > self.tested:
+                raise ValueError(f"distilled_from: more images were seen than the {self.tested} {self.split} images")
+            if self.reported is not None:
+                raise ValueError("reported: was published for a set that was distilled from the data it is judged on")
+        return self
+
+    def _check_counts(self) -> None:
+        stored, trained = self.images_stored, self.images_trained_on
+        if (stored is None) != (trained is None):
+            raise ValueError("images_stored and images_trained_on: one is given without the other")
+        if stored is None or trained is None:
+            return
+        if self.ipc is None:
+            fits, wanted = stored == trained == self.dataset.train, f"the training split of {self.dataset.train}"
+        else:  # a mosaic of s x s images is trained on as that many; an export has taken it apart
+            images = self.ipc * len(self.dataset.classes)
+            square = trained % images == 0 and math.isqrt(trained // images) ** 2 * images == trained
+            wanted = f"{self.ipc} for each of {len(self.dataset.classes)} classes"
+            fits = square and stored in (images, trained)
+        if not fits:
+            raise ValueError(f"images_stored is {stored} and images_trained_on {trained}, which is not {wanted}")
 
     @property
     def split(self) -> str:

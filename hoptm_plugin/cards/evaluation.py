@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from hoptm_plugin.cards.record import Fraction, Line, Record
+from hoptm_plugin.cards.record import Count, Fraction, Line, Record
 from hoptm_plugin.engine.metrics import summarise
 
 MOST_COUNTS: Final = 250_000
 """Of all confusion matrices of one architecture: more, and they would outgrow the card."""
 
-Confusion: TypeAlias = tuple[tuple[NonNegativeInt, ...], ...]
+Confusion: TypeAlias = tuple[tuple[Count, ...], ...]
+ROUNDING: Final = 1e-6  # of what is computed from other figures of a card
 
 
 class Summary(Record):
@@ -44,7 +46,7 @@ class Calibration(Record):
     """
 
     ece: Fraction
-    counts: tuple[NonNegativeInt, ...]
+    counts: tuple[Count, ...]
     confidence: tuple[Fraction | None, ...]
     accuracy: tuple[Fraction | None, ...]
 
@@ -55,7 +57,19 @@ class Calibration(Record):
         for count, *means in zip(self.counts, self.confidence, self.accuracy, strict=True):
             if any((mean is None) != (count == 0) for mean in means):
                 raise ValueError("an empty bin has no mean, and every other one has")
+        gaps = (count * abs(accuracy - confidence) for count, confidence, accuracy in self._filled())
+        _agree("ece", self.ece, sum(gaps) / max(1, sum(self.counts)), "what its bins hold")
         return self
+
+    def _filled(self) -> Iterator[tuple[int, float, float]]:
+        for count, confidence, accuracy in zip(self.counts, self.confidence, self.accuracy, strict=True):
+            if confidence is not None and accuracy is not None:
+                yield count, confidence, accuracy
+
+    @property
+    def right(self) -> float:
+        """Number of images classified rightly."""
+        return sum(count * accuracy for count, _, accuracy in self._filled())
 
 
 class Evaluation(Record):
@@ -80,7 +94,7 @@ class Evaluation(Record):
     balanced_accuracy: Summary
     macro_auroc: Summary
     macro_f1: Summary
-    support: tuple[NonNegativeInt, ...]
+    support: tuple[Count, ...]
     recall_per_class: tuple[Fraction | None, ...]
     ece: Summary | None = None
     calibration: tuple[Calibration | None, ...] | None = None
@@ -112,11 +126,66 @@ class Evaluation(Record):
                 raise ValueError("a confusion matrix counts more images of a class than there are")
         return self
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Evaluation:
+        """Refuse figures that contradict each other."""
+        if any((each is None) != (n == 0) for n, each in zip(self.support, self.recall_per_class, strict=True)):
+            raise ValueError("a class that the split lacks has no recall, and every other one has")
+        tested, recalls = sum(self.support), [self.recall_per_class[label] or 0 for label in self.present]
+        if not tested:
+            raise ValueError("support counts no image")
+        right = sum(self.support[label] * each for label, each in zip(self.present, recalls, strict=True))
+        _agree("accuracy", self.accuracy.mean, right / tested, "recall_per_class")
+        _agree("balanced_accuracy", self.balanced_accuracy.mean, fmean(recalls), "recall_per_class")
+        for label, values in enumerate(zip(*self.recalls(), strict=True)):
+            _agree(f"recall of class {label}", self.recall_per_class[label], summarise(values)["mean"], "confusion")
+        for network in range(len(self.accuracy.values)):
+            self._check_confusion(network)
+            self._check_calibration(network)
+            if len({each[network] for each in self._gone()}) > 1:
+                raise ValueError(f"network {network} diverged by one of its figures, and not by another")
+        return self
+
+    def _check_confusion(self, network: int) -> None:
+        if self.confusion is None:
+            return
+        matrix, source = self.confusion[network], f"confusion of network {network}"
+        right = {label: matrix[label][label] for label in self.present}
+        predicted = {label: sum(row[label] for row in matrix) for label in self.present}
+        recalls = (right[label] / self.support[label] for label in self.present)
+        f1 = (2 * right[label] / (self.support[label] + predicted[label]) for label in self.present)
+        _agree("accuracy", self.accuracy.values[network], sum(right.values()) / sum(self.support), source)
+        _agree("balanced_accuracy", self.balanced_accuracy.values[network], fmean(recalls), source)
+        _agree("macro_f1", self.macro_f1.values[network], fmean(f1), source)
+
+    def _check_calibration(self, network: int) -> None:
+        if self.calibration is None:
+            return
+        each, source = self.calibration[network], f"calibration of network {network}"
+        _agree("ece", self.ece and self.ece.values[network], each and each.ece, source)
+        if each is not None:
+            _agree("the number of images", sum(self.support), sum(each.counts), source)
+            _agree("accuracy", self.accuracy.values[network], each.right / sum(self.support), source)
+
+    def _gone(self) -> Iterator[list[bool]]:
+        """Yield which networks diverged, by each figure that tells."""
+        if len(self.present) > 1:  # of one class there is no AUROC
+            yield [each is None for each in self.macro_auroc.values]
+        if self.calibration is not None:
+            yield [each is None for each in self.calibration]
+        if self.confusion is not None:
+            yield [sum(map(sum, matrix)) < sum(self.support) for matrix in self.confusion]
+
+    @property
+    def present(self) -> list[int]:
+        """The classes that the split has."""
+        return [label for label, images in enumerate(self.support) if images]
+
     @property
     def diverged(self) -> int | None:
         """Number of networks that diverged: for some image they gave no number. None where the card cannot tell."""
-        told = self.calibration if sum(map(bool, self.support)) < 2 else self.macro_auroc.values
-        return None if told is None else sum(each is None for each in told)
+        told = next(self._gone(), None)
+        return None if told is None else sum(told)
 
     def recalls(self) -> list[tuple[float | None, ...]]:
         """Return the recall per class of each network; none where confusion matrices are not recorded."""
@@ -143,3 +212,8 @@ class Evaluation(Record):
             confusion=tuple(run["confusion"] for run in runs) if small else None,
             **summaries,
         )
+
+
+def _agree(what: str, given: float | None, expected: float | None, source: str) -> None:
+    if (given is None) != (expected is None) or abs((given or 0) - (expected or 0)) > ROUNDING:
+        raise ValueError(f"{what} is {given}, but {source} says {expected}")

@@ -12,13 +12,16 @@ from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.storage.files import check_checksum, read_bounded, with_checksum, write_json
 
 SCHEMA: Final = 1
+LONGEST_LINE: Final = 500
+LARGEST_COUNT: Final = 2**62
 # printable, in one direction and short: these reach terminals and tables
 Line = Annotated[
     str,
     StringConstraints(
-        min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
+        min_length=1, max_length=LONGEST_LINE, pattern=r"^[^\x00-\x1f\x7f-\x9f\u{202a}-\u{202e}\u{2066}-\u{2069}]+$"
     ),
 ]
+Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]  # a larger one is no number of images, and no float
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

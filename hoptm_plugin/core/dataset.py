@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,8 @@ class ImageData:
         fingerprint: SHA-256 over pixels, labels and preprocessing; experts are stored under it.
         zca_inverse: (mean (D,), inverse transform (D, D)) when whitened, else None.
         provenance: JSON values worth storing in a run, such as the file list of a seeded split.
+        image_hashes: by split, of each image as it was before preprocessing: the first bytes of its SHA-256, uint8
+            (n, 16). Empty where nobody said.
     """
 
     name: str
@@ -90,6 +93,16 @@ class ImageData:
     fingerprint: str
     zca_inverse: tuple[Tensor, Tensor] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    image_hashes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def split_sha256(self) -> dict[str, str]:
+        """SHA-256 of each split's images and labels, by its name, whatever the preprocessing; empty without hashes."""
+        labels = {name: getattr(self, name).labels.cpu().numpy().astype("<i8") for name in self.image_hashes}
+        return {
+            name: hashlib.sha256(hashes.numpy().tobytes() + labels[name].tobytes()).hexdigest()
+            for name, hashes in self.image_hashes.items()
+        }
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -156,7 +156,8 @@ class RawImages:
         test: images and labels.
         validation: images and labels, or None when the source has no such split.
         released: normalisation constants (mean, std) that a paper's code released for this source, or None.
-        provenance: JSON values worth storing in a run.
+        provenance: JSON values worth storing in a run. ``official_images``, a number over all splits, and
+            ``official_file`` say what published figures are for: beside other data none is told.
     """
 
     name: str
@@ -293,7 +294,7 @@ class Method(Part, ABC):
 
     @abstractmethod
     def setup(self, task: Task) -> SyntheticSet:
-        """Take the task and return the initial synthetic set."""
+        """Take the task and return the initial synthetic set: ``task.ipc`` images of every class, or it is refused."""
 
     @abstractmethod
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:

@@ -25,7 +25,8 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             None where the method learns none.
         class_names: one per class index.
         normalisation: of the data set it was distilled from.
-        info: JSON values: data set, method, images per class.
+        info: JSON values: data set, with the fingerprint of its images and the SHA-256 of its splits; method; images
+            per class.
         mosaic: each stored image is a mosaic of mosaic x mosaic training images (IDM); 1 where it is one itself.
     """
 
@@ -84,6 +85,29 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             return self
         labels = torch.cat([self.labels] * self.mosaic**2)
         return replace(self, images=expand_mosaic(self.images, self.mosaic), labels=labels, mosaic=1)
+
+    def check_ipc(self, ipc: int) -> None:
+        """Refuse a set that does not hold ``ipc`` images of every class; each counts once, mosaic or not.
+
+        Soft labels may become any class's, so of these only the sum is counted. A set whose mosaics were taken apart
+        for an export says so in ``info["taken_apart"]`` and holds that number squared times as many.
+
+        Raises:
+            ValueError: saying how many there are.
+        """
+        apart = self.info.get("taken_apart", 1)
+        if type(ipc) is not int or type(apart) is not int or min(ipc, apart) < 1:
+            raise ValueError(f"ipc={ipc!r} with taken_apart={apart!r} is no number of images per class")
+        wanted, classes = ipc * apart**2, len(self.class_names)
+        counts = [wanted] * classes
+        if not self.soft:
+            counts = torch.bincount(self.labels.cpu(), minlength=classes).tolist()
+        named = zip(self.class_names, counts, strict=True)
+        wrong = [f"{count} of {name!r}" for name, count in named if count != wanted]
+        if wrong or len(self.images) != classes * wanted:
+            found = f" ({', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''})" if wrong else ""
+            raise ValueError(f"it holds {len(self.images)} images{found}, but ipc={ipc} is {wanted} of each of its "
+                             f"{classes} classes")  # fmt: skip
 
     def detached(self) -> SyntheticSet:
         """Return a copy without gradients that later steps do not change."""

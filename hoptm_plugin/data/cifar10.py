@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -67,7 +67,9 @@ class CifarReader(FileReader):
         """Return the official train and test splits; ``seeds`` decides nothing."""
         folder = self.locate()
         classes = self.classes(folder)
-        origin = {"source": f"{self.title} ({HOMEPAGE})", "licence": "none stated by its authors"}
+        images = sum((*self.train_files.values(), *self.test_files.values()))
+        origin = {"source": f"{self.title} ({HOMEPAGE})", "licence": "none stated by its authors",
+                  "official_images": images}  # fmt: skip
         if not self.is_binary(folder):
             return self._read_images(folder, classes, origin)
         parts: list[tuple[Tensor, Tensor]] = []
@@ -95,7 +97,7 @@ class CifarReader(FileReader):
         check_split(images, labels, num_classes, str(path))
         return images, labels
 
-    def _read_images(self, folder: Path, classes: tuple[str, ...], origin: dict[str, str]) -> RawImages:
+    def _read_images(self, folder: Path, classes: tuple[str, ...], origin: dict[str, Any]) -> RawImages:
         raw = read_folders(folder, classes, SHAPE[0], self.name)
         if raw.train[0].shape[1:] != SHAPE or raw.provenance["resized_while_reading"]:
             raise DataError(f"{folder}: {self.title} images are 32x32, but these are {tuple(raw.train[0].shape[2:])} "
@@ -103,7 +105,7 @@ class CifarReader(FileReader):
         first = images_in(folder / "train" / raw.class_names[0])[0]
         recompressed = first.suffix.lower() in (".jpg", ".jpeg")
         return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released,
-                       provenance={**raw.provenance, **origin})  # fmt: skip
+                       provenance={**raw.provenance, **origin, "official_file": not recompressed})  # fmt: skip
 
 
 @register("cifar10")

@@ -22,6 +22,7 @@ RELEASED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ORIGIN = {
     "source": "COVID-19 Radiography Database (https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database)",
     "licence": "see the database's terms; its authors collected the images from several sources and ask to be cited",
+    "official_images": 3_616 + 6_012 + 10_192 + 1_345,  # by class, in its latest version
 }
 WHAT = f"the unpacked COVID-19 Radiography Database (class folders {', '.join(CLASSES)})"
 

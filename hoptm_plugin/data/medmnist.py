@@ -84,7 +84,8 @@ class MedMnist(FileReader):
             official = hashlib.file_digest(stream, "md5").hexdigest() == self._info("MD5")
         name = self.stem if official else f"{self.stem} (unofficial file)"
         record = self._info("url").partition("/files/")[0]
-        provenance = {"file": path.name, "official_file": official, "licence": self.info["license"],
+        provenance = {"file": path.name, "official_file": official,
+                      "official_images": sum(self.info["n_samples"].values()), "licence": self.info["license"],
                       "source": f"MedMNIST v2, {self.stem} (https://medmnist.com, {record})"}  # fmt: skip
         return RawImages(name, names, splits["train"], splits["test"], splits.get("val"),
                          RELEASED.get(self.flag), provenance)  # fmt: skip

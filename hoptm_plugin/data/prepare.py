@@ -19,6 +19,7 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.text import UNPRINTABLE
 from hoptm_plugin.data.files import check_splits
+from hoptm_plugin.data.hashes import image_hashes
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.splits import stratified
 from hoptm_plugin.data.whitening import check_features, whiten
@@ -107,7 +108,8 @@ def prepare(raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.
     inverse = whiten(images, preprocess.zca_eps) if preprocess.zca else None
     parts = {name: Split(images[name], labels.to(device), normalisation) for name, (_, labels) in splits.items()}
     return ImageData(raw.name, raw.class_names, parts["train"], parts["validation"], parts["test"], normalisation,
-                     fingerprint(splits, raw.class_names, preprocess, normalisation), inverse, provenance)  # fmt: skip
+                     fingerprint(splits, raw.class_names, preprocess, normalisation), inverse, provenance,
+                     {name: image_hashes(pixels) for name, (pixels, _) in splits.items()})  # fmt: skip
 
 
 def fingerprint(

@@ -25,6 +25,7 @@ AGAIN = "unpack tiny-imagenet-200.zip again"
 ORIGIN = {
     "source": "Tiny ImageNet, a part of ImageNet (http://cs231n.stanford.edu/tiny-imagenet-200.zip)",
     "licence": "ImageNet's terms of access: non-commercial research and education only",
+    "official_images": CLASSES * (TRAIN_IMAGES + TEST_IMAGES),
 }
 WHAT = f"the unpacked Tiny ImageNet (tiny-imagenet-200, with {WNIDS}, train/ and val/)"
 

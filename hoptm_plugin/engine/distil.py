@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -77,6 +78,8 @@ class Distiller:
         stored = self._stored()  # first: what is refused changes nothing in the folder
         with memory_named("preparing the distillation", NEEDS_LESS):
             self.synthetic = method.setup(task)
+        self._check_ipc = partial(_check_ipc, method, task.ipc)
+        self._check_ipc(self.synthetic)
         begun(self.synthetic)
         self.optimisers = Optimisers(self.synthetic, settings)
         self.average: MovingAverage | None = None
@@ -111,6 +114,8 @@ class Distiller:
             self.logger.begin(self.folder, self.first)
             self._loop(metrics, bar)
         chosen = self._candidates() | {name: best for name, (_, best) in self._best.items()}
+        for made in chosen.values():
+            self._check_ipc(made)
         return Distilled(chosen["synthetic"], chosen.get("average"))
 
     def _loop(self, metrics: JsonLines, bar: Progress) -> None:
@@ -236,6 +241,14 @@ class Distiller:
             for part, tensor in _tensors(best).items():
                 take_back(tensor, stored[part])
             self._best[name] = (float(stored["accuracy"]), best)
+
+
+def _check_ipc(method: Method, ipc: int, synthetic: SyntheticSet) -> None:
+    try:
+        synthetic.check_ipc(ipc)
+    except ValueError as error:
+        raise PluginError(f"{type(method).__name__}: the set it makes is not of that many images per class: {error}; "
+                          f"return ipc images of every class from setup()") from None  # fmt: skip
 
 
 def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:

@@ -10,18 +10,18 @@ from typing import Any, Protocol, get_args
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from hoptm_plugin.cards.card import Card, read_card
+from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.citing import bibliography
 from hoptm_plugin.cards.record import Line
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, UserError
 from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.exchange.loading import is_export, why_no_set
+from hoptm_plugin.exchange.loading import check_against_card, is_export, why_no_set
 from hoptm_plugin.exchange.manifest import Format, Manifest
-from hoptm_plugin.exchange.origin import Origin, images_are
+from hoptm_plugin.exchange.origin import Origin, images_are, source_data
 from hoptm_plugin.exchange.writing import write_export
-from hoptm_plugin.storage.files import as_path, sha256
-from hoptm_plugin.storage.run_files import CARD, CONFIG, SYNTHETIC, read_config
+from hoptm_plugin.storage.files import as_path
+from hoptm_plugin.storage.run_files import CONFIG, SYNTHETIC, read_config
 from hoptm_plugin.storage.sets import check_set, read_set
 
 REMEDY = "name the folder of a finished run, or a .safetensors file"
@@ -125,12 +125,7 @@ def _read(given: SyntheticSet | HasFolder | str | os.PathLike[str]) -> _Stored:
         raise ConfigurationError(f"{path}: is an exported set already; {REMEDY}")
     if not file.is_file():
         raise ConfigurationError(f"{file}: does not exist{why_no_set(path)}; {REMEDY}")
-    card = read_card(path / CARD) if (path / CARD).exists() else None
-    if card is not None and card.artefacts.get(SYNTHETIC) != sha256(file):
-        raise FileFormatError(
-            f"{file}: is not the set that {CARD} beside it judges (their SHA-256 differ); restore it, or export the "
-            f"file itself, without its run's result, by naming {file}"
-        )
+    card = check_against_card(file, f"export the file itself, without its run's result, by naming {file}")
     config = read_config(path / CONFIG) if (path / CONFIG).exists() else {}
     return _Stored(_load(file), file, path.resolve().name or "distilled", card, config)
 
@@ -151,7 +146,8 @@ def _not_empty(synthetic: SyntheticSet, what: str) -> SyntheticSet:
 def _origin(stored: _Stored, source: str | None, licence: str | None) -> Origin:
     info, config, card = stored.synthetic.info, stored.config, stored.card
     title = str(info.get("method_title") or info.get("method_id") or "a method that is not recorded")
-    dataset = card.dataset.name if card is not None else info.get("dataset")
+    data = source_data(stored.synthetic, stored.file or "the synthetic set", card)
+    dataset = info.get("dataset") if card is None or card.distilled_from is not None else card.dataset.name
     cites = config.get("method_cites")
     return Origin(
         method=f"{title} (moving average)" if info.get("average") else title,
@@ -162,6 +158,7 @@ def _origin(stored: _Stored, source: str | None, licence: str | None) -> Origin:
         config=config,
         keys=tuple(str(key) for key in cites) if isinstance(cites, list) else (),
         bibtex=_bibtex(config),
+        data=data,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.core.text import shortened
@@ -39,6 +39,21 @@ def why_no_set(folder: Path) -> str:
     return ", since the folder is of an evaluation, not of a run"
 
 
+def check_against_card(file: Path, remedy: str) -> Card | None:
+    """Return the card beside a set, None where there is none.
+
+    Raises:
+        FileFormatError: the card judges another set.
+    """
+    if not (file.parent / CARD).exists():
+        return None
+    card = read_card(file.parent / CARD)
+    if card.artefacts.get(file.name) != sha256(file):
+        raise FileFormatError(f"{file}: is not the set that {CARD} beside it judges (their SHA-256 differ); restore "
+                              f"it, or {remedy}")  # fmt: skip
+    return card
+
+
 def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
     """Read a distilled set: an ordinary torch data set of (normalised image, target).
 
@@ -52,7 +67,8 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
         The set with its ``step_size``, the learning rate to train on it with (None where none was learned).
 
     Raises:
-        FileFormatError: missing, damaged, changed since it was exported, or of a format that is not read.
+        FileFormatError: missing, damaged, changed since it was exported, of a format that is not read, without as many
+            images of every class as it says, or another one than the card beside it judges.
         DataError: it does not fit into memory.
     """
     path = as_path(path, "path")
@@ -67,6 +83,7 @@ def load_distilled(path: str | os.PathLike[str]) -> SyntheticSet:
     if not (path / SYNTHETIC).is_file():
         raise FileFormatError(f"{path}: holds neither {SYNTHETIC} nor {FILE_NAME}, so it is no run folder with a "
                               f"synthetic set and no exported set")  # fmt: skip
+    check_against_card(path / SYNTHETIC, f"read the file itself, by naming {path / SYNTHETIC}")
     return read_set(path / SYNTHETIC)
 
 
@@ -195,7 +212,11 @@ def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Mani
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (images, step_size) if tensor is not None):
             raise ValueError("its normalisation or step size makes numbers that are not finite")
         labels = hard if soft is None else _logits(soft)
-        return SyntheticSet(images, labels, step_size, manifest.class_names, normalisation, dict(manifest.info))
+        info = manifest.info | ({"taken_apart": manifest.mosaic} if manifest.mosaic > 1 else {})
+        made = SyntheticSet(images, labels, step_size, manifest.class_names, normalisation, info)
+        if "ipc" in info:
+            made.check_ipc(info["ipc"])
+        return made
     except ValueError as error:
         raise FileFormatError(f"{file}: not a valid exported set: {error}; {AGAIN}") from None
 

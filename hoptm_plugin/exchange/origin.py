@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Final, get_args
+
+from pydantic import Field, ValidationError
 
 from hoptm_plugin.cards.card import Card
+from hoptm_plugin.cards.record import Digest, Line, Record, faults
+from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import ImagesAre
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.paths import LEFT_OUT, without_paths
+
+NOT_SAID: Final = "the set does not say what data it was distilled from"
+
+
+class SourceData(Record):
+    """The data that a set was distilled from.
+
+    Attributes:
+        name: of the data set.
+        fingerprint: of its pixels, labels and preprocessing.
+        splits: SHA-256 of the images and labels of each split, whatever the preprocessing; empty where not known.
+    """
+
+    name: Line = "unknown"
+    fingerprint: Line
+    splits: dict[Line, Digest] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,7 @@ class Origin:
         config: stored settings of that run; empty where not known.
         keys: BibTeX keys of the method's publications.
         bibtex: entries of all that the run used; empty where not known.
+        data: what it was distilled from; None where not recorded.
     """
 
     method: str
@@ -36,6 +57,31 @@ class Origin:
     config: Mapping[str, Any] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     bibtex: str = ""
+    data: SourceData | None = None
+
+
+def source_data(synthetic: SyntheticSet, where: object, card: Card | None = None) -> SourceData | None:
+    """Return what a set says of the data it was distilled from; None where it says nothing.
+
+    Args:
+        synthetic: the set.
+        where: names it in errors.
+        card: that lies beside it and names it; a run's tells it of older sets, which say nothing themselves.
+
+    Raises:
+        FileFormatError: it says what cannot be.
+    """
+    info = synthetic.info
+    if "fingerprint" not in info:
+        if card is None or card.cost.distill_s is None:  # an evaluation's data are those it was judged on
+            return None
+        return SourceData(name=card.dataset.name, fingerprint=card.dataset.fingerprint)
+    said = {"name": info.get("dataset"), "fingerprint": info["fingerprint"], "splits": info.get("splits")}
+    try:
+        return SourceData.model_validate({key: value for key, value in said.items() if value is not None})
+    except ValidationError as error:
+        raise FileFormatError(f"{where}: what it says of the data it was distilled from cannot be: {faults(error)}; "
+                              f"restore it") from None  # fmt: skip
 
 
 def images_are(synthetic: SyntheticSet) -> ImagesAre:

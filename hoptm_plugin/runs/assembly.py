@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -175,6 +176,25 @@ class Workbench:
         if not problems.found:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
+
+    def unofficial(self) -> str | None:
+        """Say why what was published for the data set was not for these data; None where nothing tells so."""
+        said, found = self.data.provenance, sum(map(len, (self.data.train, self.data.validation, self.data.test)))
+        if said.get("official_file") is False:
+            return "its file is not the official one"
+        official = said.get("official_images", found)
+        return None if found == official else f"it has {found:,} images, and the official one {official:,}"
+
+    def say_what_is_dropped(self, why: str | None = None) -> None:
+        """Warn that a published figure is not told beside other data than it was published for; ``why`` is one more."""
+        settings, why = self.settings, why or self.unofficial()
+        if (
+            why
+            and settings.reported is not None
+            and settings.reported.of(None if self.parts.method.whole_split else settings.ipc) is not None
+        ):
+            warnings.warn(f"data set {self.data.name}: {why}, so that nothing published stands beside the result "
+                          f"({settings.reported.source})", stacklevel=2)  # fmt: skip
 
     def _problems_of(self, builder: NetworkBuilder) -> list[str]:
         """Return why a network cannot be trained on these data."""

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from torch import Tensor
+
 from hoptm_plugin.cards.card import Card, read_card, write_card
-from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.core.text import pasted
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
-from hoptm_plugin.exchange.loading import is_export, load_distilled, why_no_set
+from hoptm_plugin.exchange.loading import check_against_card, is_export, load_distilled, why_no_set
+from hoptm_plugin.exchange.origin import NOT_SAID, source_data
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
+from hoptm_plugin.runs.fitting import check_fit, other_data, told
 from hoptm_plugin.runs.folder import RunFolder, as_settings, overlaid, read_settings, trusted
 from hoptm_plugin.runs.running import finished_card, finished_networks, judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, sha256
-from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, read_config
-from hoptm_plugin.storage.sets import write_set
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, TRAINED_ON, read_config
+from hoptm_plugin.storage.sets import check_set, read_trained_on, write_set
 
 REMEDY = "name the folder of a finished run, an exported folder or a .safetensors file, with synthetic=PATH"
 
@@ -51,8 +54,10 @@ def evaluate(
         changes: as the keywords of :func:`compose`.
 
     Raises:
-        ConfigurationError: settings that cannot be; a set that was distilled from other data.
-        FileFormatError: no set, or one that is damaged or not the one its card judges.
+        ConfigurationError: settings that cannot be; a set that was distilled from other data, unless ``other_data``
+            allows it.
+        FileFormatError: no set, or one that is damaged, not the one its card judges, or without as many images of every
+            class as it says.
     """
     if settings is not None and (overrides or changes):
         raise ConfigurationError("evaluate: give settings, or overrides and keywords, not both")
@@ -70,7 +75,7 @@ def evaluate(
         else:
             settings = settings.model_copy(update={"synthetic": None, "reported": None})
             found = _Judged(_checked(memory, "the set"), None, [])
-        settings, run_folder = _described_by(found.synthetic, settings), RunFolder(kept)
+        settings, run_folder = _described_by(found, settings), RunFolder(kept)
         with run_folder.taken(settings) as finished:
             return finished or _judge(settings, found, run_folder, progress or usual_progress())
 
@@ -105,14 +110,27 @@ class _Judged:
     synthetic: SyntheticSet
     average: SyntheticSet | None
     files: list[Path]
+    card: Card | None = None
 
     @classmethod
     def read(cls, named: Path) -> _Judged:
         file, average_file = _file(named), named / AVERAGE
         files = [file, average_file] if average_file.is_file() else [file]
-        if not is_export(named):
-            _check_card(named, files)
-        return cls(_load(named), _load(average_file) if len(files) > 1 else None, files)
+        card = None if is_export(named) else _check_card(named, files)
+        return cls(_load(named), _load(average_file) if len(files) > 1 else None, files, card)
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        return str(self.files[0]) if self.files else "the set"
+
+    def trained_on(self, train_sha256: str | None) -> Tensor | None:
+        """Return the hashes (n, 16) of the training split it was distilled from, where its run's folder has them."""
+        file = self.files[0].parent / TRAINED_ON if self.files else None
+        if file is None or not file.exists():
+            return None
+        hashes, train = read_trained_on(file)
+        return hashes if train == train_sha256 else None
 
     @property
     def config(self) -> Path | None:
@@ -123,8 +141,14 @@ class _Judged:
 def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory) -> Card:
     synthetic, average = judged.synthetic, judged.average
     with workbench(settings, progress) as bench:
-        _check_fit(synthetic, bench.data, judged.files[0] if judged.files else Path("the set"))
+        source = source_data(synthetic, judged.name, judged.card)
+        check_fit(judged.name, synthetic, source, bench)
         bench.check()
+        other, note = other_data(source, bench, judged.trained_on), None if source else NOT_SAID
+        said = told(other, bench) if other else note
+        if said:
+            warnings.warn(f"{judged.name}: {said}", stacklevel=2)
+        bench.say_what_is_dropped("the set is not from it" if other else None)
         distilled = Distilled(synthetic.to(bench.device), None if average is None else average.to(bench.device))
         folder.begin(settings)
         if not judged.files:  # in memory, so the folder must hold what its card judges
@@ -138,25 +162,31 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         # nothing else says how it was made
         config = judged.config
         origin = read_settings(config).set_digest() if config is not None and config.exists() else None
-        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin)
+        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin,
+                             other, note)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()
         return card
 
 
-def _check_card(named: Path, files: list[Path]) -> None:
-    """Refuse sets that are not those that the card beside them judges; a file that is named may be none of its own."""
+def _check_card(named: Path, files: list[Path]) -> Card | None:
+    """Return the card that judges sets beside it, None if there is none; a file that is named may be none of its own.
+
+    Raises:
+        FileFormatError: it judges others.
+    """
     card_file = files[0].parent / CARD
     if not card_file.exists():
-        return
-    artefacts = read_card(card_file).artefacts
+        return None
+    card = read_card(card_file)
+    if not named.is_dir() and files[0].name not in card.artefacts:
+        return None
     for file in files:
-        if (file.name in artefacts or named.is_dir()) and artefacts.get(file.name) != sha256(file):
-            raise FileFormatError(f"{file}: is not the set that {CARD} beside it judges (their SHA-256 differ); "
-                                  f"restore it, or move it into a folder of its own and name it there")  # fmt: skip
-    if named.is_dir() and AVERAGE in artefacts and len(files) == 1:
+        check_against_card(file, "move it into a folder of its own and name it there")
+    if named.is_dir() and AVERAGE in card.artefacts and len(files) == 1:
         raise FileFormatError(f"{named / AVERAGE}: is missing, though {CARD} beside it judges it; restore it, or judge "
                               f"the set alone with {pasted('synthetic', files[0])}")  # fmt: skip
+    return card
 
 
 def _load(path: Path) -> SyntheticSet:
@@ -171,6 +201,10 @@ def _checked(synthetic: SyntheticSet, where: str) -> SyntheticSet:
     seed = synthetic.info.get("seed")
     if not len(synthetic) or (seed is not None and type(seed) is not int):
         raise FileFormatError(f"{where}: holds no images, or a seed that is none; {REMEDY}")
+    try:
+        check_set(synthetic)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {error}; {REMEDY}") from None
     return synthetic
 
 
@@ -181,33 +215,29 @@ def _file(path: Path) -> Path:
     return path / (manifest.FILE_NAME if is_export(path) else SYNTHETIC)
 
 
-def _described_by(synthetic: SyntheticSet, settings: RunSettings) -> RunSettings:
-    """Return the settings with what the set says of its making."""
-    info = synthetic.info
+def _described_by(judged: _Judged, settings: RunSettings) -> RunSettings:
+    """Return the settings with what the set says of its making.
+
+    Raises:
+        ConfigurationError: it does not hold equally many images of every class, or not the ``ipc`` that was given.
+    """
+    synthetic, info = judged.synthetic, judged.synthetic.info
+    ipc = info.get("ipc", max(1, len(synthetic.images) // len(synthetic.class_names)))
+    try:
+        synthetic.check_ipc(ipc)
+    except ValueError as error:
+        raise ConfigurationError(f"{judged.name}: cannot be judged, since not all classes have equally many images: "
+                                 f"{error}") from None  # fmt: skip
+    if "ipc" in settings.given and settings.ipc != ipc:
+        raise ConfigurationError(f"ipc: {settings.ipc} is given, but {judged.name} holds {ipc} images of every class; "
+                                 f"leave ipc out")  # fmt: skip
     name = str(info.get("method_id", "unknown"))
     fields: dict[str, Any] = {
         "method_id": name,
         "method_title": str(info.get("method_title", name)),
-        "ipc": info.get("ipc", max(1, len(synthetic.images) // len(synthetic.class_names))),
+        "ipc": ipc,
         "distillation": settings.distillation.model_dump() | {"selection": info.get("selection", "last")},
     }
     if info.get("average"):  # judged alone, it must not pass for the set itself
         fields |= {"method_title": f"{fields['method_title']} (moving average)", "reported": None}
     return settings.changed(**fields)
-
-
-def _check_fit(synthetic: SyntheticSet, data: ImageData, file: Path) -> None:
-    """Refuse a set that was not distilled from data like these."""
-    theirs: Mapping[str, tuple[Any, Any]] = {
-        "classes": (synthetic.class_names, data.class_names),
-        "image shape": (tuple(synthetic.images.shape[1:]), data.image_shape),
-        "normalisation": (synthetic.normalisation, data.normalisation),
-    }
-    problems = [
-        f"{file}: its {what} is {ours}, the data set {data.name} has {other}; choose the data set it was distilled "
-        f"from (dataset=..., dataset.preprocess...)"
-        for what, (ours, other) in theirs.items()
-        if ours != other
-    ]
-    if problems:
-        raise ConfigurationError(problems)

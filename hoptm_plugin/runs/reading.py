@@ -14,6 +14,7 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import FileFormatError, RunFolderError
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.exchange.loading import check_against_card, load_distilled
 from hoptm_plugin.runs.folder import read_settings
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, read_bounded
@@ -42,14 +43,17 @@ class Run:
         """The distilled set.
 
         Raises:
-            FileFormatError: there is none, or it is damaged.
+            FileFormatError: there is none, or it is damaged, or not the one that the card judges.
         """
-        return read_set(self.folder / SYNTHETIC)
+        return load_distilled(self.folder)
 
     @cached_property
     def average(self) -> SyntheticSet | None:
         """The moving average of the set, where the method keeps one."""
-        return read_set(self.folder / AVERAGE) if (self.folder / AVERAGE).exists() else None
+        if not (self.folder / AVERAGE).exists():
+            return None
+        check_against_card(self.folder / AVERAGE, "move it into a folder of its own")
+        return read_set(self.folder / AVERAGE)
 
     @cached_property
     def curves(self) -> pd.DataFrame:

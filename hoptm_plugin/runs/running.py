@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoptm_plugin.cards.card import Card, make_card, peak_memory_bytes, write_card
+from hoptm_plugin.cards.card import Card, DistilledFrom, make_card, peak_memory_bytes, write_card
+from hoptm_plugin.cards.record import LONGEST_LINE
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
@@ -31,8 +32,18 @@ from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, write_json
-from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, GRID, INITIAL_GRID, METRICS, SPLIT, SYNTHETIC
-from hoptm_plugin.storage.sets import write_set
+from hoptm_plugin.storage.run_files import (
+    AVERAGE,
+    CARD,
+    CONFIG,
+    GRID,
+    INITIAL_GRID,
+    METRICS,
+    SPLIT,
+    SYNTHETIC,
+    TRAINED_ON,
+)
+from hoptm_plugin.storage.sets import write_set, write_trained_on
 from hoptm_plugin.storage.tensors import digest
 
 UNCHANGED = 1e-4  # of normalised values: far below a level of 8-bit pixels
@@ -65,6 +76,7 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
     with workbench(settings, progress) as bench:
         bench.check()
         bench.check_experts()
+        bench.say_what_is_dropped()
         folder.begin(settings)
         if "split" in bench.data.provenance:
             write_json(folder / SPLIT, bench.data.provenance["split"])
@@ -75,7 +87,7 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
             results = judge(distilled, bench, replace(evaluator, finished=finished))
             cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
             logger.scalars(settings.distillation.iterations, _means(results))
-        artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT)
+        artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
         card = finished_card(bench, results, cost, artefacts, settings.seed, distilled.synthetic, settings.set_digest())
         write_card(card, folder / CARD)
         finished.discard()
@@ -158,10 +170,14 @@ def _distil(
         begun,
     )
     distilled = distiller.run()
+    if hashes := bench.data.image_hashes:
+        write_trained_on(hashes["train"], bench.data.split_sha256["train"], folder / TRAINED_ON)
     info = {
         "method_id": settings.method_id,
         "method_title": settings.method_title,
         "dataset": bench.data.name,
+        "fingerprint": bench.data.fingerprint,
+        "splits": bench.data.split_sha256,
         "ipc": settings.ipc,
         "seed": settings.seed,
         "selection": settings.distillation.selection,
@@ -212,12 +228,27 @@ def finished_card(
     distillation_seed: int | None,
     synthetic: SyntheticSet,
     origin: str | None,
+    distilled_from: DistilledFrom | None = None,
+    note: str | None = None,
 ) -> Card:
-    """Return the card of results that :func:`judge` gave; ``origin`` is what :meth:`RunSettings.set_digest` gave."""
+    """Return the card of results that :func:`judge` gave.
+
+    Args:
+        bench: that judged.
+        results: of each architecture.
+        cost: fields of the card's.
+        artefacts: the card's.
+        distillation_seed: the card's.
+        synthetic: what was judged.
+        origin: what :meth:`RunSettings.set_digest` gave.
+        distilled_from: other data that it is from.
+        note: to be told beside that of the settings.
+    """
     settings = bench.settings
     ipc = None if bench.parts.method.whole_split else settings.ipc
     # a card's reported accuracy is that of its first network: only of the one distilled with
-    published = settings.reported if next(iter(results["evaluations"])) == network_label(settings.network) else None
+    own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
+    published = settings.reported if own and bench.unofficial() is None else None
     return make_card(
         bench.data,
         results,
@@ -228,7 +259,7 @@ def finished_card(
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.deciding()["augment"]},
         selection=settings.distillation.selection,
         tuning=settings.tuning,
-        note=settings.note,
+        note="; ".join(filter(None, (note, settings.note)))[:LONGEST_LINE] or None,
         reported=None if published is None else published.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,
@@ -237,7 +268,10 @@ def finished_card(
         labels="soft" if synthetic.soft else "hard",
         images_are=images_are(synthetic),
         floor=synthetic.info.get("floor") is True,
+        images_stored=len(synthetic.images),
+        images_trained_on=len(synthetic),
         lower_precision=None if origin is None else lower_precision(bench),
+        distilled_from=distilled_from,
         artefacts=artefacts,
     )
 

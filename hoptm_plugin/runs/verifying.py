@@ -18,8 +18,10 @@ from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.engine.significance import holm, welch
 from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
+from hoptm_plugin.exchange.origin import source_data
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.composition import parsed
+from hoptm_plugin.runs.fitting import other_data
 from hoptm_plugin.runs.folder import read_settings, trusted
 from hoptm_plugin.runs.running import device_name, judge
 from hoptm_plugin.runtime.bars import usual_progress
@@ -166,6 +168,7 @@ def verify(
                                  f"but for its precision")  # fmt: skip
     files = list(_checked_files(folder, card, stored))
     problems = [*_wrong(files), *_wrong_settings(card, stored)]
+    problems += [] if problems or card.ipc is None else _wrong_set(folder, card, stored)
     if checksums_only or problems:
         return Verification(folder, False, False, tuple(files), problems=tuple(problems))
     values = {**_changed(stored.plain(), changes), "loggers": [], "given": tuple(changes)}
@@ -230,6 +233,27 @@ def _wrong_settings(card: Card, settings: RunSettings) -> list[str]:
     return problems
 
 
+def _wrong_set(folder: Path, card: Card, settings: RunSettings) -> list[str]:
+    """Return what the set says of itself and its card otherwise; what either does not say is left out."""
+    synthetic = load_distilled(settings.synthetic or folder)
+    source, info = source_data(synthetic, "the set"), synthetic.info
+    run = card.cost.distill_s is not None  # an evaluation's data may be the same with other preprocessing
+    data = card.distilled_from or (card.dataset if run else None)
+    said = {
+        "method": (info.get("method_id"), card.method),
+        "images per class": (info.get("ipc"), card.ipc),
+        "seed": (info.get("seed"), card.distillation_seed),
+        "data's fingerprint": (source and source.fingerprint, data and data.fingerprint),
+        "number of images": (len(synthetic.images), card.images_stored),
+        "number of images to train on": (len(synthetic), card.images_trained_on),
+    }
+    return [
+        f"the {what} of the set is {mine}, in the card {theirs}"
+        for what, (mine, theirs) in said.items()
+        if mine != theirs and None not in (mine, theirs)
+    ]
+
+
 def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[Repeated], list[str]]:
     """Return the networks of the card and of now, and what could not be repeated."""
     if bench.data.fingerprint != card.dataset.fingerprint:
@@ -238,7 +262,8 @@ def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[R
             f"{card.dataset.fingerprint}; name the folder or file of the original data with dataset.root=PATH"
         )
     bench.check()
-    found = judge(_distilled(folder, card, bench), bench, bench.evaluator())
+    distilled = _distilled(folder, card, bench)
+    found = judge(distilled, bench, bench.evaluator())
     pairs = [
         (what, stored, Evaluation.from_metrics(stored.network, found[kind][stored.network]))
         for kind, what in KINDS.items()
@@ -247,6 +272,11 @@ def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[R
     ]
     wanted = sum(len(getattr(card, kind) or ()) for kind in KINDS)
     missing = [] if len(pairs) == wanted else [f"{wanted - len(pairs)} evaluations of the card were not repeated"]
+    source = source_data(distilled.synthetic, "the set")
+    other = other_data(source, bench, lambda train: None)
+    mine, theirs = ((each and each.fingerprint) or card.dataset.fingerprint for each in (other, card.distilled_from))
+    if source is not None and mine != theirs:
+        missing.append(f"the set was distilled from data of fingerprint {mine}, in the card {theirs}")
     return compared(pairs, card.tested), missing
 
 

@@ -23,6 +23,7 @@ GRID: Final = "synthetic.png"
 INITIAL_GRID: Final = "initial.png"
 METRICS: Final = "metrics.jsonl"
 SPLIT: Final = "split.json"
+TRAINED_ON: Final = "trained_on.safetensors"
 LOCK: Final = ".lock"
 LARGEST_CONFIG: Final = 2**20
 _CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +16,7 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 KIND, VERSION = "synthetic set", 2
+TRAINED_ON_KIND = "hashes of training images"
 
 
 class _Metadata(BaseModel):
@@ -82,3 +84,27 @@ def check_set(synthetic: SyntheticSet) -> None:
     mean, std = synthetic.normalisation.mean, synthetic.normalisation.std
     if not all(map(math.isfinite, (*mean, *std))) or any(value <= 0 for value in std):
         raise ValueError("its normalisation is not of finite means and positive deviations")
+    if "ipc" in synthetic.info:
+        synthetic.check_ipc(synthetic.info["ipc"])
+
+
+def write_trained_on(hashes: torch.Tensor, train_sha256: str, path: Path) -> None:
+    """Write which images a set was distilled from: their hashes (n, 16), sorted, and the SHA-256 of their split.
+
+    It stays in the run's folder: whoever has an image can tell by it whether that was among them.
+    """
+    kept = torch.from_numpy(np.unique(hashes.cpu().numpy(), axis=0))
+    write_tensors(path, {"hashes": kept}, {"kind": TRAINED_ON_KIND, "version": 1, "train": train_sha256})
+
+
+def read_trained_on(path: Path) -> tuple[torch.Tensor, str]:
+    """Read what :func:`write_trained_on` wrote.
+
+    Raises:
+        FileFormatError: missing, damaged or another kind of file.
+    """
+    tensors, said = read_tensors(path, TRAINED_ON_KIND)
+    hashes, train = tensors.get("hashes"), said.get("train") if isinstance(said, dict) else None
+    if hashes is None or hashes.dtype != torch.uint8 or hashes.ndim != 2 or not isinstance(train, str):
+        raise FileFormatError(f"{path}: not a file of {TRAINED_ON_KIND}; restore it")
+    return hashes, train

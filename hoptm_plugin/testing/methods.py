@@ -50,6 +50,18 @@ class MethodContract(TaskContract):
             assert len(synthetic.images) == len(task.data.class_names) * task.ipc
             assert synthetic.soft or torch.equal(synthetic.labels, class_major(task))
 
+    def test_the_set_has_ipc_images_of_every_class(self, spec: Spec) -> None:
+        """No more and no fewer than asked for, in whatever order; as many are trained on as the method announces."""
+        for ipc in (1, 3):
+            method, task = self.build(spec), replace(self.task(), ipc=ipc)
+            synthetic = method.setup(task)
+            if not method.whole_split:
+                try:
+                    synthetic.check_ipc(ipc)
+                except ValueError as error:
+                    raise AssertionError(f"{error}") from None
+                assert len(synthetic) == method.training_images(len(task.data.class_names), ipc)
+
     def test_real_images_are_named_as_such(self, spec: Spec) -> None:
         """``images_are`` is one of its words; of "real" ones, each is a training image of its class."""
         method, task = self.build(spec), self.task()

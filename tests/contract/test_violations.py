@@ -77,6 +77,16 @@ def halved(self, task):
     return synthetic
 
 
+def one_more(self, task):
+    return real_subset(task.data, task.ipc + 1, task.seeds)
+
+
+def of_one_class(self, task):
+    synthetic = real_subset(task.data, task.ipc, task.seeds)
+    synthetic.labels.zero_()
+    return synthetic
+
+
 def mislabelled(self, task):
     synthetic = real_subset(task.data, task.ipc, task.seeds)
     synthetic.labels = synthetic.labels.flip(0)
@@ -127,6 +137,8 @@ VIOLATIONS = [
     (MethodContract, "reads_the_training_split_only", method(peeking)),
     (MethodContract, "announces_the_experts_it_reads", method(reading)),
     (MethodContract, "the_initial_set_is_complete", method(peeking, setup=backwards)),
+    (MethodContract, "the_set_has_ipc_images_of_every_class", method(noisy, setup=one_more)),
+    (MethodContract, "the_set_has_ipc_images_of_every_class", method(noisy, setup=of_one_class)),
     (MethodContract, "real_images_are_named_as_such", method(noisy, setup=halved, images_are="real")),
     (MethodContract, "real_images_are_named_as_such", method(noisy, setup=mislabelled, images_are="real")),
     (MethodContract, "real_images_are_named_as_such", method(noisy, images_are="none")),

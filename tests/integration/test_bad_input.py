@@ -170,7 +170,7 @@ CASES = {
     "eval of a checkpoint": Bad("eval", "synthetic={run}/checkpoint.safetensors",
                                 says=("checkpoint.safetensors", "not a synthetic set", "synthetic=PATH")),
     "eval on another data set": Bad("eval", "synthetic={run}", "dataset=digits",
-                                    says=("synthetic.safetensors", "classes", "choose the data set")),
+                                    says=("synthetic.safetensors", "distilled from generated", "choose the data set")),
     "eval into the run folder": Bad("eval", "synthetic={run}", "hydra.run.dir={run}",
                                     says=("not empty", "choose another hydra.run.dir")),
     "comparing what is not there": Bad("compare", "nowhere", says=("nowhere", "no such result card", "finished run")),

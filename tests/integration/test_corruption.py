@@ -103,7 +103,8 @@ def runs(run):
 def evaluations(folder, card):
     """Return the files of an evaluation that was interrupted."""
     kept = KeptNetworks(folder / "evaluations.json", "id")
-    metrics = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_auroc": None, "macro_f1": 0.25, "calibration": None,
+    metrics = {"accuracy": 0.5, "balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5,
+               "calibration": {"ece": 0.0, "counts": [4], "confidence": [0.5], "accuracy": [0.5]},
                "recall_per_class": [0.5, 0.5], "support": [2, 2], "confusion": [[1, 1], [1, 1]]}  # fmt: skip
     kept.keep("synthetic set", "convnet", {0: metrics, 1: metrics})
     kept.keep_begun("key", {"done": 3, "stack": {"parameters": torch.arange(30.0)}})

@@ -22,7 +22,7 @@ from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.storage.sets import read_set
 
 FILES = {"config.yaml", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors", "synthetic.png",
-         "initial.png", "result.json"}  # fmt: skip
+         "initial.png", "result.json", "trained_on.safetensors"}  # fmt: skip
 
 THREE_CLASSES = ("dataset.classes=[COVID,Normal,Viral Pneumonia]",)
 
@@ -67,7 +67,10 @@ def test_run_writes_a_whole_folder(method, settings, bench, tmp_path):
     synthetic = read_set(folder / "synthetic.safetensors")
     assert synthetic.images.shape == (10, 1, 32, 32)
     assert synthetic.labels.tolist() == list(range(10))
-    expected = {"method_id": method, "dataset": "digits", "ipc": 1, "seed": 0, "selection": "last"}
+    assert (found.images_stored, found.images_trained_on, found.distilled_from) == (10, 10, None)
+    expected = {"method_id": method, "dataset": "digits", "ipc": 1, "seed": 0, "selection": "last",
+                "fingerprint": found.dataset.fingerprint}  # fmt: skip
+    assert set(synthetic.info.pop("splits")) == {"train", "validation", "test"}
     origin = {key: synthetic.info.pop(key) for key in ("source", "licence")}
     floor = method == "random"
     assert synthetic.info == expected | {

@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from command_line import TINY_NETWORK, TINY_PROTOCOL
 from generated import NPZ, write_npz
 
 from hoptm_plugin.cards.card import read_card, write_card
+from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.engine.metrics import classification_metrics
 
 
 def contents(folder):
@@ -46,12 +49,13 @@ def test_a_changed_file(change, name, bench, copied):
 
 
 def changed_card(folder, accuracy):
-    """Let the card claim another accuracy, checksum and all."""
+    """Let the card claim another accuracy, 0 or 1, with all its other figures and its checksum."""
     card = read_card(folder)
     evaluation = card.evaluations[0]
-    values = tuple(accuracy for _ in evaluation.accuracy.values)
-    summary = evaluation.accuracy.model_copy(update={"values": values, "mean": accuracy, "std": 0.0})
-    changed = evaluation.model_copy(update={"accuracy": summary})
+    targets = torch.arange(len(evaluation.support)).repeat_interleave(torch.tensor(evaluation.support))
+    predicted = targets if accuracy else (targets + 1) % len(evaluation.support)
+    metrics = classification_metrics(targets, torch.eye(len(evaluation.support))[predicted])
+    changed = Evaluation.from_metrics(evaluation.network, [metrics for _ in evaluation.accuracy.values])
     write_card(card.model_copy(update={"evaluations": (changed,)}), folder / "result.json")
 
 

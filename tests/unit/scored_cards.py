@@ -6,16 +6,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from hoptm_plugin.cards.card import Card, software_versions
-from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.evaluation import Evaluation, Summary
+from hoptm_plugin.engine.metrics import summarise
 
 DSA, NONE = {"name": "dsa", "prob_flip": 0.5}, {"name": "none"}
 ONE, OTHER = "1" * 64, "2" * 64
 
 
 def evaluations(values, classes=2, network="convnet"):
-    rest = {"balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5, "recall_per_class": [0.5] * classes,
-            "support": [5] * classes, "confusion": [[0] * classes] * classes, "calibration": None}  # fmt: skip
-    return Evaluation.from_metrics(network, [{"accuracy": value, **rest} for value in values])
+    """Return networks of these accuracies, in every class alike, as a card without confusion matrices has them."""
+    right, half = Summary(**summarise(values)), Summary(**summarise([0.5 for _ in values]))
+    return Evaluation(network=network, accuracy=right, balanced_accuracy=right, macro_auroc=half, macro_f1=half,
+                      support=[5] * classes, recall_per_class=[right.mean] * classes)  # fmt: skip
 
 
 def make(method, *values, classes=2, augment=DSA, told=None, random=None, averaged=None, protocol=(), digest=None,

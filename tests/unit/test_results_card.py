@@ -24,15 +24,25 @@ from hoptm_plugin.cards.evaluation import Evaluation, Summary
 from hoptm_plugin.cli.console import output_console, print_card
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.engine.metrics import classification_metrics
 
-RUN = {
-    "accuracy": 0.5, "balanced_accuracy": 0.4, "macro_auroc": 0.75, "macro_f1": 0.45,
-    "recall_per_class": [0.8, 0.0, None], "support": [6, 4, 0],
-    "confusion": [[5, 1, 0], [3, 0, 1], [0, 0, 0]],
-    "calibration": {"ece": 0.25, "counts": [4, 6], "confidence": [0.4, 0.9], "accuracy": [0.65, 0.65]},
-}  # fmt: skip
-OTHER = RUN | {"accuracy": 1.0, "macro_auroc": None, "recall_per_class": [1.0, 0.5, None],
-               "confusion": [[6, 0, 0], [0, 2, 2], [0, 0, 0]], "calibration": None}  # fmt: skip
+
+def run(zero, one, lost=0):
+    """A network's metrics by hand: so many of six and of four images right, ``lost`` ones without a prediction."""
+    confusion = [[zero, 6 - zero, 0], [4 - one - lost, one, 0], [0, 0, 0]]
+    accuracy, recalls = (zero + one) / 10, [zero / 6, one / 4, None]
+    f1 = [2 * zero / (10 + zero - one - lost), 2 * one / (10 + one - zero)]
+    bins = {"ece": 0.25, "counts": [4, 6], "confidence": 2 * [accuracy - 0.25], "accuracy": 2 * [accuracy]}
+    if accuracy < 0.25:
+        bins["confidence"] = 2 * [accuracy + 0.25]
+    return {
+        "accuracy": accuracy, "balanced_accuracy": sum(recalls[:2]) / 2, "macro_auroc": None if lost else 0.75,
+        "macro_f1": sum(f1) / 2, "recall_per_class": recalls, "support": [6, 4, 0], "confusion": confusion,
+        "calibration": None if lost else bins,
+    }  # fmt: skip
+
+
+RUN, OTHER = run(5, 0), run(6, 2, lost=2)
 
 
 @pytest.fixture
@@ -42,8 +52,8 @@ def card():
     data = ImageData("digits", ("zero", "one", "two"), split[20], split[5], split[10], normalisation, "f" * 64)
     results = {
         "evaluations": {"convnet": [RUN, OTHER], "resnet18": [RUN, RUN]},
-        "averaged": {"convnet": [RUN | {"accuracy": 0.6}, RUN | {"accuracy": 0.8}]},
-        "random_subset": {"convnet": [RUN | {"accuracy": 0.2}, RUN | {"accuracy": 0.4}]},
+        "averaged": {"convnet": [run(4, 2), run(5, 3)]},
+        "random_subset": {"convnet": [run(1, 1), run(2, 2)]},
     }
     return make_card(
         data,
@@ -80,9 +90,10 @@ def edited(card, *path, to):
 
 def test_summaries_of_several_networks(card):
     evaluation = card.evaluations[0]
-    assert evaluation.accuracy == Summary(mean=0.75, std=0.25, values=(0.5, 1.0))
+    assert evaluation.accuracy == Summary(mean=0.65, std=0.15, values=(0.5, 0.8))
     assert evaluation.macro_auroc == Summary(mean=None, std=None, values=(0.75, None))
-    assert evaluation.recall_per_class == (0.9, 0.25, None)
+    assert evaluation.recall_per_class == (pytest.approx(11 / 12), 0.25, None)
+    assert (evaluation.diverged, card.evaluations[1].diverged) == (1, 0)
     assert evaluation.support == (6, 4, 0)
     assert evaluation.recalls() == [(5 / 6, 0.0, None), (1.0, 0.5, None)]
     assert evaluation.ece == Summary(mean=None, std=None, values=(0.25, None))
@@ -91,17 +102,20 @@ def test_summaries_of_several_networks(card):
 
 
 def test_too_many_classes_leave_the_confusion_matrices_out():
-    run = RUN | {"support": [1] * 300, "recall_per_class": [1.0] * 300, "confusion": [[0] * 300] * 300}
-    assert Evaluation.from_metrics("convnet", [run] * 2).confusion is not None
-    assert Evaluation.from_metrics("convnet", [run] * 3).confusion is None
+    metrics = classification_metrics(torch.arange(300), torch.eye(300))
+    assert Evaluation.from_metrics("convnet", [metrics] * 2).confusion is not None
+    assert Evaluation.from_metrics("convnet", [metrics] * 3).confusion is None
 
 
 @pytest.mark.slow
 def test_the_largest_card_can_be_read_again(card, tmp_path):
     classes = 200
-    run = RUN | {"support": [50] * classes, "recall_per_class": [0.2] * classes,
-                 "confusion": [[10] * 5 + [0] * (classes - 5)] * classes}  # fmt: skip
-    many = {f"network{number}": [run] * 6 for number in range(8)}
+    fifth = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"), 0.2)
+    confusion = [[10 if (column - row) % classes < 5 else 0 for column in range(classes)] for row in range(classes)]
+    metrics = fifth | {"support": [50] * classes, "recall_per_class": [0.2] * classes, "confusion": confusion,
+                       "calibration": {"ece": 0.0, "counts": [50 * classes], "confidence": [0.2],
+                                       "accuracy": [0.2]}}  # fmt: skip
+    many = {f"network{number}": [metrics] * 6 for number in range(8)}
     evaluations = [Evaluation.from_metrics(name, rows) for name, rows in many.items()]
     dataset = card.dataset.model_copy(update={"classes": tuple(map(str, range(classes))), "test": 50 * classes})
     sets = dict.fromkeys(("evaluations", "averaged", "random_subset"), tuple(evaluations))
@@ -126,14 +140,15 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     assert list(values) == [
         "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
         "averaged", "random_subset", "reported", "selection", "tuning", "note", "cost", "software", "config_sha256",
-        "distillation_sha256", "labels", "images_are", "floor", "artefacts", "sha256",
+        "distillation_sha256", "labels", "images_are", "floor", "images_stored", "images_trained_on", "distilled_from",
+        "artefacts", "sha256",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {
         "name": "digits", "fingerprint": "f" * 64, "classes": ["zero", "one", "two"],
         "train": 20, "validation": 5, "test": 10,
     }  # fmt: skip
-    assert values["evaluations"][0]["accuracy"] == {"mean": 0.75, "std": 0.25, "values": [0.5, 1.0]}
+    assert values["evaluations"][0]["accuracy"] == {"mean": 0.65, "std": pytest.approx(0.15), "values": [0.5, 0.8]}
     assert values["random_subset"][0]["accuracy"]["mean"] == pytest.approx(0.3)
 
 
@@ -195,7 +210,6 @@ def test_a_card_cannot_be_changed(card):
         (("selection",), "best", "selection: Input should be 'last', 'validation' or 'test_leaky'"),
         (("ipc",), 0, "ipc: Input should be greater than 0"),
         (("ipc",), KeyError, "ipc: Field required"),
-        (("averaged", 0, "support"), [6, 4, 1], "averaged: support does not sum to the 10 test images"),
         (("averaged", 0, "support"), [10], "averaged.0: "),
         (("reported", "std"), 0.9, "reported.std: Input should be less than or equal to 0.5"),
         (("reported", "networks"), {"vgg11": {"accuracy": 80}}, "reported.networks.vgg11.accuracy: Input should be"),
@@ -206,8 +220,8 @@ def test_a_card_cannot_be_changed(card):
             60.0,
             "evaluations.0.accuracy.mean: Input should be less than or equal",
         ),
-        (("evaluations", 0, "accuracy", "mean"), 0.9, "mean is 0.9, but the values give 0.75"),
-        (("evaluations", 0, "accuracy", "std"), 0.0, "std is 0.0, but the values give 0.25"),
+        (("evaluations", 0, "accuracy", "mean"), 0.9, "mean is 0.9, but the values give 0.65"),
+        (("evaluations", 0, "accuracy", "std"), 0.0, "std is 0.0, but the values give 0.15"),
         (("evaluations", 0, "accuracy", "values"), [0.5, math.nan], "Input should be a finite number"),
         (
             ("evaluations", 0, "accuracy"),
@@ -217,7 +231,7 @@ def test_a_card_cannot_be_changed(card):
         (("evaluations", 1, "macro_f1"), {"mean": 0.5, "std": 0.0, "values": [0.5]}, "different numbers of networks"),
         (("evaluations", 1, "network"), "convnet", "evaluations: a network is listed twice"),
         (("evaluations", 1, "recall_per_class"), [0.5], "different numbers of classes"),
-        (("evaluations", 1, "support"), [6, 4, 1], "support does not sum to the 10 test images"),
+        (("dataset", "test"), 11, "evaluations: support does not sum to the 11 test images"),
         (("dataset", "classes"), ["zero", "one"], "support is not of 2 classes"),
         (("random_subset", 0, "accuracy", "mean"), -0.1, "random_subset.0.accuracy.mean: Input should be greater than"),
         (("reported", "accuracy"), 89.89, "reported.accuracy: Input should be less than or equal to 1"),
@@ -323,15 +337,15 @@ def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
     assert lines[0] == "HoP-TM on digits, 2 images per class, seed 3 (percent; mean ± std, networks per line: 2)"
     assert lines[1:3] == ["balanced macro macro", "network set accuracy accuracy AUROC F1"]
     assert lines[4:] == [
-        "convnet HoP-TM 75.00 ± 25.00 40.00 ± 0.00 - 45.00 ± 0.00",
-        "convnet HoP-TM, EMA 70.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
-        "convnet random subset 30.00 ± 10.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
-        "resnet18 HoP-TM 50.00 ± 0.00 40.00 ± 0.00 75.00 ± 0.00 45.00 ± 0.00",
+        "convnet HoP-TM 65.00 ± 15.00 58.33 ± 16.67 - 59.52 ± 23.81",
+        "convnet HoP-TM, EMA 70.00 ± 10.00 68.75 ± 10.42 75.00 ± 0.00 68.75 ± 10.42",
+        "convnet random subset 30.00 ± 10.00 31.25 ± 10.42 75.00 ± 0.00 30.00 ± 10.00",
+        "resnet18 HoP-TM 50.00 ± 0.00 41.67 ± 0.00 75.00 ± 0.00 35.71 ± 0.00",
         "convnet: recall per class, rarest first",
         "class test images HoP-TM random subset",
         lines[10],
-        "one 4 25.00 ± 25.00 0.00 ± 0.00",
-        "zero 6 91.67 ± 8.33 83.33 ± 0.00",
+        "one 4 25.00 ± 25.00 37.50 ± 12.50",
+        "zero 6 91.67 ± 8.33 25.00 ± 8.33",
         "calibration error (ECE) - 25.00 ± 0.00",
         "resnet18: recall per class, rarest first",
         "class test images HoP-TM",
@@ -373,6 +387,6 @@ def test_the_printed_card_takes_markup_literally_and_uses_colour_on_a_terminal(c
 def test_the_default_console_is_stdout(card, capsys):
     print_card(card)
     captured = capsys.readouterr()
-    assert "75.00 ± 25.00" in captured.out
+    assert "65.00 ± 15.00" in captured.out
     assert captured.err == ""
     assert isinstance(card, Card)

@@ -1,26 +1,13 @@
 from types import SimpleNamespace
 
 import pytest
+from scored_cards import evaluations
 
 from hoptm_plugin.cards.card import Card, software_versions, write_card
-from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.engine.significance import paired, welch
 from hoptm_plugin.tables.compare import compare, find_cards
 from hoptm_plugin.tables.grids import accuracies, bound_line, differences, tests_of
-
-
-def runs(*accuracies):
-    rest = {
-        "balanced_accuracy": 0.5,
-        "macro_auroc": 0.5,
-        "macro_f1": 0.5,
-        "recall_per_class": [1, 0],
-        "support": [5, 5],
-        "confusion": [[5, 0], [5, 0]],
-        "calibration": None,
-    }
-    return [{"accuracy": accuracy, **rest} for accuracy in accuracies]
 
 
 def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes):
@@ -30,9 +17,9 @@ def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes)
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 1,
                     "test": 10},
         "ipc": 1, "seed": 0, "floor": method == "random", "protocol": {"epochs": 100, "augment": {"name": "dsa"}},
-        "evaluations": [Evaluation.from_metrics(name, runs(*values)) for name, values in networks.items()],
-        "random_subset": None if random is None else [Evaluation.from_metrics("convnet", runs(*random))],
-        "averaged": None if averaged is None else [Evaluation.from_metrics("convnet", runs(*averaged))],
+        "evaluations": [evaluations(values, network=name) for name, values in networks.items()],
+        "random_subset": None if random is None else [evaluations(random)],
+        "averaged": None if averaged is None else [evaluations(averaged)],
         "selection": "last", "software": software_versions() | {"commit": None}, "config_sha256": "0" * 64,
         "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,

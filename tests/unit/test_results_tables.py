@@ -6,9 +6,9 @@ import json
 import re
 
 import pytest
+from scored_cards import evaluations
 
 from hoptm_plugin.cards.card import Card, software_versions, write_card
-from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cli import main
 from hoptm_plugin.cli.console import output_console
 from hoptm_plugin.cli.tables import print_tables, show_comparison
@@ -21,16 +21,11 @@ FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 
 
 def make(method, accuracies, random=None, **changes):
-    def evaluations(values):
-        rest = {"balanced_accuracy": 0.5, "macro_auroc": 0.5, "macro_f1": 0.5, "recall_per_class": [1, 0],
-                "confusion": [[5, 0], [5, 0]], "calibration": None}  # fmt: skip
-        return [Evaluation.from_metrics("convnet", [{"accuracy": v, "support": [5, 5], **rest} for v in values])]
-
     fields = {
         "schema": 1, "method": method, "title": method.upper(), "ipc": 1, "seed": 0, "protocol": {"epochs": 100},
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 1,
                     "test": 10},
-        "evaluations": evaluations(accuracies), "random_subset": random and evaluations(random),
+        "evaluations": [evaluations(accuracies)], "random_subset": random and [evaluations(random)],
         "selection": "last", "software": software_versions() | {"commit": None}, "config_sha256": "0" * 64,
         "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,

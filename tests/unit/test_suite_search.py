@@ -6,13 +6,13 @@ from pathlib import Path
 
 import estimate
 import pytest
+from scored_cards import evaluations
 from small_suite import SIZE, SMALL, small
 from suite_file import Suite
 from suite_plan import Plan
 from suite_search import searching, settled, supposed
 
 from hoptm_plugin.cards.card import write_card
-from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError
 
 SEARCHED = {
@@ -66,16 +66,12 @@ def scored_card(job, accuracy):
     from hoptm_plugin.cards.card import Card, software_versions
 
     settings = job.settings
-    matrix = [[round(accuracy * 10), 10 - round(accuracy * 10)], [0, 0]]
-    row = {"accuracy": accuracy, "balanced_accuracy": accuracy, "macro_auroc": None, "macro_f1": 0,
-           "recall_per_class": [accuracy, None], "support": [10, 0], "confusion": matrix,
-           "calibration": None}  # fmt: skip
     return Card.model_validate({
         "schema": 1, "method": settings.method_id, "title": settings.method_title, "ipc": settings.ipc,
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 10,
                     "test": 10},
         "seed": settings.seed, "protocol": settings.protocol.model_dump(mode="json"), "selection": "last",
-        "evaluations": [Evaluation.from_metrics("convnet", [row, row])], "software": software_versions(),
+        "evaluations": [evaluations([accuracy, accuracy])], "software": software_versions(),
         "config_sha256": job.config_sha256, "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},

@@ -34,6 +34,7 @@ def test_reads_all_splits_with_medmnists_names(tmp_path):
     assert raw.provenance == {
         "file": "bloodmnist.npz",
         "official_file": False,
+        "official_images": 11_959 + 1_712 + 3_421,
         "source": "MedMNIST v2, bloodmnist (https://medmnist.com, https://zenodo.org/records/10519652)",
         "licence": "CC BY 4.0",
     }

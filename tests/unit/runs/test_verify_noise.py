@@ -2,18 +2,15 @@
 
 import pytest
 
-from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.evaluation import Evaluation, Summary
+from hoptm_plugin.engine.metrics import summarise
 from hoptm_plugin.runs.verifying import compared
 
 
 def evaluation(*accuracies):
-    runs = [
-        {"accuracy": accuracy, "balanced_accuracy": accuracy, "macro_auroc": None, "macro_f1": accuracy,
-         "recall_per_class": [accuracy] * 2, "support": [500, 500], "calibration": None,
-         "confusion": [[0, 0], [0, 0]]}
-        for accuracy in accuracies
-    ]  # fmt: skip
-    return Evaluation.from_metrics("convnet", runs)
+    metric = Summary(**summarise(accuracies))
+    metrics = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1"), metric)
+    return Evaluation(network="convnet", support=[500, 500], recall_per_class=[metric.mean] * 2, **metrics)
 
 
 def verdict(stored, found, test_images=1000):
