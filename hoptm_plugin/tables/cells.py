@@ -156,9 +156,10 @@ def accuracies_of(evaluations: Iterable[Evaluation]) -> tuple[float, ...]:
 
 
 def same_result(evaluation: Evaluation) -> list[Hashable]:
-    """Return what evaluations share that agree network for network; nothing where that may be by chance."""
-    values = evaluation.accuracy.values
-    return [(values, evaluation.confusion)] if len(values) > 1 or evaluation.confusion is not None else []
+    """Return what evaluations share that agree network for network; nothing where all networks diverged."""
+    metrics = (evaluation.accuracy, evaluation.balanced_accuracy, evaluation.macro_auroc, evaluation.macro_f1)
+    alike = (*(metric.values for metric in metrics), evaluation.recall_per_class)
+    return [] if evaluation.diverged == len(evaluation.accuracy.values) else [alike]
 
 
 def set_digest(card: Card) -> str | None:
