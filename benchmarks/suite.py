@@ -25,6 +25,7 @@ from suite_plan import Plan
 from suite_search import searching, settled, supposed
 from suite_tables import compared, markdown
 
+from hoptm_plugin.cli.streams import tolerate_encodings
 from hoptm_plugin.cli.tables import print_tables
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.data import check_spec
@@ -105,6 +106,7 @@ def compare(plan: Plan) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
+    tolerate_encodings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", choices=SUITES, help=", ".join(SUITES))
     parser.add_argument("--variant", default=FULL, help="full, or a smaller one that the suite describes, such as cpu")

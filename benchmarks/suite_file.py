@@ -72,13 +72,11 @@ class Table(_Model):
         title: what is compared.
         note: what to know when reading it.
         against: the row that all others are tested against; None takes each column's best.
-        paired: test over distillation seeds, in pairs of the same seed.
     """
 
     title: str
     note: str | None = None
     against: str | None = None
-    paired: bool = False
 
 
 class Variant(_Model):

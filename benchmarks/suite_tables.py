@@ -16,7 +16,7 @@ from hoptm_plugin.tables.table import ComparisonTable
 def compared(table: Table, cards: Sequence[Path]) -> tuple[ComparisonTable, ...]:
     """Return the comparisons that a table consists of; where the row to test against is missing, nothing is tested."""
     try:
-        return compare(cards, against=table.against, tests="paired" if table.paired else "welch").tables
+        return compare(cards, against=table.against).tables
     except ConfigurationError:  # no row is called that
         return compare(cards, tests=None).tables
 

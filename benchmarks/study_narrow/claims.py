@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from suite_file import MAIN
 
-from hoptm_plugin.engine.significance import LEVEL, Difference, holm, paired
-from hoptm_plugin.tables.cells import Column
+from hoptm_plugin.engine.significance import LEVEL, Difference
+from hoptm_plugin.tables.cells import Column, with_tests
 from hoptm_plugin.tables.grids import difference_text, p_value
 from hoptm_plugin.tables.table import ComparisonTable as Comparison
 
@@ -23,7 +23,6 @@ class Claim(BaseModel):
 
     Attributes:
         says: in words.
-        family: p-values are corrected over the claims of one family.
         suite: whose table it is.
         table: its name.
         row: said to be better.
@@ -34,7 +33,6 @@ class Claim(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     says: str
-    family: str
     suite: str
     table: str = MAIN
     row: str
@@ -44,9 +42,9 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim in one column of its table, and the paired difference there; p is corrected over the claim's family.
+    """A claim in one column of its table, and the difference there; p is corrected over the table's tests.
 
-    The difference is None where a row is missing or has an undefined seed, or no seed is on both sides.
+    The difference is None where a row is missing.
     """
 
     claim: Claim
@@ -54,6 +52,7 @@ class Outcome:
     network: str
     difference: Difference | None
     p_holm: float | None = None
+    seeds: str = "-"
 
     @property
     def verdict(self) -> str:
@@ -71,36 +70,40 @@ def read_claims() -> list[Claim]:
 
 
 def outcomes(claims: Sequence[Claim], tables: Mapping[tuple[str, str], Sequence[Comparison]]) -> list[Outcome]:
-    """Test every claim in every column of its table, tables being by suite and name."""
-    found = [
-        Outcome(claim, *column, _difference(comparison, claim, column))
+    """Return every claim in every column of its table, tables being by suite and name, as the table has it."""
+    return [
+        _outcome(claim, comparison, column)
         for claim in claims
         for comparison in tables.get((claim.suite, claim.table), ())
         for column in comparison.columns()
         if column[1] != claim.without
     ]
-    corrected: dict[int, float | None] = {}
-    for family in {claim.family for claim in claims}:
-        members = [index for index, each in enumerate(found) if each.claim.family == family]
-        p_values = [each.difference.p if each.difference else None for each in (found[index] for index in members)]
-        corrected |= dict(zip(members, holm(p_values), strict=True))
-    return [replace(each, p_holm=corrected[index]) for index, each in enumerate(found)]
 
 
-def _difference(comparison: Comparison, claim: Claim, column: Column) -> Difference | None:
-    cells = [comparison.cell(name, column) for name in (claim.row, claim.than)]
-    means = [{} if cell is None else dict(cell.by_seed) for cell in cells]
-    known = [{seed: mean for seed, mean in each.items() if mean is not None} for each in means]
-    return paired(*known) if known == means else None
+def _outcome(claim: Claim, comparison: Comparison, column: Column) -> Outcome:
+    """Take the test from the table; where that is of a third row, test the table against the claim's other row."""
+    reference = claim.row if comparison.against == claim.row else claim.than
+    tested = with_tests(comparison.cells, reference, "paired")
+    cells = {cell.row: cell for cell in tested if cell.column == column and cell.row in (claim.row, claim.than)}
+    if len(cells) < 2:
+        return Outcome(claim, *column, None)
+    cell = cells[claim.than if reference == claim.row else claim.row]
+    d = cell.difference
+    if d is not None and reference == claim.row:
+        low, high = (None if end is None else -end for end in (d.high, d.low))
+        d = Difference(-d.mean, low, high, d.p, d.pairs)
+    seeds = [len(cells[row].distillations) for row in (claim.row, claim.than)]
+    said = " and ".join(map(str, seeds)) if d is None or d.pairs is None else f"{d.pairs} pairs"
+    return Outcome(claim, *column, d, cell.p_holm, said)
 
 
 def rows(results: Sequence[Outcome], datasets: Mapping[str, str]) -> list[list[str]]:
     """Return the table of outcomes; ``datasets`` names each suite's data."""
     found = []
     for each in results:
-        numbers, d = ["-", "0", "-", "-"], each.difference
+        numbers, d = ["-", "-", "-", "-"], each.difference
         if d is not None:
-            numbers = [difference_text(d), str(d.pairs), p_value(d.p), p_value(each.p_holm)]
+            numbers = [difference_text(d), each.seeds, p_value(d.p), p_value(each.p_holm)]
         where = [each.claim.says, datasets[each.claim.suite], each.network]
         found.append([*where, each.verdict, str(each.ipc), *numbers])
     return found

@@ -24,6 +24,7 @@ from suite_file import MAIN
 from suite_tables import markdown
 
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
+from hoptm_plugin.engine.significance import RULES
 from hoptm_plugin.storage.files import read_json, write_text
 
 TEMPLATE, PAGE, FIGURE, CHECKS = "TABLES.md.j2", HERE / "TABLES.md", HERE / "study.svg", HERE / "checks.json"
@@ -38,8 +39,8 @@ def page(found: Sequence[cards.Study]) -> str:
     spent = [rows.compute(study) for study in found]
     pilots, pilot_seconds = rows.pilots(cards.pilots())
     return environment.get_template(TEMPLATE).render(
-        claims=claims.rows(claims.outcomes(claims.read_claims(), tables), data), studies=found, rows=rows,
-        markdown=markdown, checks=rows.checks(read_json(CHECKS, "study's checks"), data), pilots=pilots,
+        rule=RULES["paired"], claims=claims.rows(claims.outcomes(claims.read_claims(), tables), data), studies=found,
+        rows=rows, markdown=markdown, checks=rows.checks(read_json(CHECKS, "study's checks"), data), pilots=pilots,
         pilot_minutes=pilot_seconds / 60, compute=[row for row, _ in spent],
         hours=(sum(seconds for _, seconds in spent) + pilot_seconds) / 3600,
         devices=sorted({card.cost.device for study in found for card in (*study.cards, *study.searched)}),

@@ -74,6 +74,8 @@ class DatasetRecord(Record):
     Attributes:
         read: what the source held and what was done to it, in one line; None in cards from before it was said.
         duplicates: images in more than one split; None in cards from before they were looked for.
+        validation_carved: of the validation images, how many were training images where the data came from; None in
+            older cards.
     """
 
     name: Line
@@ -84,6 +86,7 @@ class DatasetRecord(Record):
     test: PositiveInt
     read: Line | None = None
     duplicates: DuplicatesRecord | None = None
+    validation_carved: NonNegativeInt | None = None
 
 
 class ReportedAccuracy(Record):
@@ -169,6 +172,8 @@ class Card(Record):
         images_stored: images that the set holds; None in older cards.
         images_trained_on: images that each network is trained on, more than are stored where these are mosaics (IDM);
             None in older cards.
+        lower_precision: what of the set was computed in lower precision, such as "bf16 experts"; None: nothing, or not
+            known.
         distilled_from: the data that the set says it was distilled from, where they are others than ``dataset``; None
             where they are the same, and where the set does not say it (a note then does).
         artefacts: SHA-256 of the run folder's files, by path within the folder.
@@ -200,6 +205,7 @@ class Card(Record):
     floor: bool = False
     images_stored: Count | None = None
     images_trained_on: Count | None = None
+    lower_precision: Line | None = None
     distilled_from: DistilledFrom | None = None
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None
@@ -290,6 +296,7 @@ def make_card(
         name=data.name, fingerprint=data.fingerprint, classes=data.class_names,
         train=len(data.train), validation=len(data.validation), test=len(data.test),
         read=data.provenance.get("read"), duplicates=data.provenance.get("duplicates"),
+        validation_carved=data.provenance.get("validation_carved", {}).get("images", 0),
     )  # fmt: skip
     evaluated = {
         kind: None if found is None else tuple(Evaluation.from_metrics(*each) for each in found.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hoptm_plugin.cards.card import ReportedAccuracy
+from hoptm_plugin.cards.card import Card, DistilledFrom, ReportedAccuracy
 
 SELECTIONS = {
     "last": "last iteration",
@@ -21,3 +21,11 @@ def percent(mean: float | None, std: float | None = None) -> str:
 def published(value: ReportedAccuracy) -> str:
     """Return a published accuracy in percent, with its standard deviation where there is one."""
     return percent(value.accuracy, value.std)
+
+
+def from_other_data(card: Card, other: DistilledFrom) -> str:
+    """Say that a set was distilled from other data than it is judged on, and what that may have shown it."""
+    seen = "how many of the images that networks were tested on were among them is not known"
+    if other.test_images_seen is not None:
+        seen = f"{other.test_images_seen:,} of the {card.tested:,} {card.split} images were among them"
+    return f"distilled from other data ({other.name}, fingerprint {other.fingerprint[:12]}): {seen}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, NoReturn
 
 from hoptm_plugin.cli.help import PROGRAM
-from hoptm_plugin.cli.streams import fail, say
+from hoptm_plugin.cli.streams import fail, say, tell
 
 LISTED = "run folders, cards, or folders to search"
 MOST_NAMED = 5  # runs, in one line
@@ -21,6 +21,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
         fail(f"{message}\nSee {self.prog} --help", 2)
+
+
+def path_of(text: str) -> Path:
+    """Return the path of an argument; ``~`` is the home folder, as of a text that no shell has expanded."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    path = Path(text)
+    return path.expanduser() if text.startswith("~/") and not path.exists() else path
 
 
 def _list(arguments: list[str]) -> None:
@@ -37,11 +45,11 @@ def _compare(arguments: list[str]) -> None:
     parser = Parser(
         f"{PROGRAM} compare",
         description="Lay the result cards of several runs out as one table: methods by data set, IPC and network. "
-        "Runs that were not judged alike never share a column. Differences are tested (Welch or paired, Holm).",
+        "Runs that were not judged alike never share a column. Differences of distillation seeds are tested (Holm).",
     )
-    parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
+    parser.add_argument("paths", nargs="+", type=path_of, help=LISTED)
     parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables there instead of printing them")
+    parser.add_argument("--output", type=path_of, metavar="FILE", help="write the tables there, print nothing")
     _how_to_compare(parser)
     options = parser.parse_args(arguments)
     from hoptm_plugin.cli.tables import show_comparison
@@ -57,10 +65,10 @@ def _how_to_compare(parser: Parser) -> None:
                         "runs that are missing for them")  # fmt: skip
     tests = parser.add_mutually_exclusive_group()
     tests.add_argument("--against", metavar="METHOD", help="test against this row, not against each column's best")
-    tests.add_argument("--no-tests", action="store_true", help="test nothing")
-    parser.add_argument("--paired", action="store_true",
-                        help="test over distillation seeds, each run paired with the reference's of the same seed, "
-                        "instead of over networks")  # fmt: skip
+    tests.add_argument("--no-tests", action="store_true", help="test nothing, and mark nothing as best")
+    parser.add_argument("--paired", action=argparse.BooleanOptionalAction, default=True,
+                        help="test the means of distillation seeds in pairs where both rows have the same seeds, as is "
+                        "done unless told otherwise; or always by Welch's test")  # fmt: skip
 
 
 def _test(options: Namespace) -> Literal["welch", "paired"] | None:
@@ -72,8 +80,8 @@ def _report(arguments: list[str]) -> None:
         f"{PROGRAM} report",
         description="Write one self-contained HTML page on several runs: tables, curves, images, cost, settings.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, help=LISTED)
-    parser.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE",
+    parser.add_argument("paths", nargs="+", type=path_of, help=LISTED)
+    parser.add_argument("-o", "--output", type=path_of, default=Path("report.html"), metavar="FILE",
                         help="the page; report.html unless told")  # fmt: skip
     parser.add_argument("--title", default="Dataset distillation: report")
     parser.add_argument("--no-real-images", action="store_true",
@@ -91,7 +99,7 @@ def _report(arguments: list[str]) -> None:
         names = "; ".join(written.real[:MOST_NAMED]) + more
         say(f"real training images are shown of {names}; --no-real-images leaves them out")
     count = f"{written.runs} run{'' if written.runs == 1 else 's'}"
-    print(f"{written.path}: {count}, {written.size / 1e6:.1f} MB")
+    tell(f"{written.path}: {count}, {written.size / 1e6:.1f} MB")
 
 
 def _export(arguments: list[str]) -> None:
@@ -100,14 +108,14 @@ def _export(arguments: list[str]) -> None:
         description="Write a distilled set into a folder that others can use without this software, with a data-set "
         "card on its source, licence, recipe, accuracy and checksums.",
     )
-    parser.add_argument("synthetic", type=Path, help="a run folder, or a .safetensors file")
+    parser.add_argument("synthetic", type=path_of, help="a run folder, or a .safetensors file")
     formats = {
         "medmnist": "npz in MedMNIST layout", "folder": "PNG images", "safetensors": "the native file",
         "ddranking": "tensors for DD-Ranking",
     }  # fmt: skip
     parser.add_argument("--format", required=True, choices=formats,
                         help="; ".join(f"{name}: {what}" for name, what in formats.items()))  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="a new folder; NAME-FORMAT unless told")
+    parser.add_argument("-o", "--output", type=path_of, metavar="FOLDER", help="a new folder; NAME-FORMAT unless told")
     parser.add_argument("--source", metavar="TEXT", help="where the original data come from, if the run does not know")
     parser.add_argument("--licence", metavar="TEXT", help="the original data's licence, if the run does not know")
     options = parser.parse_args(arguments)

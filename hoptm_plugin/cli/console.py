@@ -15,7 +15,8 @@ from rich.text import Text
 from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.words import SELECTIONS, percent, published
+from hoptm_plugin.cards.words import SELECTIONS, from_other_data, percent, published
+from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
 from hoptm_plugin.runs.verifying import Verification
 from hoptm_plugin.runtime.bars import is_terminal
@@ -30,6 +31,11 @@ def output_console(stream: TextIO | None = None) -> Console:
     if is_terminal(stream):
         return Console(file=stream, highlight=False)
     return Console(file=stream, force_terminal=False, color_system=None, highlight=False, width=PLAIN_WIDTH)
+
+
+def text_of(text: str, style: str = "") -> Text:
+    """Return text as it is, without markup, and without what a terminal would obey instead of show."""
+    return Text(one_line(text), style)
 
 
 def print_card(card: Card, folder: Path | None = None, console: Console | None = None) -> None:
@@ -52,13 +58,18 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
             for other in evaluations or ():
                 if other.network == evaluation.network:
                     table.add_row(*_cells(other, name))
-    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print(text_of(title, "bold"), soft_wrap=True)
     console.print(table)
     print_by_class(card, console)
     lines = []
     if card.reported is not None:
         others = [f"{network} {published(value)}" for network, value in card.reported.networks.items()]
         lines.append(f"reported: {', '.join([published(card.reported), *others])} ({card.reported.source})")
+    for kind, evaluations in ((card.title, card.evaluations), *beside):
+        lines += [f"{kind}, {each.network}: {each.diverged} of {len(each.accuracy.values)} networks diverged"
+                  for each in evaluations or () if each.diverged]  # fmt: skip
+    if card.distilled_from is not None:
+        lines.append(from_other_data(card, card.distilled_from))
     if card.split == "validation":
         lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
     if card.note is not None:
@@ -72,19 +83,21 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     if folder is not None:
         lines.append(f"folder: {folder}")
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(text_of(line), soft_wrap=True)
 
 
 def _trained_on(card: Card) -> str:
     if card.ipc is None:
         return f"all {card.dataset.train:,} training images"
-    return f"{card.ipc} image{'s' if card.ipc > 1 else ''} per class"
+    count, trained = card.ipc * len(card.dataset.classes), card.images_trained_on
+    more = "" if trained in (None, count) else f" (networks are trained on {trained:,} images, not {count:,})"
+    return f"{card.ipc} image{'s' if card.ipc > 1 else ''} per class{more}"
 
 
 def _cells(evaluation: Evaluation, trained_on: str) -> list[Text]:
     metrics = (evaluation.accuracy, evaluation.balanced_accuracy, evaluation.macro_auroc, evaluation.macro_f1)
     percents = [percent(metric.mean, metric.std) for metric in metrics]
-    return [Text(text) for text in (evaluation.network, trained_on, *percents)]
+    return [text_of(text) for text in (evaluation.network, trained_on, *percents)]
 
 
 def _cost(cost: Cost) -> str:
@@ -104,18 +117,18 @@ def print_verification(found: Verification) -> None:
     for column in ("file", "SHA-256"):
         table.add_column(column)
     for file in found.files:
-        table.add_row(Text(file.name), file.state)
+        table.add_row(text_of(file.name), file.state)
     console.print(table)
     if found.exported:
-        console.print(Text(f"{found.folder}: an exported set; its {len(found.files)} files were compared with "
-                           f"{MANIFEST}; to judge it, use hoptm-bench eval synthetic={found.folder}"),
+        console.print(text_of(f"{found.folder}: an exported set; its {len(found.files)} files were compared with "
+                           f"{MANIFEST}; to judge it, use hoptm-bench eval {pasted('synthetic', found.folder)}"),
                       soft_wrap=True)  # fmt: skip
     if found.networks:
         _print_networks(found, console)
     good = "verified" if found.trained else "checksums verified"
     good += "" if found.trained or found.exported else ", nothing was trained"
     text = good if found.verified else f"NOT verified: {'; '.join(found.problems)}"
-    console.print(Text(text, "bold green" if found.verified else "bold red"), soft_wrap=True)
+    console.print(text_of(text, "bold green" if found.verified else "bold red"), soft_wrap=True)
 
 
 def _print_networks(found: Verification, console: Console) -> None:
@@ -125,10 +138,10 @@ def _print_networks(found: Verification, console: Console) -> None:
     for each in found.networks:
         p = "" if each.p is None or each.verdict == "identical" else f" (p = {each.p:.2g})"
         means = (percent(fmean(values), pstdev(values)) for values in (each.stored, each.found))
-        table.add_row(each.kind, Text(each.network), *means, f"{100 * each.difference:+.2f}", each.verdict + p)
+        table.add_row(each.kind, text_of(each.network), *means, f"{100 * each.difference:+.2f}", each.verdict + p)
     console.print(table)
     if found.changed and any(each.verdict != "identical" for each in found.networks):
-        console.print(Text(f"made with other software or hardware: {'; '.join(found.changed)}"), soft_wrap=True)
+        console.print(text_of(f"made with other software or hardware: {'; '.join(found.changed)}"), soft_wrap=True)
 
 
 def print_by_class(card: Card, console: Console) -> None:
@@ -141,17 +154,17 @@ def print_by_class(card: Card, console: Console) -> None:
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("class")
         for name in (f"{card.split} images", *sets):
-            table.add_column(Text(name), justify="right")
+            table.add_column(text_of(name), justify="right")
         for label in [*shown, *absent(evaluation.support)[:MOST_CLASSES]]:
             recalls = [_by_class(*recall(each, label)) for each in sets.values()]
-            table.add_row(Text(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
+            table.add_row(text_of(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
         errors = [each.ece for each in sets.values()]
         if any(error is not None for error in errors):
             table.add_section()
             shown_errors = ["-" if error is None else _by_class(error.mean, error.std) for error in errors]
             table.add_row("calibration error (ECE)", "", *shown_errors)
         more = f"; {len(present) - len(shown)} more frequent ones are in the card" if len(present) > len(shown) else ""
-        console.print(Text(f"{evaluation.network}: recall per class, rarest first{more}", "bold"), soft_wrap=True)
+        console.print(text_of(f"{evaluation.network}: recall per class, rarest first{more}", "bold"), soft_wrap=True)
         console.print(table)
         if (over := over_present(card.dataset.classes, evaluation.support, card.split)) is not None:
             console.print(Text(over), soft_wrap=True)

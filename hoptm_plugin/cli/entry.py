@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from hoptm_plugin.cli.arguments import PLAIN
 from hoptm_plugin.cli.help import HELP, OVERVIEW, PROGRAM
-from hoptm_plugin.cli.streams import fail, let_go, plain_warnings
+from hoptm_plugin.cli.streams import fail, let_go, plain_warnings, tolerate_encodings
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.text import unknown_name
 from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, stop_on_signals
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0: done. 1: a run failed. 2: something the user can mend. 75: asked to stop by SIGTERM or SIGUSR2, can go on.
     130: interrupted by Ctrl-C.
     """
+    tolerate_encodings()
     plain_warnings()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:

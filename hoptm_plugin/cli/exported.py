@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
-from hoptm_plugin.cli.console import output_console
-from hoptm_plugin.core.text import printable
+from hoptm_plugin.cli.console import output_console, text_of
+from hoptm_plugin.core.text import pasted
 from hoptm_plugin.exchange.export import Exported
 
 MUCH = 0.01  # share of clipped values that is worth judging
@@ -27,8 +25,8 @@ def print_exported(exported: Exported) -> None:
     if manifest.pixels is not None:
         lines.append(f"8-bit pixels: {manifest.pixels}")
         if exported.clipped > MUCH:
-            lines.append("judge the export itself with: hoptm-bench eval synthetic=FOLDER; "
-                         "--format safetensors loses nothing")  # fmt: skip
+            lines.append(f"judge the export itself with: hoptm-bench eval {pasted('synthetic', exported.folder)}; "
+                         f"--format safetensors loses nothing")  # fmt: skip
     for what, said in (("source", exported.source), ("licence", exported.licence)):
         if said is None:
             lines.append(f"{what} of the original data: not stated; give it with --{what} TEXT")
@@ -36,4 +34,4 @@ def print_exported(exported: Exported) -> None:
         lines.append(f"privacy: {IMAGES_ARE[exported.images_are]}")
     console = output_console()
     for line in [*lines, f"folder: {exported.folder}"]:
-        console.print(Text(printable(line)), soft_wrap=True)
+        console.print(text_of(line), soft_wrap=True)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hoptm_plugin.cli.arguments import Parser
+from hoptm_plugin.cli.arguments import Parser, path_of
 from hoptm_plugin.cli.help import PROGRAM
-from hoptm_plugin.cli.streams import fail, plain_warnings, say, show
+from hoptm_plugin.cli.streams import fail, plain_warnings, say, show, tell, tolerate_encodings
 from hoptm_plugin.core.errors import HopTMError, OutOfMemoryError, StorageError
+from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runtime.environment import prepare
 from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
 
@@ -31,7 +32,7 @@ def with_settings(command: str, arguments: list[str]) -> None:
     parser = Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
     if command == "verify":
         parser.add_argument("--checksums", action="store_true")
-        parser.add_argument("run", type=Path)
+        parser.add_argument("run", type=path_of)
     elif command != "cite":
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument("-m", "--multirun", action="store_true")
@@ -130,16 +131,17 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
     from hoptm_plugin.runs.folder import remove_if_empty
     from hoptm_plugin.storage.run_files import CONFIG
 
-    plain_warnings()  # a launcher's worker does not come by main()
+    tolerate_encodings()  # a launcher's worker does not come by main()
+    plain_warnings()
     folder = Path(_hydra_config().runtime.output_dir)
     sweep = _hydra_config().mode == RunMode.MULTIRUN
 
     def going_on() -> str:
         if not (folder / CONFIG).exists():
             return "; the same command goes on" if command == "experts" else ""
-        whole = f", or with all runs by the same command, hydra.sweep.dir={folder.parent} and resume=auto"
-        what = "eval synthetic=PATH" if command == "eval" else command
-        return f"; go on with: {PROGRAM} {what} hydra.run.dir={folder} resume=true{whole if sweep else ''}"
+        whole = f", or with all runs by the same command, {pasted('hydra.sweep.dir', folder.parent)} and resume=auto"
+        what = f"eval {pasted('synthetic', Path(config.synthetic).absolute())}" if command == "eval" else command
+        return f"; go on with: {PROGRAM} {what} {pasted('hydra.run.dir', folder)} resume=true{whole if sweep else ''}"
 
     try:
         with stop_on_signals():
@@ -191,7 +193,7 @@ def _experts(config: DictConfig) -> None:
         if built.folder is not None:
             said = (f"{built.count} experts of {built.epochs} epochs in {built.folder} "
                     f"({built.seconds:.0f} s of training)")  # fmt: skip
-        show(lambda: print(said))
+        show(lambda: tell(said))
 
     _job("experts", work, config)
 

@@ -35,7 +35,7 @@ def print_listing(kind: str | None) -> None:
     load_parts()  # whatever the kind: a plug-in that cannot be imported spoils every listing
     plugins = load_plugins()
     parts = {registry.kind: registry for registry in REGISTRIES}
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else 160, markup=False)
     if kind in (None, "settings"):
         table = _table("settings", "group", "choices")
         for group in GROUPS:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, Final, NoReturn, TextIO
 
-from hoptm_plugin.core.text import printable
+from hoptm_plugin.core.text import one_line, printable
+
+# of the characters that tables are drawn with: "?" in the place of "≈" would be another mark
+LOOKALIKES: Final = {"≈": "~", "\N{MINUS SIGN}": "-", "±": "+-", "→": "->"}
+TOLERANT: Final = "hoptm_plugin.lookalikes"
+
+
+def _lookalike(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(LOOKALIKES.get(char, "?") for char in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(TOLERANT, _lookalike)
+
+
+def tolerate_encodings() -> None:
+    """Let stdout and stderr lose a character that their encoding does not have, and not the work that it tells of."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors=TOLERANT)
+
+
+def tell(message: str) -> None:
+    """Print a line on stdout, without control characters."""
+    print(one_line(message))
 
 
 def say(message: str) -> None:

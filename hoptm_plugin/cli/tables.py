@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hoptm_plugin.cli.console import output_console
+from hoptm_plugin.cli.console import output_console, text_of
 from hoptm_plugin.tables.compare import Comparison, Format, write_beside
 from hoptm_plugin.tables.grids import Grid, blocks
 from hoptm_plugin.tables.table import ComparisonTable
@@ -43,19 +43,19 @@ def print_tables(tables: Sequence[ComparisonTable], console: Console | None = No
     for grid, lines in blocks(tables, "bold" if console.color_system else f"marked {PLAIN_BEST}"):
         _print_grid(grid, console)
         for line in lines:
-            console.print(Text(line), soft_wrap=True)
+            console.print(text_of(line), soft_wrap=True)
 
 
 def _print_grid(grid: Grid, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("method")
     for lines in grid.columns:
-        table.add_column(Text("\n".join(lines)), justify="right")
+        table.add_column(Text("\n").join(map(text_of, lines)), justify="right")
     for name, entries in grid.rows:
         mark = "" if console.color_system else f" {PLAIN_BEST}"
-        texts = [Text(entry.text + mark * entry.best, "bold" if entry.best else "") for entry in entries]
+        texts = [text_of(entry.text + mark * entry.best, "bold" if entry.best else "") for entry in entries]
         for text, entry in zip(texts, entries, strict=True):
             text.append(f"\n{entry.aside}" if entry.aside else "", "not bold")
-        table.add_row(Text(name), *texts)
-    console.print(Text(grid.title, "bold"), soft_wrap=True)
+        table.add_row(text_of(name), *texts)
+    console.print(text_of(grid.title, "bold"), soft_wrap=True)
     console.print(table)

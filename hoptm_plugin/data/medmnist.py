@@ -11,6 +11,7 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.text import pasted
 from hoptm_plugin.data.files import FileReader
 from hoptm_plugin.data.npz import read_npz
 
@@ -79,7 +80,8 @@ class MedMnist(FileReader):
         expected = (self.info["n_channels"], self.size, self.size)
         if (shape := tuple(splits["train"][0].shape[1:])) != expected:
             raise DataError(f"{path}: images have shape (C, H, W) {shape}, but {self.stem} has {expected}; "
-                            f"set dataset.size, or read the file with dataset=npz dataset.root={path}")  # fmt: skip
+                            f"set dataset.size, or read the file with dataset=npz "
+                            f"{pasted('dataset.root', path)}")  # fmt: skip
         with path.open("rb") as stream:
             official = hashlib.file_digest(stream, "md5").hexdigest() == self._info("MD5")
         name = self.stem if official else f"{self.stem} (unofficial file)"

@@ -1,4 +1,8 @@
-"""Significance of differences between rows: t-tests, and Holm's correction for many tests at once."""
+"""Significance of differences between rows: t-tests over distillation seeds, and Holm's correction for many at once.
+
+Networks that are trained on one set share it: their scatter is not that of repeated distillations, and a test over them
+finds differences between methods that are alike (``benchmarks/null.py`` says how often). The unit is the seed.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,20 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from scipy.stats import ttest_1samp, ttest_ind
 
 Test: TypeAlias = Literal["welch", "paired"]
-"""Over networks, by Welch's test; or over distillation seeds, paired."""
+"""Of the means of distillation seeds: in pairs where both sides have the same seeds, or by Welch's test throughout."""
 LEVEL, CONFIDENCE = 0.05, 0.95
+_CORRECTED = "p-values are corrected by Holm's method over all tests of a table, and held against 5 %"
+RULES: Final[dict[Test, str]] = {
+    "paired": "Tests compare the means of distillation seeds: t-tests of pairs where both rows have the same seeds, "
+    f"Welch's t-tests elsewhere; {_CORRECTED}.",
+    "welch": f"Tests compare the means of distillation seeds: Welch's t-tests; {_CORRECTED}.",
+}
+"""What is tested and how it is corrected, wherever results of tests are shown."""
 ROUNDING = 1e-9  # differences of accuracies that agree to this are equal
 
 
@@ -35,6 +46,13 @@ class Difference:
     pairs: int | None = None
 
 
+def of_seeds(values: Mapping[int, float], reference: Mapping[int, float], tests: Test = "paired") -> Difference:
+    """Compare two methods by the means of their distillation seeds, as :data:`RULES` says."""
+    if tests == "paired" and values.keys() == reference.keys():
+        return paired(values, reference)
+    return welch([*values.values()], [*reference.values()])
+
+
 def welch(values: Sequence[float], reference: Sequence[float]) -> Difference:
     """Compare two samples by Welch's t-test, which does not assume equal variances.
 
@@ -53,23 +71,20 @@ def welch(values: Sequence[float], reference: Sequence[float]) -> Difference:
     return Difference(mean, low, high, p) if all(map(math.isfinite, numbers)) else Difference(mean)
 
 
-def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference | None:
+def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Difference:
     """Compare means by distillation seed in pairs of the same seed, by Student's t-test of their differences.
 
     What a seed fixes for both sides (initial images, order of experts, initialisations of evaluated networks) cancels,
     and the scatter is that of repeated distillations. p and interval are None for a single pair or where all
-    differences are equal; None is returned where no seed is on both sides.
+    differences are equal. Both sides have the same seeds.
     """
-    seeds = sorted(values.keys() & reference.keys())
-    if not seeds:
-        return None
-    differences = [values[seed] - reference[seed] for seed in seeds]
-    mean = math.fsum(differences) / len(seeds)
+    differences = [values[seed] - reference[seed] for seed in sorted(values)]
+    mean = math.fsum(differences) / len(differences)
     if max(differences) - min(differences) <= ROUNDING:
-        return Difference(mean, pairs=len(seeds))
+        return Difference(mean, pairs=len(differences))
     result = ttest_1samp(differences, 0.0)
     interval = result.confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high), float(result.pvalue), len(seeds))
+    return Difference(mean, float(interval.low), float(interval.high), float(result.pvalue), len(differences))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -22,7 +22,7 @@ def class_part(run: Run) -> dict[str, Any]:
     """Return what the section on single classes shows of a run, network by network."""
     networks = [
         {
-            "network": evaluation.network, "count": len(evaluation.accuracy.values),
+            "network": evaluation.network, "count": len(evaluation.accuracy.values), "diverged": _diverged(evaluation),
             "over": over_present(run.card.dataset.classes, evaluation.support, run.card.split),
             "overview": _overview(run.card, evaluation), "recalls": _recalls(run.card, evaluation),
             "confusion": _confusion(run.card.dataset.classes, evaluation),
@@ -31,6 +31,11 @@ def class_part(run: Run) -> dict[str, Any]:
     ]  # fmt: skip
     drawn = [figure for evaluation in run.card.evaluations for figure in _reliability(run, evaluation)]
     return {"name": run.name, "key": f"classes-{run.key}", "networks": networks, "figures": drawn}
+
+
+def _diverged(evaluation: Evaluation) -> str:
+    count = evaluation.diverged
+    return f"; {count} of {len(evaluation.accuracy.values)} networks diverged" if count else ""
 
 
 def _overview(card: Card, evaluation: Evaluation) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from hoptm_plugin.cards.card import FILE_NAME, Card
 from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.text import one_line
 from hoptm_plugin.pages.curves import Curve, read_curves
 from hoptm_plugin.pages.pictures import Pictures, pictures
 from hoptm_plugin.runs.grid import read_grid
@@ -66,7 +67,7 @@ def place(found: tuple[Path, Card]) -> tuple[str, str, float, str, int, str]:
 def run_names(found: Sequence[tuple[Path, Card]]) -> list[str]:
     """Name runs by method, data set, IPC and seed; and by folder or number where that does not tell them apart."""
     names = [f"{card.title}, {card.dataset.name}, {size_of(card)}, seed {card.seed}" for _, card in found]
-    folders = [file.parent.name for file, _ in found]
+    folders = [one_line(file.parent.name) for file, _ in found]
     for more in (folders, [f"no. {number}" for number in range(1, len(found) + 1)]):
         count = Counter(names)
         names = [f"{name}, {each}" if count[name] > 1 else name for name, each in zip(names, more, strict=True)]

@@ -41,7 +41,7 @@ def report(
     real_images: bool = True,
     scores: ScoreName | Literal["all"] | None = None,
     against: str | None = None,
-    tests: Test | None = "welch",
+    tests: Test | None = "paired",
 ) -> Report:
     """Write one HTML page on runs, whole or not at all: no scripts, nothing fetched, to be opened or printed.
 
@@ -52,7 +52,7 @@ def report(
         real_images: whether pictures of real training images are shown.
         scores: whose columns are added to the tables.
         against: the row that all others are tested against; None takes each column's best.
-        tests: how rows are tested; None: not at all.
+        tests: how the means of distillation seeds are tested, see :func:`compare`; None: not at all.
 
     Raises:
         UserError: there is no card, one cannot be read, or the page cannot be written.

@@ -5,7 +5,6 @@ Only this module, :mod:`hoptm_plugin.runs.hydra_errors` and the command line kno
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -15,11 +14,11 @@ from typing import Any
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import DatasetReader
+from hoptm_plugin.core.text import hydra_text
 from hoptm_plugin.settings import RunSettings
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")
-NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else
 
 
 def compose(*overrides: str, **settings: Any) -> RunSettings:
@@ -193,11 +192,7 @@ def as_override(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(as_override, value)) + "]"
     if isinstance(value, str | Path):
-        text = str(value)
-        if re.fullmatch(r"[A-Za-z_/][\w/.-]*", text, re.ASCII) and text.lower() not in NO_TEXT:
-            return text
-        text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
-        return "'" + text.replace("${", "\\${") + "'"  # a text is no interpolation, and must not become one
+        return hydra_text(str(value))
     if value is None:
         return "null"
     if isinstance(value, bool):

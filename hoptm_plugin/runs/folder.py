@@ -10,6 +10,7 @@ from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
+from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.settings import RunSettings
@@ -229,8 +230,8 @@ def trusted(stored: RunSettings, given: RunSettings | None, source: Path | None 
     usual = (Path("experts"), given.experts.root)  # without and with HOPTM_EXPERTS
     if root not in usual and not any(root.glob(STORES)):
         raise ConfigurationError(
-            f"experts.root: {source} names {root}, where no experts lie; to train them there give experts.root={root}, "
-            f"or name another folder"
+            f"experts.root: {source} names {root}, where no experts lie; to train them there give "
+            f"{pasted('experts.root', root)}, or name another folder"
         )
     return stored
 

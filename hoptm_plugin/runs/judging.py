@@ -13,6 +13,7 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card, write_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import pasted
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import check_against_card, is_export, load_distilled, why_no_set
@@ -184,7 +185,7 @@ def _check_card(named: Path, files: list[Path]) -> Card | None:
         check_against_card(file, "move it into a folder of its own and name it there")
     if named.is_dir() and AVERAGE in card.artefacts and len(files) == 1:
         raise FileFormatError(f"{named / AVERAGE}: is missing, though {CARD} beside it judges it; restore it, or judge "
-                              f"the set alone with synthetic={files[0]}")  # fmt: skip
+                              f"the set alone with {pasted('synthetic', files[0])}")  # fmt: skip
     return card
 
 

@@ -270,6 +270,7 @@ def finished_card(
         floor=synthetic.info.get("floor") is True,
         images_stored=len(synthetic.images),
         images_trained_on=len(synthetic),
+        lower_precision=None if origin is None else lower_precision(bench),
         distilled_from=distilled_from,
         artefacts=artefacts,
     )
@@ -283,6 +284,14 @@ def device_name(bench: Workbench) -> str:
         return f"{torch.cuda.get_device_name(bench.device)}{lower}"
     threads = torch.get_num_threads()
     return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"
+
+
+def lower_precision(bench: Workbench) -> str | None:
+    """Return what of a set is computed in lower precision, in words; None where nothing is."""
+    settings = bench.settings
+    experts = settings.experts.training.precision if bench.parts.method.last_expert_epoch() else "float32"
+    parts = {"distillation": settings.runtime.precision, "experts": experts}
+    return ", ".join(f"{name} {what}" for what, name in parts.items() if name != "float32") or None
 
 
 def _selection(bench: Workbench, evaluator: Evaluator) -> Callable[[SyntheticSet], float] | None:

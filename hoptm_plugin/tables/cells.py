@@ -1,25 +1,35 @@
-"""Cells of comparison tables: networks of a method pooled over seeds, the best of a column, and tests against it."""
+"""Cells of comparison tables: networks of a method pooled over seeds, tests of its seeds, and the best of a column."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, ReportedAccuracy
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.engine.significance import LEVEL, Difference, Test, holm, paired, welch
+from hoptm_plugin.core.text import one_line
+from hoptm_plugin.engine.significance import LEVEL, Difference, Test, holm, of_seeds
 from hoptm_plugin.exchange.manifest import FILE_NAME as EXPORTED
+from hoptm_plugin.storage.run_files import SYNTHETIC
 
 FoundCard: TypeAlias = tuple[Path | int, Card]
 """A card and its file; of a card that was given as an object, its number among all that were given."""
 Column: TypeAlias = tuple[int | None, str]
 """Images per class, None for the whole training split; and network."""
+UNOFFICIAL = " ("  # in the name of a data set whose files are not the official ones, which it then says
 RANDOM, RANDOM_ROW, AVERAGED, WARM = "random", "random subset*", ", EMA", " (warm)"
+
+
+class Distillation(NamedTuple):
+    """A distilled set of a cell: its seeds, several where the same came of them, and its networks' mean accuracy."""
+
+    seeds: tuple[int, ...]
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,9 @@ class Cell:
         runs: the cards that were pooled, each with what its networks achieved.
         reported: what was published, or None.
         source: of ``reported``.
-        best: the column's highest mean.
+        best: the column's highest mean, where it took part in a test; a set distilled from other data never is.
         against: the row it is tested against, or None where it is not.
-        difference: from that row; None where no seed is on both sides.
+        difference: from that row.
         p_holm: the difference's p-value, corrected over all tests of the table.
         lrs: label-robust score, where asked for and defined (``tables/robust.py``).
         ars: augmentation-robust score, likewise.
@@ -62,9 +72,19 @@ class Cell:
         return self.ipc, self.network
 
     @property
+    def where(self) -> str:
+        """The cell in words."""
+        return f"{self.row}, {'all images' if self.ipc is None else f'IPC {self.ipc}'}, {self.network}"
+
+    @property
     def floor(self) -> bool:
         """Whether it is of random subsets, what every method must beat."""
         return self.row == RANDOM_ROW or all(card.floor for (_, card), _ in self.runs)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is of the runs' sets themselves, and not of what was judged beside these."""
+        return all(any(evaluation is own for own in card.evaluations) for (_, card), evaluation in self.runs)
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -82,9 +102,42 @@ class Cell:
         return pstdev(self.values)
 
     @property
-    def by_seed(self) -> tuple[tuple[int, float], ...]:
-        """(distillation seed, mean accuracy of its networks) of each run."""
-        return tuple((distillation_seed(card), fmean(accuracies_of([each]))) for (_, card), each in self.runs)
+    def distillations(self) -> tuple[Distillation, ...]:
+        """What repeated distillations came to. Runs that judge one set, or agree network for network, are one."""
+        found: list[tuple[set[Hashable], list[int], list[Evaluation]]] = []
+        for (_, card), evaluation in self.runs:
+            seed, *marks = self.seed_of(card), *same_result(evaluation)
+            if self.row != RANDOM_ROW and (digest := set_digest(card)) is not None:
+                marks.append(digest)
+            known = next((each for each in found if not each[0].isdisjoint({seed, *marks})), None)
+            if known is None:
+                found.append(known := (set(), [], []))
+            known[0].update({seed, *marks})
+            known[1].append(seed)
+            known[2].append(evaluation)
+        return tuple(
+            Distillation(tuple(sorted(set(seeds))), fmean(accuracies_of(evaluations)))
+            for _, seeds, evaluations in found
+        )
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Mean accuracy of each distillation's networks, by its lowest seed: what is tested."""
+        return {each.seeds[0]: each.mean for each in self.distillations}
+
+    @property
+    def diverged(self) -> int:
+        """How many of the networks are known to have diverged."""
+        return sum(evaluation.diverged or 0 for _, evaluation in self.runs)
+
+    @property
+    def from_other_data(self) -> bool:
+        """Whether a set of it was distilled from other data than it is judged on."""
+        return any(card.distilled_from is not None for (_, card), _ in self.runs)
+
+    def seed_of(self, card: Card) -> int:
+        """Return the seed that the judged set was made with; random subsets are drawn anew in every evaluation."""
+        return card.seed if self.row == RANDOM_ROW else distillation_seed(card)
 
     @property
     def indistinct(self) -> bool:
@@ -100,6 +153,20 @@ class Cell:
 def accuracies_of(evaluations: Iterable[Evaluation]) -> tuple[float, ...]:
     """Return the accuracies of all networks."""
     return tuple(value for each in evaluations for value in each.accuracy.values if value is not None)
+
+
+def same_result(evaluation: Evaluation) -> list[Hashable]:
+    """Return what evaluations share that agree network for network; nothing where all networks diverged."""
+    metrics = (evaluation.accuracy, evaluation.balanced_accuracy, evaluation.macro_auroc, evaluation.macro_f1)
+    alike = (*(metric.values for metric in metrics), evaluation.recall_per_class)
+    return [] if evaluation.diverged == len(evaluation.accuracy.values) else [alike]
+
+
+def set_digest(card: Card) -> str | None:
+    """Return the digest of the judged set, also where its file has another name, as outside of run folders."""
+    sets = {name: digest for name, digest in card.artefacts.items() if name.endswith(".safetensors")}
+    found = sets.get(SYNTHETIC) or (next(iter(sets.values())) if len(sets) == 1 else None)
+    return found or card.artefacts.get(EXPORTED)  # whose manifest has the digests of all its files
 
 
 def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
@@ -130,11 +197,15 @@ def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
     cells, notes = [], []
     for (row, method, ipc, network), runs in pools.items():
         published = {_published(card, each) for (_, card), each in runs} - {None}
+        cell = Cell(row, method, ipc, network, tuple(runs))
         if len(published) > 1:
-            where = f"{'all images' if ipc is None else f'IPC {ipc}'}, {network}"
-            notes.append(f"{row}, {where}: the pooled runs name different reported accuracies, so none is shown")
-        reported, source = (published.pop() if len(published) == 1 else None) or (None, None)
-        cells.append(Cell(row, method, ipc, network, tuple(runs), reported, source))
+            notes.append(f"{cell.where}: the pooled runs name different reported accuracies, so none is shown")
+        elif published and UNOFFICIAL in runs[0][0][1].dataset.name:
+            notes.append(f"{cell.where}: what was reported is not shown, since it is of the official data set")
+        elif published:
+            reported, source = published.pop()
+            cell = replace(cell, reported=reported, source=source)
+        cells.append(cell)
     return cells, notes
 
 
@@ -153,19 +224,29 @@ def _row_names(members: Sequence[FoundCard]) -> list[str]:
 
     Only cards of different distillation seeds and otherwise equal settings share a row and an IPC.
     """
+    titles = [_title(card) for _, card in members]
     methods: dict[str, set[str]] = {}
-    for _, card in members:
-        methods.setdefault(card.title, set()).add(card.method)
-    counts = Counter((card.method, card.title, card.ipc, distillation_seed(card)) for _, card in members)
+    for title, (_, card) in zip(titles, members, strict=True):
+        methods.setdefault(title, set()).add(card.method)
+    named = [(card.method, title, card) for title, (_, card) in zip(titles, members, strict=True)]
+    counts = Counter((method, title, card.ipc, distillation_seed(card)) for method, title, card in named)
     repeated = {key[:2] for key, count in counts.items() if count > 1}
-    settings = {(c.method, c.title, c.ipc, _origin(c)) for _, c in members if _origin(c)}
+    settings = {(method, title, card.ipc, _origin(card)) for method, title, card in named if _origin(card)}
     variants = Counter(key[:3] for key in settings)
     repeated |= {key[:2] for key, count in variants.items() if count > 1}
     names = []
-    for where, (_, card) in zip(_places(members), members, strict=True):
-        name = card.title if len(methods[card.title]) == 1 else f"{card.title} [{card.method}]"
-        names.append(f"{name} ({where})" if (card.method, card.title) in repeated else name)
+    for where, (method, title, _) in zip(_places(members), named, strict=True):
+        taken = title == RANDOM_ROW or AVERAGED in title  # what rows of other kinds are called
+        name = f"{title} [{method}]" if taken or len(methods[title]) > 1 else title
+        names.append(f"{name} ({where})" if (method, title) in repeated else name)
     return names
+
+
+def _title(card: Card) -> str:
+    """Return the method's name, and what it did otherwise than others in a column of this precision and data."""
+    other = card.distilled_from
+    from_other = "" if other is None else f" (distilled from {other.name})"
+    return f"{card.title}{'' if card.lower_precision is None else f', {card.lower_precision}'}{from_other}"
 
 
 def _places(members: Sequence[FoundCard]) -> list[str]:
@@ -173,7 +254,8 @@ def _places(members: Sequence[FoundCard]) -> list[str]:
     folders = [place.parent if isinstance(place, Path) and place.name == FILE_NAME else place for place, _ in members]
     parents = [folder.parent for folder in folders if isinstance(folder, Path)]
     common = os.path.commonpath(parents) if parents else ""
-    return [f"card {place}" if isinstance(place, int) else str(place.relative_to(common)) for place in folders]
+    return [f"card {place}" if isinstance(place, int) else one_line(str(place.relative_to(common)))
+            for place in folders]  # fmt: skip
 
 
 def _origin(card: Card) -> str | None:
@@ -186,34 +268,31 @@ def distillation_seed(card: Card) -> int:
     return card.seed if card.distillation_seed is None else card.distillation_seed
 
 
-def with_best(cells: Sequence[Cell]) -> list[Cell]:
-    """Mark every column's highest mean; ties are all best."""
+def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[Cell]:
+    """Test every cell against its column's best one, or against the row called ``against`` where it has one.
+
+    Of a column the highest mean is marked as best, of equal ones all, where a test was made with it.
+    """
     tops: dict[Column, float] = {}
     for cell in cells:
-        tops[cell.column] = max(cell.mean, tops.get(cell.column, 0.0))
-    return [replace(cell, best=cell.mean == tops[cell.column]) for cell in cells]
-
-
-def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[Cell]:
-    """Test every cell against its column's first best one, or against the row called ``against`` where it has one."""
+        if not cell.from_other_data:
+            tops[cell.column] = max(cell.mean, tops.get(cell.column, 0.0))
+    best = [cell for cell in cells if cell.mean == tops.get(cell.column) and not cell.from_other_data]
+    candidates = best if against is None else [cell for cell in cells if cell.row == against]
     references: dict[Column, Cell] = {}
-    for cell in sorted(cells, key=lambda cell: cell.row):
-        if cell.row == against or (against is None and cell.best):
-            references.setdefault(cell.column, cell)
+    for cell in sorted(candidates, key=lambda cell: cell.row):
+        references.setdefault(cell.column, cell)
     tested = []
     for cell in cells:
         reference = references.get(cell.column)
         if reference is None or reference.row == cell.row:
             tested.append(cell)
-            continue
-        difference = _paired(cell, reference) if tests == "paired" else welch(cell.values, reference.values)
-        tested.append(replace(cell, against=reference.row, difference=difference))
+        else:
+            difference = of_seeds(cell.by_seed, reference.by_seed, tests)
+            tested.append(replace(cell, against=reference.row, difference=difference))
     corrected = holm([cell.difference.p if cell.difference else None for cell in tested])
-    return [replace(cell, p_holm=p) for cell, p in zip(tested, corrected, strict=True)]
-
-
-def _paired(cell: Cell, reference: Cell) -> Difference | None:
-    """Test over seeds; a side that has one of them twice, as evaluations of one set may be, has no pairs."""
-    sides = [dict(side.by_seed) for side in (cell, reference)]
-    once = all(len(seeds) == len(side.runs) for seeds, side in zip(sides, (cell, reference), strict=True))
-    return paired(*sides) if once else None
+    took_part = {(cell.column, row) for cell, p in zip(tested, corrected, strict=True) if p is not None
+                 for row in (cell.row, cell.against)}  # fmt: skip
+    top = {(cell.column, cell.row) for cell in best} & took_part
+    return [replace(cell, p_holm=p, best=(cell.column, cell.row) in top)
+            for cell, p in zip(tested, corrected, strict=True)]  # fmt: skip

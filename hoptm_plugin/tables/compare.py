@@ -22,6 +22,7 @@ from hoptm_plugin.tables.table import ComparisonTable, tables_of
 Format: TypeAlias = Literal["markdown", "latex", "csv", "json"]
 RUN_FILES = (".json", ".jsonl", ".yaml", ".safetensors", ".png")
 NUMBERS = ("reported", "reported_std", "difference", "ci_low", "ci_high", "p", "p_holm", "lrs", "ars")  # or missing
+COUNTS = ("ipc", "pairs")  # likewise
 
 
 @runtime_checkable
@@ -54,14 +55,17 @@ class Comparison:
 
         Its columns: ``group`` (the heading of the table, which says what sets it apart; of upper bounds also how they
         were judged), ``method``, ``dataset``, ``ipc`` (missing for all training images), ``network``; ``mean``,
-        ``std`` (population), ``networks``, ``runs``, ``values`` (of each network), ``best`` (of its column);
-        ``reported``, ``reported_std``, ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low``
-        to ``ci_high``, ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars`` if asked for. Undefined
-        numbers are missing. As papers have it: ``pivot(index="method", columns=["dataset", "ipc", "network"],
-        values="mean")`` of it.
+        ``std`` (population), ``networks``, how many of them ``diverged``, ``runs``, ``seeds`` (distillations),
+        ``values`` (of each network), ``best`` (of its column, and tested); ``reported``, ``reported_std``,
+        ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low`` to ``ci_high``, ``pairs`` of
+        seeds (missing where they were not paired), ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars``
+        if asked for; ``notes`` (of the table: what sets its rows apart, what was tested). Undefined numbers are
+        missing. As papers have it: ``pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")`` of
+        it.
         """
         frame = pandas.DataFrame(formats.records(self.tables))
-        return frame.astype({"ipc": "Int64"} | {name: "float64" for name in NUMBERS if name in frame})
+        kinds = dict.fromkeys(COUNTS, "Int64") | {name: "float64" for name in NUMBERS if name in frame}
+        return frame.astype(kinds)
 
     def text(self, form: Format = "markdown") -> str:
         """Return the tables as text: percent for people and papers, fractions and one record per cell in CSV and JSON.
@@ -75,8 +79,7 @@ class Comparison:
         if form == "latex":
             return formats.latex(self.tables)
         if form == "csv":
-            frame = self.table()
-            return frame.assign(values=frame["values"].map(json.dumps)).to_csv(index=False)
+            return formats.csv(self.table())
         return json.dumps(formats.records(self.tables), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def write(self, file: Path | str, form: Format = "markdown") -> None:
@@ -99,19 +102,21 @@ def compare(
     cards_or_folders: Iterable[Comparable] | Comparable,
     *,
     against: str | None = None,
-    tests: Test | None = "welch",
+    tests: Test | None = "paired",
     scores: ScoreName | Literal["all"] | None = None,
 ) -> Comparison:
     """Lay results out by data set, IPC and network; only what was judged alike shares a table.
 
-    Networks are pooled over seeds, differences are tested and their p-values corrected (Holm). Runs on the whole
-    training split stand below the tables of their data. The order of what is given does not matter.
+    Networks are pooled over seeds; the means of distillation seeds are tested, and p-values corrected over each table
+    (Holm). Runs on the whole training split stand below the tables of their data. The order of what is given does not
+    matter.
 
     Args:
         cards_or_folders: cards, runs that were read, or paths: of cards, of run folders, or of folders to search
             through. What is met twice counts once, copies included.
         against: title or short name of the method to test against; None takes each column's best.
-        tests: "welch", over networks; "paired", over distillation seeds; None: nothing is tested.
+        tests: of the means of distillation seeds: "paired" where both rows have the same seeds, else by Welch's test;
+            "welch" throughout; None: nothing is tested, and nothing marked as best.
         scores: DD-Ranking's label-robust ("lrs") and augmentation-robust scores ("ars"), or "all", to add.
 
     Raises:

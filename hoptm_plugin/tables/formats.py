@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas
 
 from hoptm_plugin.tables.cells import Cell
-from hoptm_plugin.tables.grids import MINUS, Entry, Grid, blocks
+from hoptm_plugin.tables.grids import MINUS, Entry, Grid, blocks, tests_of
 from hoptm_plugin.tables.table import ComparisonTable
 
 _LATEX = str.maketrans({
@@ -18,6 +20,9 @@ _LATEX = str.maketrans({
     "≈": r"$\approx$", MINUS: "$-$",
     "[": "{[}", "]": "{]}", "*": "{*}",  # at a row's start they would be taken for arguments of the line break
 })  # fmt: skip
+# what formats, links or ends a cell, and would fetch a picture or run a formula where the text is shown
+_MARKDOWN = re.compile(r"[\\`*|$]|~~|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(:\[]|(?<!\w)_|_(?!\w)")
+_FORMULA = tuple("=+-@\t\r")
 
 
 def records(tables: Sequence[ComparisonTable]) -> list[dict[str, Any]]:
@@ -29,25 +34,37 @@ def records(tables: Sequence[ComparisonTable]) -> list[dict[str, Any]]:
     scores = sorted({name for table in tables for name in table.scores}, reverse=True)
     for table in tables:
         cells = [table.cell(row, column) for column in table.columns() for row in table.rows()]
-        found += [_record(table.dataset, table.heading, cell, scores) for cell in cells if cell is not None]
+        found += [_record(table, table.heading, cell, scores) for cell in cells if cell is not None]
         for bound in table.bounds:
             group = "; ".join([table.heading, "upper bound", *bound.remarks])
-            found.append(_record(table.dataset, group, bound.cell, scores))
+            found.append(_record(table, group, bound.cell, scores))
     return found
 
 
-def _record(dataset: str, group: str, cell: Cell, scores: Sequence[str]) -> dict[str, Any]:
+def _record(table: ComparisonTable, group: str, cell: Cell, scores: Sequence[str]) -> dict[str, Any]:
     difference, reported = cell.difference, cell.reported
     return {
-        "group": group, "method": cell.row, "dataset": dataset, "ipc": cell.ipc, "network": cell.network,
-        "mean": cell.mean, "std": cell.std, "networks": len(cell.values), "runs": len(cell.runs),
-        "values": list(cell.values), "best": cell.best,
+        "group": group, "method": cell.row, "dataset": table.dataset, "ipc": cell.ipc, "network": cell.network,
+        "mean": cell.mean, "std": cell.std, "networks": len(cell.values), "diverged": cell.diverged,
+        "runs": len(cell.runs), "seeds": len(cell.distillations), "values": list(cell.values), "best": cell.best,
         "reported": reported and reported.accuracy, "reported_std": reported and reported.std,
         "reported_source": cell.source, "against": cell.against,
         "difference": difference and difference.mean, "ci_low": difference and difference.low,
-        "ci_high": difference and difference.high, "p": difference and difference.p, "p_holm": cell.p_holm,
-        **{name: getattr(cell, name) for name in scores},
+        "ci_high": difference and difference.high, "pairs": difference and difference.pairs,
+        "p": difference and difference.p, "p_holm": cell.p_holm,
+        **{name: getattr(cell, name) for name in scores}, "notes": [*table.notes, *tests_of(table)],
     }  # fmt: skip
+
+
+def csv(frame: pandas.DataFrame) -> str:
+    """Return a frame of :func:`records` as CSV, lists as JSON; no text is what spreadsheets take for a formula."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False)
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    return frame.astype(object).map(shown).to_csv(index=False)
 
 
 def markdown(tables: Sequence[ComparisonTable]) -> str:
@@ -97,8 +114,8 @@ def _frame(grid: Grid, escaped: Callable[[str], str], bold: str) -> pandas.DataF
 
 
 def markdown_text(text: str) -> str:
-    """Escape what would end a cell or begin emphasis in Markdown."""
-    return text.replace("|", r"\|").replace("*", r"\*")
+    """Escape what Markdown would take for more than text."""
+    return _MARKDOWN.sub(lambda found: "".join(f"\\{char}" for char in found[0]), text)
 
 
 def latex_text(text: str) -> str:

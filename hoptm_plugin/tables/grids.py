@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hoptm_plugin.cards.words import percent, published
-from hoptm_plugin.engine.significance import LEVEL, Difference, Test
+from hoptm_plugin.engine.significance import RULES, Difference
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
 from hoptm_plugin.tables.table import Bound, ComparisonTable
 
+NOT_TESTED = (
+    "no test is possible: with one distillation on a side its networks share one set, and a difference of two sets is "
+    "not one of methods; or nothing scatters."
+)
 INDISTINCT, UNTESTED, UNDEFINED, MINUS = "≈", "?", "-", "\N{MINUS SIGN}"
 _SCORE_NOTES = {
     "lrs": "LRS, label-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^a - 1/e) / "
@@ -19,12 +23,6 @@ _SCORE_NOTES = {
     "ars": "ARS, augmentation-robust score (DD-Ranking, arXiv 2505.13300), from 0 to 1, higher is better: (e^b - 1/e) "
     "/ (e - 1/e) with b = (accuracy - that of random images) / 2, with augmentation, + the same without augmentation. "
     "A set no better than random images has 0.269.",
-}
-_SCATTER: dict[Test, str] = {
-    "welch": "The tests see the scatter of networks trained on the same synthetic set, not of repeated distillations, "
-    "unless several seeds are pooled; that the j-th network starts alike for every set is left out of account.",
-    "paired": "The tests see the scatter of repeated distillations, each the mean of its networks, and pair what a "
-    "seed fixes for both; a difference is over the seeds that both have, so it need not be that of the means above.",
 }
 
 
@@ -64,16 +62,15 @@ def accuracies(table: ComparisonTable) -> Grid:
         heading, cells = _heading(column), [table.cell(row, column) for row in table.rows()]
         columns.append((heading, [Entry() if cell is None else _accuracy(cell) for cell in cells]))
         for name in table.scores if column[0] is not None else ():
-            columns.append(((", ".join(heading), name.upper()), _scores(cells, name)))
+            columns.append(((", ".join(heading), name.upper()), [_score(cell, name) for cell in cells]))
     return _grid(table.heading, table, columns)
 
 
 def differences(table: ComparisonTable) -> Grid | None:
     """Return the table of differences, or None where nothing was tested."""
-    cells = [cell for cell in table.cells if cell.against is not None]
-    if not cells:
+    tests = sum(cell.p_holm is not None for cell in table.cells)
+    if not tests:
         return None
-    tests = sum(cell.p_holm is not None for cell in cells)
     title = (
         f"Differences to {table.against or 'the best of each column'} in percentage points [95 % confidence "
         f"interval], p corrected for {tests} test{'' if tests == 1 else 's'}"
@@ -105,17 +102,12 @@ def _accuracy(cell: Cell) -> Entry:
 def _measured(cell: Cell) -> str:
     # the scatter of a single network is not known, rather than 0
     text = percent(cell.mean, cell.std) if len(cell.values) > 1 else f"{100 * cell.mean:.2f}"
-    return f"{text} ({len(cell.values)})"
+    return f"{text} ({len(cell.values)}{f', {cell.diverged} diverged' if cell.diverged else ''})"
 
 
-def _scores(cells: Sequence[Cell | None], name: str) -> list[Entry]:
-    """Return a column of scores, the highest marked."""
-    scores: list[float | None] = [None if cell is None else getattr(cell, name) for cell in cells]
-    top = max((score for score in scores if score is not None), default=None)
-    return [
-        Entry("" if cell is None else UNDEFINED if score is None else f"{score:.3f}", best=score == top is not None)
-        for cell, score in zip(cells, scores, strict=True)
-    ]
+def _score(cell: Cell | None, name: str) -> Entry:
+    score = None if cell is None else getattr(cell, name)
+    return Entry("" if cell is None else UNDEFINED if score is None else f"{score:.3f}")
 
 
 def _difference(cell: Cell | None, against: str | None) -> Entry:
@@ -125,9 +117,10 @@ def _difference(cell: Cell | None, against: str | None) -> Entry:
         return Entry("reference")
     if cell.against is None:
         return Entry("best" if cell.best and against is None else UNDEFINED)
-    if cell.difference is None:
-        return Entry(UNDEFINED)
-    return Entry(difference_text(cell.difference), f"p {p_value(cell.p_holm)}")
+    if cell.difference is None or cell.p_holm is None:
+        return Entry(UNDEFINED if cell.difference is None else f"{difference_text(cell.difference)} {UNTESTED}")
+    pairs = "" if cell.difference.pairs is None else f", {cell.difference.pairs} pairs"
+    return Entry(difference_text(cell.difference), f"p {p_value(cell.p_holm)}{pairs}")
 
 
 def difference_text(difference: Difference) -> str:
@@ -157,9 +150,10 @@ def footnotes(tables: Sequence[ComparisonTable], best: str = "bold") -> list[str
     """Return what explains the marks in all tables, one note a line; ``best`` is how a column's best is marked."""
     cells = [cell for table in tables for cell in (*table.cells, *(bound.cell for bound in table.bounds))]
     rows = {cell.row for cell in cells}
-    notes = [
-        f"Accuracy in percent: mean ± population std (number of networks, pooled over seeds); the best are {best}."
-    ]
+    marked = f"; the highest mean of a column is {best} where it was tested" if any(cell.best for cell in cells) else ""
+    notes = [f"Accuracy in percent: mean ± population std (number of networks, pooled over seeds){marked}."]
+    if any(cell.diverged for cell in cells):
+        notes.append("A network that diverged counts as wrong wherever it gave no prediction.")
     if RANDOM_ROW in rows:
         notes.append("* random training images, evaluated within the other methods' runs, one set of networks a seed")
     if any(AVERAGED in row for row in rows):
@@ -173,16 +167,19 @@ def footnotes(tables: Sequence[ComparisonTable], best: str = "bold") -> list[str
             f"baselines with settings that were not published. {'; '.join(sources)}"
         )
     notes += [_SCORE_NOTES[name] for name in sorted({name for table in tables for name in table.scores}, reverse=True)]
-    if any(cell.against for cell in cells):
-        reference = next((table.against for table in tables if table.against), "the best of its column")
-        paired = any(table.tested == "paired" for table in tables)
-        test = "t-test of pairs of runs of the same distillation seed" if paired else "Welch's t-test"
-        notes.append(
-            f"{INDISTINCT} not significantly different from {reference} at {LEVEL:.0%}: {test}, p-values corrected by "
-            f"Holm's method over all tests of a table; {UNTESTED} no test is possible (a single "
-            f"{'pair' if paired else 'network'}, or no scatter)."
-        )
-        notes.append(_SCATTER["paired" if paired else "welch"])
-        if any(cell.against and not table.against for table in tables for cell in table.cells):
-            notes.append("The best was chosen because it came out best, so differences to it are flattered.")
-    return notes
+    return notes + list(dict.fromkeys(line for table in tables for line in tests_of(table)))
+
+
+def tests_of(table: ComparisonTable) -> list[str]:
+    """Return what was tested in a table, how it was corrected, what its marks mean, and what it cannot see."""
+    cells = [cell for cell in table.cells if cell.against is not None]
+    lines = []
+    if table.tested is not None and any(cell.p_holm is not None for cell in cells):
+        reference = table.against or "the best of its column"
+        lines.append(RULES[table.tested])
+        lines.append(f"{INDISTINCT} not significantly different from {reference}.")
+        if not table.against:
+            lines.append("The best was chosen because it came out best, so differences to it are flattered.")
+    if any(cell.untested for cell in cells):
+        lines.append(f"{UNTESTED} {NOT_TESTED}")
+    return lines

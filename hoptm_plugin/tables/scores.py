@@ -17,8 +17,7 @@ from typing import Any, Literal, TypeAlias
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.storage.run_files import SYNTHETIC
-from hoptm_plugin.tables.cells import AVERAGED, EXPORTED, Cell, FoundCard, accuracies_of, distillation_seed
+from hoptm_plugin.tables.cells import AVERAGED, Cell, FoundCard, accuracies_of, distillation_seed, set_digest
 from hoptm_plugin.tables.robust import augmentation_robust_score, label_robust_score
 from hoptm_plugin.tables.table import BESIDE, ComparisonTable
 
@@ -267,14 +266,7 @@ def _accompanies(card: Card, main: Card) -> bool:
 
 
 def _same_set(one: Card, other: Card) -> bool:
-    return _digest(one) is not None and _digest(one) == _digest(other)
-
-
-def _digest(card: Card) -> str | None:
-    """Return the digest of the judged set, also where its file has another name, as outside of run folders."""
-    sets = {name: digest for name, digest in card.artefacts.items() if name.endswith(".safetensors")}
-    found = sets.get(SYNTHETIC) or (next(iter(sets.values())) if len(sets) == 1 else None)
-    return found or card.artefacts.get(EXPORTED)  # whose manifest has the digests of all its files
+    return set_digest(one) is not None and set_digest(one) == set_digest(other)
 
 
 def _evaluation(card: Card, cell: Cell) -> Evaluation | None:

@@ -13,7 +13,8 @@ from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.roles import decides
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.significance import Test
-from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_best, with_tests
+from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_tests
+from hoptm_plugin.tables.notes import notes_on
 
 # what is judged beside a set, and nothing of its own figures
 BESIDE = tuple(name for name in Protocol.model_fields if (known := decides(Protocol, name)) and known.beside)
@@ -43,8 +44,8 @@ class ComparisonTable:
         dataset: its name.
         cells: every row's cells.
         bounds: results on the whole training split.
-        notes: on what is not shown.
-        tested: how cells were tested; None where they were not.
+        notes: on what is not shown, and what else is to be known of the rows.
+        tested: how cells were to be tested; None where they were not.
         against: the row they were tested against; None where that is each column's best.
         scores: columns of scores beside the accuracies, of "lrs" and "ars".
     """
@@ -54,7 +55,7 @@ class ComparisonTable:
     cells: tuple[Cell, ...]
     bounds: tuple[Bound, ...] = ()
     notes: tuple[str, ...] = ()
-    tested: Test | None = "welch"
+    tested: Test | None = "paired"
     against: str | None = None
     scores: tuple[str, ...] = ()
 
@@ -95,11 +96,11 @@ def tables_of(cards: Sequence[FoundCard], against: str | None, tests: Test | Non
     for members, flat in zip(groups, conditions, strict=True):
         card = members[0][1]
         cells, notes = pooled(members)
+        below = [bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)]
+        notes += notes_on(cells, [bound.cell for bound in below])
         notes += sorted({f"Note: {each.note}" for _, each in members if each.note})
         tables.append(ComparisonTable(
-            _heading(card, flat, differing), card.dataset.name, tuple(with_best(cells)),
-            tuple(bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)),
-            tuple(notes), tests,
+            _heading(card, flat, differing), card.dataset.name, tuple(cells), tuple(below), tuple(notes), tests
         ))  # fmt: skip
     return _tested(tables, against, tests) if tests else tables
 

@@ -108,7 +108,6 @@ SEARCHED = f"""
 title: small
 data: {{train: 1293, classes: 10, image: [1, 32, 32]}}
 against: MTT
-paired: true
 settings: [protocol.random_subset=false]
 search: [seed=100, protocol.repeats=1]
 sweeps:

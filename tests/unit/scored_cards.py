@@ -33,7 +33,7 @@ def make(method, *values, classes=2, augment=DSA, told=None, random=None, averag
         "evaluations": [evaluations(values, classes, network)],
         "random_subset": None if random is None else [evaluations(random, classes, network)],
         "averaged": None if averaged is None else [evaluations(averaged, classes, network)],
-        "selection": "last", "software": software_versions(), "config_sha256": "0" * 64,
+        "selection": "last", "software": software_versions() | {"commit": None}, "config_sha256": "0" * 64,
         "artefacts": {} if digest is None else {"synthetic.safetensors": digest},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},

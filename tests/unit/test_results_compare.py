@@ -1,4 +1,3 @@
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -6,9 +5,9 @@ from scored_cards import evaluations
 
 from hoptm_plugin.cards.card import Card, software_versions, write_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
-from hoptm_plugin.tables.cells import Cell, with_tests
+from hoptm_plugin.engine.significance import paired, welch
 from hoptm_plugin.tables.compare import compare, find_cards
-from hoptm_plugin.tables.grids import accuracies, bound_line, footnotes
+from hoptm_plugin.tables.grids import accuracies, bound_line, differences, tests_of
 
 
 def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes):
@@ -21,7 +20,8 @@ def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes)
         "evaluations": [evaluations(values, network=name) for name, values in networks.items()],
         "random_subset": None if random is None else [evaluations(random)],
         "averaged": None if averaged is None else [evaluations(averaged)],
-        "selection": "last", "software": software_versions(), "config_sha256": "0" * 64, "artefacts": {},
+        "selection": "last", "software": software_versions() | {"commit": None}, "config_sha256": "0" * 64,
+        "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},
     }  # fmt: skip
@@ -111,7 +111,7 @@ def test_seeds_are_pooled_over_their_values(store):
     cells = table(store(a=make(accuracies=(0.2, 0.4)), b=make(accuracies=(0.6,), seed=1), c=make("hoptm", (0.8, 0.8))))
     # pooled: mean of .2 .4 .6, population variance (.04+0+.04)/3
     assert cells["MTT"][DIGITS] == ("40.00 ± 16.33 (3)", False)
-    assert cells["HoP-TM"][DIGITS] == ("80.00 ± 0.00 (2)", True)
+    assert cells["HoP-TM"][DIGITS] == ("80.00 ± 0.00 (2)", False)
 
 
 def test_two_runs_of_one_seed_are_not_pooled_but_named_by_folder(store):
@@ -149,7 +149,7 @@ def test_columns_are_ipc_and_network_and_may_have_gaps(store):
     cells = table(store(a=make(accuracies={"convnet": (0.5,), "vgg11": (0.4,)}), b=make("hoptm", ipc=10)))
     assert list(cells["MTT"]) == [(1, "convnet"), (1, "vgg11"), (10, "convnet")]
     assert cells["MTT"][(10, "convnet")] == ("", False)
-    assert cells["HoP-TM"][(10, "convnet")] == ("50.00 (1)", True)
+    assert cells["HoP-TM"][(10, "convnet")] == ("50.00 (1)", False)
 
 
 def test_random_subset_row_counts_a_seed_once_and_comes_first(store):
@@ -200,12 +200,12 @@ def test_flags_that_leave_the_evaluation_alone_do_not_separate(store, key):
     assert set(cells) == {"MTT", "HoP-TM"}
 
 
-def test_the_moving_average_is_a_row_of_its_own_and_may_be_the_best(store):
+def test_the_moving_average_is_a_row_of_its_own(store):
     warm = {"epochs": 100, "augment": {"name": "dsa"}, "warm_start_average": True}
     cells = table(store(a=make("ftd", (0.5,), averaged=(0.7,)), b=make("att", (0.6,), averaged=(0.65,), protocol=warm)))
     assert {row: cell[DIGITS] for row, cell in cells.items()} == {
         "Att": ("60.00 (1)", False), "Att, EMA (warm)": ("65.00 (1)", False),
-        "Ftd": ("50.00 (1)", False), "Ftd, EMA": ("70.00 (1)", True),
+        "Ftd": ("50.00 (1)", False), "Ftd, EMA": ("70.00 (1)", False),
     }  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def test_reported_figures_stand_beside_their_row_only(store):
 
 def test_conflicting_reported_figures_are_not_shown_and_a_note_says_so(store):
     first, second = ({"accuracy": accuracy, "source": "Table 1"} for accuracy in (0.8, 0.7))
-    (comparison,) = tables(store(a=make(reported=first), b=make(reported=second, seed=1)))
+    (comparison,) = tables(store(a=make(reported=first), b=make(accuracies=(0.6,), reported=second, seed=1)))
     assert comparison.cell("MTT", DIGITS).reported is None
     assert comparison.notes == (
         "MTT, IPC 1, convnet: the pooled runs name different reported accuracies, so none is shown",
@@ -265,17 +265,25 @@ def test_the_order_of_cards_does_not_matter(store):
         assert compare([path for path, _ in order]).tables == expected
 
 
+def seeded(**rows):
+    """Cards of methods by seed, each seed with the accuracies of its networks."""
+    return {f"{method}{seed}": make(method, accuracies, seed=seed)
+            for method, seeds in rows.items() for seed, accuracies in enumerate(seeds)}  # fmt: skip
+
+
 def test_rows_are_tested_against_the_best_or_a_chosen_one(store):
-    root = store(a=make(accuracies=(0.5, 0.6, 0.7)), b=make("hoptm", (0.6, 0.7, 0.9)), c=make("dm", (0.1, 0.2, 0.3)))
+    root = store(**seeded(mtt=((0.5,), (0.6,), (0.7,)), hoptm=((0.6,), (0.7,), (0.9,)), dm=((0.1,), (0.2,), (0.3,))))
     (best,) = tables(root)
     assert {cell.row: cell.against for cell in best.cells} == {"MTT": "HoP-TM", "HoP-TM": None, "Dm": "HoP-TM"}
     assert {cell.row: cell.indistinct for cell in best.cells} == {"MTT": True, "HoP-TM": False, "Dm": False}
+    assert {cell.row: cell.best for cell in best.cells} == {"MTT": False, "HoP-TM": True, "Dm": False}
     for name in ("Dm", "dm"):
         (chosen,) = tables(root, against=name)
         assert {cell.row: cell.against for cell in chosen.cells} == {"MTT": "Dm", "HoP-TM": "Dm", "Dm": None}
         assert chosen.cell("MTT", DIGITS).difference.mean == pytest.approx(0.4)
+        assert chosen.cell("HoP-TM", DIGITS).best
     (untested,) = tables(root, tests=None)
-    assert not any(cell.against or cell.difference or cell.p_holm for cell in untested.cells)
+    assert not any(cell.against or cell.difference or cell.p_holm or cell.best for cell in untested.cells)
 
 
 def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
@@ -288,7 +296,7 @@ def test_an_unknown_or_ambiguous_row_to_test_against_is_named(store):
 
 def test_tables_without_the_chosen_row_are_shown_untested(store):
     first, second = tables(store(a=make(), b=make("hoptm", selection="validation")), against="mtt")
-    assert (first.tested, second.tested) == ("welch", None)
+    assert (first.tested, second.tested) == ("paired", None)
 
 
 def test_exported_sets_of_unknown_origin_are_never_seeds_of_one_method(store):
@@ -297,37 +305,65 @@ def test_exported_sets_of_unknown_origin_are_never_seeds_of_one_method(store):
     assert set(table(store(**cards))) == {"HoP-TM (r1)", "HoP-TM (r2)"}
 
 
-def test_runs_are_paired_by_their_distillation_seed(store):
-    cards = {
-        f"{method}{seed}": make(method, accuracies, seed=seed)
-        for method, rows in {"mtt": ((0.5, 0.6), (0.3, 0.3), (0.7, 0.7)), "hoptm": ((0.6, 0.7), (0.4, 0.3))}.items()
-        for seed, accuracies in enumerate(rows)
-    }
-    (comparison,) = tables(store(**cards), against="mtt", tests="paired")
+def test_what_is_tested_are_the_means_of_distillation_seeds(store):
+    """Pairs of seeds 0 to 2 differ by 0.1, 0.05 and 0.06: the networks' scatter within a seed, of 0.1, is no matter."""
+    pairs = {"mtt": ((0.5, 0.6), (0.3, 0.3), (0.7, 0.8)), "hoptm": ((0.6, 0.7), (0.4, 0.3), (0.71, 0.91))}
+    (comparison,) = tables(store(**seeded(**pairs)), against="mtt")
+    found = comparison.cell("HoP-TM", DIGITS).difference
+    assert found == paired({0: 0.65, 1: 0.35, 2: 0.81}, {0: 0.55, 1: 0.3, 2: 0.75})
+    assert found.pairs == 3
+    (unpaired,) = tables(store(**seeded(**pairs)), against="mtt", tests="welch")
+    assert unpaired.cell("HoP-TM", DIGITS).difference == welch((0.65, 0.35, 0.81), (0.55, 0.3, 0.75))
+
+
+def test_rows_of_different_seeds_are_compared_unpaired_and_named(store):
+    (comparison,) = tables(store(**seeded(mtt=((0.5,), (0.3,), (0.7,)), hoptm=((0.6,), (0.45,)))), against="mtt")
     cell = comparison.cell("HoP-TM", DIGITS)
-    assert cell.difference.pairs == 2, "seed 2 has no partner"
-    assert cell.difference.mean == pytest.approx((0.1 + 0.05) / 2)
-    notes = "\n".join(footnotes([comparison]))
-    assert "t-test of pairs of runs of the same distillation seed" in notes
-    assert "Welch" not in notes
+    assert cell.difference == welch((0.6, 0.45), (0.5, 0.3, 0.7))
+    assert cell.difference.mean == pytest.approx(cell.mean - comparison.cell("MTT", DIGITS).mean), "as the means say"
+    assert "Rows have different seeds: 0, 1 (HoP-TM); 0, 1, 2 (MTT)." in comparison.notes
 
 
-def test_a_single_pair_cannot_be_tested(store):
-    root = store(a=make("mtt", seed=0), b=make("mtt", seed=1), c=make("hoptm", (0.6,), seed=0))
-    (comparison,) = tables(root, against="mtt", tests="paired")
-    assert comparison.cell("HoP-TM", DIGITS).untested
+def test_one_seed_on_a_side_is_no_test_whatever_its_networks(store):
+    """Ten networks each, far apart: a difference of two sets."""
+    one, other = (tuple(base + n / 1000 for n in range(10)) for base in (0.1, 0.8))
+    (comparison,) = tables(store(**seeded(mtt=(one,), hoptm=(other,))))
+    cells = {cell.row: cell for cell in comparison.cells}
+    assert cells["MTT"].untested
+    assert cells["MTT"].difference.mean == pytest.approx(-0.7)
+    assert cells["MTT"].difference.p is cells["MTT"].difference.low is None
+    assert not any(cell.best for cell in cells.values()), "no mark without a test"
+    assert differences(comparison) is None
+    (said,) = tests_of(comparison)
+    assert "a difference of two sets is not one of methods" in said
 
 
-def test_a_seed_that_a_row_has_twice_gives_no_pairs():
-    cards = [make(accuracies=(0.5 + number / 10,), seed=number, distillation_seed=seed)
-             for number, seed in enumerate((0, 0, 1))]  # fmt: skip
-    evaluated = [((number, card), card.evaluations[0]) for number, card in enumerate(cards)]
-    twice, once = Cell("A", "a", 1, "convnet", tuple(evaluated)), Cell("B", "b", 1, "convnet", tuple(evaluated[1:]))
-    first, _ = with_tests([twice, once], "B", "paired")
-    assert first.untested
-    assert first.difference is None
-    pairs = [replace(once, row="A"), once]
-    assert with_tests(pairs, "B", "paired")[0].difference.pairs == 2
+def test_the_best_is_marked_where_it_was_tested_only(store):
+    """The highest mean has one seed: no test stands behind it."""
+    rows = {"mtt": ((0.5,), (0.6,)), "dm": ((0.1,), (0.25,)), "hoptm": ((0.9,),)}
+    (alone,) = tables(store(**seeded(**rows)))
+    assert not any(cell.best for cell in alone.cells)
+    (against,) = tables(store(**seeded(**rows)), against="dm")
+    assert not any(cell.best for cell in against.cells)
+
+
+def test_equal_means_are_all_best(store):
+    (comparison,) = tables(store(**seeded(mtt=((0.5,), (0.75,)), hoptm=((0.75,), (0.5,)), dm=((0.1,), (0.2,)))))
+    assert {cell.row for cell in comparison.cells if cell.best} == {"MTT", "HoP-TM"}
+
+
+def test_one_set_or_one_result_under_two_seeds_is_one_distillation(store):
+    digest = {"synthetic.safetensors": "a" * 64}
+    same = ((0.5, 0.6), (0.5, 0.6), (0.7, 0.8))
+    sets = {f"dm{seed}": make("dm", (0.1 + seed / 10,), seed=seed, artefacts=digest) for seed in (0, 1)}
+    (comparison,) = tables(store(**seeded(mtt=same, hoptm=((0.6, 0.7), (0.3, 0.4), (0.8, 0.8))), **sets))
+    assert comparison.cell("MTT", DIGITS).by_seed == {0: pytest.approx(0.55), 2: pytest.approx(0.75)}
+    assert len(comparison.cell("Dm", DIGITS).distillations) == 1
+    assert comparison.cell("Dm", DIGITS).untested
+    assert comparison.cell("MTT", DIGITS).difference.pairs is None
+    said = [note for note in comparison.notes if "count as one distillation" in note]
+    assert [note.split(":")[0] for note in said] == ["Dm, IPC 1, convnet", "MTT, IPC 1, convnet"]
+    assert all("seeds 0, 1 have the same set, or the same accuracies network for network" in note for note in said)
 
 
 def test_results_on_the_validation_split_stand_apart_and_say_so(store):
@@ -347,7 +383,11 @@ def test_results_on_the_validation_split_stand_apart_and_say_so(store):
 
 
 def test_notes_of_cards_stand_below_the_table(store):
-    (comparison,) = tables(store(a=make(note="reduced"), b=make("hoptm", note="reduced"), c=make("dm")))
+    noted = {
+        name: make(name, (accuracy,), note=note)
+        for name, accuracy, note in (("mtt", 0.5, "reduced"), ("hoptm", 0.6, "reduced"), ("dm", 0.7, None))
+    }
+    (comparison,) = tables(store(**noted))
     assert comparison.notes == ("Note: reduced",)
 
 

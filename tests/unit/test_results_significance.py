@@ -1,4 +1,4 @@
-"""Welch's test and Holm's correction against numbers worked out here, without scipy.stats.ttest_ind."""
+"""Tests over seeds and Holm's correction against numbers worked out here, without scipy.stats.ttest_ind."""
 
 import itertools
 import math
@@ -9,7 +9,7 @@ from statistics import fmean, variance
 import pytest
 from scipy.special import stdtr, stdtrit
 
-from hoptm_plugin.engine.significance import Difference, holm, paired, welch
+from hoptm_plugin.engine.significance import Difference, holm, of_seeds, paired, welch
 
 
 def by_hand(a, b):
@@ -49,8 +49,8 @@ def test_without_scatter_there_is_a_difference_but_no_p(a, b):
 
 
 def test_paired_by_hand():
-    """Differences 0.02, 0.04, 0.06 over the common seeds: t = 0.04 / (0.02 / sqrt(3)) with two degrees of freedom."""
-    found = paired({0: 0.52, 1: 0.44, 2: 0.66, 7: 0.9}, {2: 0.6, 1: 0.4, 0: 0.5, 5: 0.1})
+    """Differences 0.02, 0.04, 0.06: t = 0.04 / (0.02 / sqrt(3)) with two degrees of freedom."""
+    found = paired({0: 0.52, 1: 0.44, 2: 0.66}, {2: 0.6, 1: 0.4, 0: 0.5})
     standard_error = 0.02 / math.sqrt(3)
     assert found.pairs == 3
     assert found.mean == pytest.approx(0.04, abs=1e-15)
@@ -70,12 +70,21 @@ def test_pairs_see_through_what_both_share_and_welch_does_not():
 
 
 def test_pairs_that_say_nothing():
-    assert paired({0: 0.5}, {1: 0.5}) is None
     assert paired({0: 0.5}, {0: 0.25}) == Difference(0.25, pairs=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # the second pair differs from the first by rounding alone
         assert paired({0: 0.6, 1: 0.2}, {0: 0.5, 1: 0.1}) == Difference(pytest.approx(0.1), pairs=2)
+
+
+def test_seeds_are_paired_where_both_sides_have_the_same_ones():
+    one, other = {0: 0.5, 1: 0.65, 2: 0.7}, {2: 0.6, 0: 0.45, 1: 0.5}
+    assert of_seeds(one, other) == paired(one, other)
+    assert of_seeds(one, other, "welch") == welch([*one.values()], [*other.values()])
+    fewer = {0: 0.45, 1: 0.5}
+    assert of_seeds(one, fewer) == welch([*one.values()], [*fewer.values()])
+    assert of_seeds({0: 0.5}, {0: 0.25}) == Difference(0.25, pairs=1)
+    assert of_seeds({0: 0.5}, other).p is None
 
 
 def test_holm_by_hand():

@@ -13,8 +13,9 @@ from hoptm_plugin.cli import main
 from hoptm_plugin.cli.console import output_console
 from hoptm_plugin.cli.tables import print_tables, show_comparison
 from hoptm_plugin.core.errors import ConfigurationError, UserError
+from hoptm_plugin.engine.significance import RULES
 from hoptm_plugin.tables.compare import compare
-from hoptm_plugin.tables.formats import latex_text
+from hoptm_plugin.tables.formats import latex_text, markdown_text
 
 FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 
@@ -25,7 +26,8 @@ def make(method, accuracies, random=None, **changes):
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 1,
                     "test": 10},
         "evaluations": [evaluations(accuracies)], "random_subset": random and [evaluations(random)],
-        "selection": "last", "software": software_versions(), "config_sha256": "0" * 64, "artefacts": {},
+        "selection": "last", "software": software_versions() | {"commit": None}, "config_sha256": "0" * 64,
+        "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},
     }  # fmt: skip
@@ -37,8 +39,16 @@ def tables(*cards, **options):
 
 
 REPORTED = {"accuracy": 0.8, "std": 0.01, "source": "Table 1 & 2"}
-CARDS = (make("dm", (0.5,)), make("mtt", (0.4, 0.6), reported=REPORTED), make("ftd", (0.75, 0.75)),
-         make("att", (0.7, 0.8), random=(0.2,)), make("full", (0.9,), ipc=None))  # fmt: skip
+
+
+def seeds(method, *accuracies, random=None, **changes):
+    """Cards of one network each, by seed."""
+    return [make(method, (value,), random if seed == 0 else None, seed=seed, **changes)
+            for seed, value in enumerate(accuracies)]  # fmt: skip
+
+
+CARDS = (make("dm", (0.5,)), *seeds("mtt", 0.4, 0.6, reported=REPORTED), *seeds("ftd", 0.74, 0.76),
+         *seeds("att", 0.7, 0.8, random=(0.2,)), make("full", (0.9,), ipc=None))  # fmt: skip
 
 
 def plain(comparison):
@@ -52,17 +62,18 @@ def test_off_a_terminal_plain_and_on_it_the_best_in_bold():
         def isatty(self):
             return True
 
-    lines = plain(tables(make("mtt", (0.5,), random=(0.2,)), make("hoptm", (0.75,), reported=REPORTED), tests=None))
+    cards = (*seeds("mtt", 0.45, 0.55, random=(0.2,)), *seeds("hoptm", 0.7, 0.8, reported=REPORTED))
+    lines = plain(tables(*cards, against="mtt"))
     assert lines[:3] == ["dataset digits", "IPC 1", "method convnet"]
-    assert lines[4:8] == ["random subset* 20.00 (1)", "HOPTM 75.00 (1) ^", "[80.00 ± 1.00]", "MTT 50.00 (1)"]
-    assert any(line.endswith("the best are marked ^.") for line in lines)
+    assert lines[4:8] == ["random subset* 20.00 (1) ?", "HOPTM 75.00 ± 5.00 (2) ≈ ^", "[80.00 ± 1.00]",
+                          "MTT 50.00 ± 5.00 (2)"]  # fmt: skip
+    assert any(line.endswith("the highest mean of a column is marked ^ where it was tested.") for line in lines)
     assert any(line.startswith("* random training images") for line in lines)
     assert any(line.endswith("HOPTM: Table 1 & 2") for line in lines)
-    assert not any("Differences" in line or "Welch" in line or "\x1b" in line for line in lines)
+    untested = plain(tables(*cards, tests=None))
+    assert not any("Differences" in line or "Welch" in line or "^" in line or "\x1b" in line for line in untested)
     terminal = Terminal()
-    print_tables(
-        tables(make("mtt", (0.5,)), make("hoptm", (0.75,), reported=REPORTED)).tables, output_console(terminal)
-    )
+    print_tables(tables(*cards).tables, output_console(terminal))
     assert re.findall(r"\x1b\[1m *(\d\S+)", terminal.getvalue()) == ["75.00"]
 
 
@@ -73,18 +84,19 @@ def test_differences_marks_and_undefined_tests():
     assert lines[start].endswith("p corrected for 2 tests")
     below = dict(line.split(" ", 1) for line in lines[start + 4 :] if line.split()[0] in ("DM", "ATT", "FTD", "MTT"))
     assert below["ATT"] == "best"
-    assert below["DM"] == "\N{MINUS SIGN}25.00"
+    assert below["DM"] == "\N{MINUS SIGN}25.00 ?"
     assert below["FTD"].startswith("+0.00 [")
-    assert "p -" in lines[start:]
+    assert "p 1.000, 2 pairs" in lines[start:]
     assert "nan" not in "\n".join(lines).lower()
-    assert any("not of repeated distillations, unless several seeds are pooled" in line for line in lines)
+    assert RULES["paired"] in lines
+    assert any(line.startswith("? no test is possible: with one distillation on a side") for line in lines)
 
 
 def test_against_a_chosen_row():
     lines = plain(tables(*CARDS, against="mtt"))
     assert any(line.startswith("Differences to MTT in percentage points") for line in lines)
     assert "MTT reference" in lines
-    assert any("not significantly different from MTT at 5%" in line for line in lines)
+    assert "≈ not significantly different from MTT." in lines
 
 
 def test_markdown():
@@ -96,17 +108,19 @@ def test_markdown():
         "| method | IPC 1, convnet |",
         "| --- | --: |",
         r"| random subset\* | 20.00 (1) |",
-        "| HOPTM | **75.00 (1)** |",
+        "| HOPTM | 75.00 (1) |",
         r"| M\|T | 50.00 (1) [80.00 ± 1.00] |",
         "",
         "Upper bound, FULL on all 9 training images, convnet: 90.00 (1)",
         "",
     ]
     assert r"\* random training images" in text
+    best = tables(*seeds("mtt", 0.45, 0.55), *seeds("hoptm", 0.7, 0.8)).text()
+    assert "| HOPTM | **75.00 ± 5.00 (2)** |" in best
 
 
 def test_latex_has_booktabs_and_escapes_names():
-    cards = (make("mtt", (0.4, 0.6), title="[a_b] 50% & $x^{2}$ #1 ~\\"), make("hoptm", (0.75, 0.85), random=(0.2,)))
+    cards = (*seeds("mtt", 0.4, 0.6, title="[a_b] 50% & $x^{2}$ #1 ~\\"), *seeds("hoptm", 0.75, 0.85, random=(0.2,)))
     text = tables(*cards).text("latex")
     for rule in (r"\toprule", r"\midrule", r"\bottomrule"):
         assert text.count(rule) == 2  # accuracies and differences
@@ -125,12 +139,43 @@ def test_latex_text_leaves_ordinary_text():
     assert latex_text("MTT, EMA (warm) 1.5") == "MTT, EMA (warm) 1.5"
 
 
+@pytest.mark.parametrize("start", "=+-@\t")
+def test_no_cell_of_a_csv_file_is_a_formula(start):
+    title = f"{start}HYPERLINK(1)"
+    cards = [make("a", (0.5,)), make("b", (0.25,), title="fine =1")]
+    object.__setattr__(cards[0], "title", title)  # a card refuses a tab
+    found = list(csv.DictReader(io.StringIO(tables(*cards).text("csv"))))
+    assert {row["method"] for row in found} == {f"'{title}", "fine =1"}
+    assert {row["against"] for row in found} == {f"'{title}", ""}
+    assert {float(row["difference"]) for row in found if row["difference"]} == {-0.25}, "a number stays one"
+
+
+@pytest.mark.parametrize("text", [
+    "![x](http://a/b.png)", "[x](javascript:1)", "<img src=x>", "a <b", "`x`", "~~x~~", "_x_ __y__", "x\\", "$x$",
+    "&lt;b&gt;", "[a]: http://b", "**x**", "<!-- x",
+])  # fmt: skip
+def test_names_stay_text_in_markdown(text):
+    (name,) = [row.split(" | ")[0] for row in tables(make("a", (0.5,), title=text)).text().splitlines()
+               if row.endswith(" 50.00 (1) |")]  # fmt: skip
+    for special in ("](", "]:", "<img", "<b", "<!", "&lt", "~~"):
+        assert special not in name
+    assert not re.search(r"(?<!\\)(?:\\\\)*[`*$]", name)
+    assert re.sub(r"\\(.)", r"\1", name.removeprefix("| ")) == text
+
+
+def test_ordinary_names_are_not_escaped_in_markdown():
+    assert markdown_text("convnet_d4 (EMA) [80.00 ± 1.00] p < 0.001 #1") == (
+        "convnet_d4 (EMA) [80.00 ± 1.00] p < 0.001 #1"
+    )
+
+
 def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
     comparison = tables(*CARDS)
     rows = json.loads(comparison.text("json"))
     assert list(rows[0]) == [
-        "group", "method", "dataset", "ipc", "network", "mean", "std", "networks", "runs", "values", "best", "reported",
-        "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high", "p", "p_holm",
+        "group", "method", "dataset", "ipc", "network", "mean", "std", "networks", "diverged", "runs", "seeds",
+        "values", "best", "reported", "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high",
+        "pairs", "p", "p_holm", "notes",
     ]  # fmt: skip
     named = {row["method"]: row for row in rows}
     assert list(named) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
@@ -139,11 +184,14 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
     assert (named["MTT"]["against"], named["MTT"]["p_holm"]) == ("ATT", pytest.approx(2 * named["MTT"]["p"]))
     assert named["DM"]["difference"] == pytest.approx(-0.25)
     assert named["DM"]["p"] is named["DM"]["ci_low"] is None
+    assert (named["MTT"]["seeds"], named["MTT"]["pairs"], named["DM"]["pairs"]) == (2, 2, None)
+    assert all(RULES["paired"] in row["notes"] for row in rows)
     assert (named["FULL"]["ipc"], named["FULL"]["group"]) == (None, "dataset digits; upper bound")
     read = list(csv.DictReader(io.StringIO(comparison.text("csv"))))
     for row, line in zip(rows, read, strict=True):
         assert line["ipc"] == ("" if row["ipc"] is None else str(row["ipc"]))
         assert json.loads(line["values"]) == row["values"]
+        assert json.loads(line["notes"]) == row["notes"]
         assert line["mean"] == str(row["mean"])
         assert line["p"] == ("" if row["p"] is None else str(row["p"]))
 
@@ -153,7 +201,7 @@ def test_the_frame_has_numbers_to_compute_with():
     assert list(frame["method"]) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
     wide = frame.pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")
     assert wide.loc["ATT", ("digits", 1, "convnet")] - wide.loc["MTT", ("digits", 1, "convnet")] == pytest.approx(0.25)
-    kinds = {"ipc": "Int64", "mean": "float64", "std": "float64", "networks": "int64", "best": "bool",
+    kinds = {"ipc": "Int64", "pairs": "Int64", "mean": "float64", "std": "float64", "networks": "int64", "best": "bool",
              "difference": "float64", "p_holm": "float64"}  # fmt: skip
     assert {name: str(frame[name].dtype) for name in kinds} == kinds
     named = frame.set_index("method")
@@ -166,11 +214,11 @@ def test_the_frame_has_numbers_to_compute_with():
 
 def test_a_notebook_shows_all_tables_and_escapes_what_cards_say():
     hostile = "<script>alert(1)</script>" + "x" * 60
-    html = tables(make("mtt", (0.5,), title=hostile, reported=REPORTED), make("hoptm", (0.75,)))._repr_html_()
+    html = tables(*seeds("mtt", 0.45, 0.55, title=hostile, reported=REPORTED), *seeds("hoptm", 0.7, 0.8))._repr_html_()
     assert html.count("<table") == 2  # accuracies and differences
     assert "<script>" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" + "x" * 60 in html
-    assert "<b>75.00 (1)</b>" in html
+    assert "<b>75.00 ± 5.00 (2)</b>" in html
     assert "Table 1 &amp; 2" in html
     assert "population std" in html
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import scored_cards
 from described import described
 from scipy.special import stdtr
 from study_narrow import claims, tables
 from study_narrow import rows as sections
-from study_narrow.cards import Study, take
+from study_narrow.cards import Study, studies, take
 from study_narrow.claims import Claim, outcomes, read_claims
 from study_narrow.figure import draw, numbers
 from suite_file import MAIN, SUITES, Suite, load_suite
 
 from hoptm_plugin.cards.card import write_card
 from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.engine.significance import RULES
 from hoptm_plugin.tables.compare import compare
 
 TUNING = {"split": "validation", "networks": 3, "seed": 100, "chosen": f"{sections.RATE}100",
@@ -28,18 +31,19 @@ SUITE = {
 }  # fmt: skip
 
 
-def rows(**accuracies):
-    """Return the comparison of methods with one network for each seed."""
+def rows(against=None, **accuracies):
+    """Return the comparison of methods with one network for each seed, tested where a row is to be tested against."""
     cards = {f"{method}{seed}": scored_cards.make(method, value, seed=seed)
              for method, values in accuracies.items() for seed, value in enumerate(values)}  # fmt: skip
-    return compare(scored_cards.read(scored_cards.found(**cards)), tests=None).tables
+    tested = {"tests": None} if against is None else {"against": against}
+    return compare(scored_cards.read(scored_cards.found(**cards)), **tested).tables
 
 
 def claim(row="A", than="B", **changes):
-    return Claim(**{"says": "A is better", "family": "f", "suite": "s", "row": row, "than": than} | changes)
+    return Claim(**{"says": "A is better", "suite": "s", "row": row, "than": than} | changes)
 
 
-def test_a_claim_s_outcome_follows_from_the_corrected_p():
+def test_a_claim_s_outcome_is_what_its_table_says():
     """A beats B by 0.2 +- 0.01 over three seeds, and B and C are alike."""
     tables = {("s", MAIN): rows(a=(0.71, 0.62, 0.50), b=(0.5, 0.42, 0.31), c=(0.51, 0.4, 0.33))}
     better, worse, alike, absent = (
@@ -48,27 +52,53 @@ def test_a_claim_s_outcome_follows_from_the_corrected_p():
     assert [each.verdict for (each,) in (better, worse, alike, absent)] == [
         "**holds**", "**the reverse**", "not shown", "cannot be tested"
     ]  # fmt: skip
-    assert claims.rows(absent, {"s": "blood"})[0][3:] == ["cannot be tested", "1", "-", "0", "-", "-"]
+    assert claims.rows(absent, {"s": "blood"})[0][3:] == ["cannot be tested", "1", "-", "-", "-", "-"]
     assert better[0].difference.mean == pytest.approx(0.2)
     standard_error = 0.01 / 3**0.5  # differences 0.21, 0.20, 0.19
-    assert better[0].p_holm == better[0].difference.p == pytest.approx(2 * stdtr(2, -0.2 / standard_error))
+    assert better[0].difference.p == pytest.approx(2 * stdtr(2, -0.2 / standard_error))
+    assert better[0].p_holm == pytest.approx(2 * better[0].difference.p), "B is tested against A, and against C"
 
 
-def test_many_claims_make_each_harder():
-    tables = {("s", MAIN): rows(a=(0.71, 0.62, 0.50), b=(0.5, 0.42, 0.31))}
-    few, many = outcomes([claim()], tables), outcomes([claim(), *[claim("B", "A")] * 99], tables)
-    assert many[0].p_holm == pytest.approx(100 * few[0].difference.p)
-    assert (few[0].verdict, many[0].verdict) == ("**holds**", "not shown")
-    (row,) = claims.rows(few, {"s": "blood"})
+def test_a_claim_has_the_p_of_its_table_and_the_sign_of_its_own():
+    values = {"a": (0.71, 0.62, 0.50), "b": (0.5, 0.42, 0.31), "c": (0.51, 0.4, 0.33), "d": (0.1, 0.3)}
+    tested = rows("A", **values)
+    (found,) = outcomes([claim("A", "B")], {("s", MAIN): tested})
+    cell = tested[0].cell("B", (1, "convnet"))
+    assert (found.p_holm, found.difference.p) == (cell.p_holm, cell.difference.p)
+    assert found.difference.mean == pytest.approx(0.2)
+    assert found.difference.low == -cell.difference.high
+    (unpaired,) = outcomes([claim("A", "D")], {("s", MAIN): tested})
+    assert claims.rows([unpaired], {"s": "blood"})[0][6] == "3 and 2"
+
+
+def test_many_rows_make_each_claim_harder():
+    values = {"a": (0.71, 0.62, 0.50), "b": (0.5, 0.42, 0.31)}
+    more = {f"m{number}": [value + number / 1000 for value in (0.5, 0.41, 0.32)] for number in range(100)}
+    (few,), (many,) = (outcomes([claim()], {("s", MAIN): rows("A", **each)}) for each in (values, values | more))
+    assert (few.verdict, many.verdict) == ("**holds**", "not shown")
+    (row,) = claims.rows([few], {"s": "blood"})
     assert row[:5] == ["A is better", "blood", "convnet", "**holds**", "1"]
     assert row[5].startswith("+20.00 [")
+    assert row[6] == "3 pairs"
 
 
-def test_claims_are_corrected_within_their_family():
-    tables = {("s", MAIN): rows(a=(0.71, 0.62, 0.50), b=(0.5, 0.42, 0.31))}
-    alone, *others = outcomes([claim(family="own"), *[claim("B", "A")] * 99], tables)
-    assert alone.p_holm == alone.difference.p
-    assert others[0].p_holm == pytest.approx(99 * alone.p_holm)
+def test_no_committed_table_marks_as_alike_what_a_claim_says_holds():
+    """One rule: a claim holds where its table shows a difference; the sentence that says it is everywhere the same."""
+    found = studies()
+    tables_ = {(study.name, name): each for study in found for name, each in study.tables.items()}
+    compared = 0
+    for each in outcomes(read_claims(), tables_):
+        (table,) = tables_[each.claim.suite, each.claim.table]
+        rows_ = {each.claim.row, each.claim.than}
+        if table.against in rows_:
+            (other,) = rows_ - {table.against}
+            cell = table.cell(other, (each.ipc, each.network))
+            assert (each.verdict == "not shown") == cell.indistinct
+            compared += 1
+    assert compared > 10
+    for page in ("README.md", "study_narrow/TABLES.md"):
+        said = " ".join((Path(claims.__file__).parents[1] / page).read_text(encoding="utf-8").split())
+        assert RULES["paired"] in said, page
 
 
 def test_a_claim_leaves_a_network_out():
