@@ -167,7 +167,7 @@ def print_by_class(card: Card, console: Console) -> None:
         console.print(text_of(f"{evaluation.network}: recall per class, rarest first{more}", "bold"), soft_wrap=True)
         console.print(table)
         if (over := over_present(card.dataset.classes, evaluation.support, card.split)) is not None:
-            console.print(Text(over), soft_wrap=True)
+            console.print(text_of(over), soft_wrap=True)
 
 
 def _by_class(mean: float | None, std: float | None) -> str:
