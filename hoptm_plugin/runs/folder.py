@@ -53,7 +53,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
         if not settings.given:  # not composed, so all of it is meant; what differs from the run is refused later
             return settings
-        stored = trusted(overlaid(read_config(self / CONFIG), settings), settings, self / CONFIG)
+        stored = trusted(overlaid(read_settings(self / CONFIG).plain(), settings), settings, self / CONFIG)
         return stored.model_copy(update={"resume": True})
 
     def _is_begun(self) -> bool:

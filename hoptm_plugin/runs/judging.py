@@ -27,7 +27,7 @@ from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, sha256
-from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, TRAINED_ON, read_config
+from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG, SYNTHETIC, TRAINED_ON
 from hoptm_plugin.storage.sets import check_set, read_trained_on, write_set
 
 REMEDY = "name the folder of a finished run, an exported folder or a .safetensors file, with synthetic=PATH"
@@ -98,7 +98,7 @@ def settings_to_judge(settings: RunSettings, whole: bool = False) -> RunSettings
         return settings
     if not config.exists():
         return settings.model_copy(update={"reported": None})  # nothing says how it was distilled
-    stored = trusted(overlaid(read_config(config), settings), None).without_published(settings.given)
+    stored = trusted(overlaid(read_settings(config).plain(), settings), None).without_published(settings.given)
     # loggers are of the distillation, and need not be installed here
     return stored.changed(loggers=[], resume=settings.resume, synthetic=settings.synthetic, recipe="")
 

@@ -19,7 +19,8 @@ TRIES = 3
 
 
 @pytest.mark.parametrize("name", READ_BY)
-@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, TRIES))])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(TRIES))
 def test_damaged_files_end_no_command_in_a_traceback(name, number, bench, finished_run, tmp_path):
     damage = damages((finished_run / name).read_bytes(), TRIES, f"commands {name}")[number]
     for folder in ("run", "begun"):

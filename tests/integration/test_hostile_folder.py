@@ -59,7 +59,9 @@ READ_BY = {
 
 
 @pytest.mark.parametrize("name", READ_BY)
-@pytest.mark.parametrize("disguise", [pickled, zipped], ids=["pickle", "torch"])
+@pytest.mark.parametrize(
+    "disguise", [pytest.param(pickled, id="pickle"), pytest.param(zipped, id="torch", marks=pytest.mark.slow)]
+)
 def test_pickles_in_disguise(place, name, disguise):
     place.replace(name, disguise(place))
     for command in READ_BY[name]:

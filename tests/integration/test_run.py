@@ -45,7 +45,7 @@ def succeed(result):
     ("method", "settings"),
     [
         ("hoptm", (*TINY_EXPERTS, *TINY_LOOP, "protocol.random_subset=true")),
-        ("mtt", (*TINY_EXPERTS, *TINY_LOOP)),
+        pytest.param("mtt", (*TINY_EXPERTS, *TINY_LOOP), marks=pytest.mark.slow),
         ("random", ()),
     ],
 )

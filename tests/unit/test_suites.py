@@ -24,12 +24,11 @@ RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cro
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
 # small already, and nothing was published for them
 OWN = {"digits": (16,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "study_cifar10": (49,)}
-FAST = ("digits",)  # composing the runs of the others takes minutes
 
 
 def marked(names, *more):
-    """Return parameters, those slow whose suites have many runs."""
-    return [pytest.param(name, *more, marks=() if name in FAST else pytest.mark.slow) for name in names]
+    """Return parameters, all slow: composing the runs of the suites takes minutes."""
+    return [pytest.param(name, *more, marks=pytest.mark.slow) for name in names]
 
 
 TABLES, STUDY, NAMES = marked(RUNS), marked(name for name in OWN if name != "digits"), marked(RUNS | OWN)

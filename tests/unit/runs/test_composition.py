@@ -41,7 +41,10 @@ PAIRS = [("hoptm", dataset) for dataset in choices("dataset")] + [
 ]
 
 
-@pytest.mark.parametrize(("method", "dataset"), PAIRS)
+@pytest.mark.parametrize(
+    ("method", "dataset"),
+    [pytest.param(*pair, marks=() if pair[1] in ("digits", "covid19cxr") else pytest.mark.slow) for pair in PAIRS],
+)
 def test_methods_compose_with_data_sets(method, dataset):
     settings = compose(f"method={method}", f"dataset={dataset}")
     values = settings.values()
@@ -309,7 +312,9 @@ def test_a_method_given_whole_does_not_go_by_another_one_s_name():
 
 @pytest.mark.parametrize(
     "text",
-    ["/home/müller/x.npz", "Größe", "it's", "ends in \\", "a \\' b", "\\\\", "null", "1e-3", "a, b", "{x}", "${y}", ""],
+    ["/home/müller/x.npz", "ends in \\", "${y}", *(
+        pytest.param(each, marks=pytest.mark.slow)
+        for each in ("Größe", "it's", "a \\' b", "\\\\", "null", "1e-3", "a, b", "{x}", ""))],
     ids=range(12),
 )  # fmt: skip
 def test_any_text_survives_hydra_s_grammar(text):
