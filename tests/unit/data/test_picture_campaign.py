@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import picture_files
+import pydicom
 import pytest
+from pydicom.pixels import apply_color_lut, apply_modality_lut
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.data.pictures import Pictures, Reading
@@ -64,3 +67,35 @@ def test_all_files(tmp_path):
     outcomes, different = campaign(1, tmp_path)
     assert not different
     assert len(outcomes) >= CASES
+
+
+@pytest.mark.slow
+def test_pydicoms_own_examples(tmp_path):
+    """Files of many makers: each shown as pydicom shows it, or refused."""
+    counts = Counter()
+    for path in sorted((Path(pydicom.__file__).parent / "data" / "test_files").rglob("*")):
+        if not path.is_file() or path.read_bytes()[128:132] != b"DICM":
+            continue
+        try:
+            read = Pictures([path], Reading())
+            pixels = read.decode(None).numpy()[0]
+        except DataError as error:
+            assert len(str(error)) < 600
+            counts["refused"] += 1
+            continue
+        counts["read"] += 1
+        made = pydicom.dcmread(path)
+        if made.PhotometricInterpretation.startswith("MONOCHROME"):
+            values = apply_modality_lut(made.pixel_array, made)
+            shown = (
+                picture_files.to_eight(values, *read.window) if read.window else picture_files.shown_by_pydicom(made)
+            )
+            shown = 255 - shown if read.window and made.PhotometricInterpretation == "MONOCHROME1" else shown
+        elif made.PhotometricInterpretation == "PALETTE COLOR":
+            shown = apply_color_lut(made.pixel_array, made)
+            shown = shown >> 8 if shown.dtype == np.uint16 else shown
+        else:
+            shown = made.pixel_array
+        assert np.abs(pixels.astype(int) - np.atleast_3d(shown).transpose(2, 0, 1)).max() <= 2, path.name
+    sys.stdout.write(f"pydicom's examples: {dict(counts)}\n")
+    assert counts["read"] > 20
