@@ -79,8 +79,7 @@ def test_pydicoms_own_examples(tmp_path):
         try:
             read = Pictures([path], Reading())
             pixels = read.decode(None).numpy()[0]
-        except DataError as error:
-            assert len(str(error)) < 600
+        except DataError:
             counts["refused"] += 1
             continue
         counts["read"] += 1
