@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from hoptm_plugin.data.headers import TOO_LARGE, Header, Unfit, check_size
@@ -62,7 +62,7 @@ def header(path: Path, kind: str) -> Header:
             image.format or kind,
             f"{'grey' if deep else WORDS[image.mode]} {bits if deep else 1 if image.mode == '1' else 8}-bit",
             (width, height),
-            grey=deep or image.mode in GREY,
+            grey=deep or image.mode in GREY or (image.mode == "P" and _is_grey(image.palette)),
             scale="stored" if deep else "8 bits",
             orientation=orientation,
             transparent="A" in image.mode or "transparency" in image.info,
@@ -130,15 +130,17 @@ def windowed(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[Any]:
     """Open a file as one format and no other."""
-    try:
-        image = Image.open(path, formats=("JPEG" if kind == "MPO" else kind,))
-    except UnidentifiedImageError:
-        raise Unfit(f"is damaged, or a {kind} of a kind that is not read, such as one of unusual bits; "
-                    f"convert it to PNG of 8 or 16 bits") from None  # fmt: skip
-    except Image.DecompressionBombError:
-        raise Unfit(TOO_LARGE) from None
-    with image:
-        yield image
+    # as a stream: a TIFF on its side that Pillow maps into memory by its name is read with sides exchanged
+    with path.open("rb") as stream:
+        try:
+            image = Image.open(stream, formats=("JPEG" if kind == "MPO" else kind,))
+        except UnidentifiedImageError:
+            raise Unfit(f"is damaged, or a {kind} of a kind that is not read, such as one of unusual bits; "
+                        f"convert it to PNG of 8 or 16 bits") from None  # fmt: skip
+        except Image.DecompressionBombError:
+            raise Unfit(TOO_LARGE) from None
+        with image:
+            yield image
 
 
 def _load(image: ImageFile.ImageFile, path: Path) -> None:
@@ -225,6 +227,14 @@ def _planes(image: Any) -> int:
         samples = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
         return math.prod(json.loads(text)["shape"]) // (image.width * image.height * samples)
     return 1
+
+
+def _is_grey(palette: ImagePalette.ImagePalette) -> bool:
+    """Tell whether a palette has greys only, as those of many GIFs and scans."""
+    order, data = palette.getdata()
+    colours = np.frombuffer(data, np.uint8)
+    colours = colours.reshape(3, -1).T if order == "RGB;L" else colours.reshape(-1, len(order))[:, :3]
+    return bool((colours == colours[:, :1]).all())
 
 
 def _orientation(image: Any, path: Path) -> int:

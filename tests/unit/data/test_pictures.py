@@ -122,19 +122,14 @@ def test_fits(write, size):
     pixels = ramp(size)
     read = Pictures(write(a_png=png(pixels, 8, 0)), Reading())
     width, height = size
-    side = min(size)
-    left, top = (width - side) // 2, (height - side) // 2
-    expected = {"stretch": resized(pixels, 16, 16),
-                "crop": resized(pixels[top : top + side, left : left + side], 16, 16)}  # fmt: skip
-    inner = (round(16 * height / max(size)), round(16 * width / max(size)))
+    cover, inner = ([round(16 * side / of) for side in (height, width)] for of in (min(size), max(size)))
+    top, left = (cover[0] - 16) // 2, (cover[1] - 16) // 2
+    expected = {"stretch": resized(pixels, 16, 16), "crop": resized(pixels, *cover)[top : top + 16, left : left + 16],
+                "pad": np.zeros((16, 16))}  # fmt: skip
     top, left = (16 - inner[0]) // 2, (16 - inner[1]) // 2
-    expected["pad"] = np.zeros((16, 16))
     expected["pad"][top : top + inner[0], left : left + inner[1]] = resized(pixels, *inner)
     for fit, shown in expected.items():
-        found = read.decode((16, 16), fit)[0, 0].numpy()
-        # the crop's edge sees beyond the cut, as its filter reaches there
-        inside = np.s_[3:-3, 3:-3] if fit == "crop" and max(size) > 16 else np.s_[:, :]
-        assert np.abs(found[inside].astype(int) - shown[inside]).max() <= 2
+        assert np.abs(read.decode((16, 16), fit)[0, 0].numpy().astype(int) - shown).max() <= 2
 
 
 def test_a_line_of_pixels_is_padded(write):
@@ -161,7 +156,7 @@ def test_a_far_larger_jpeg_is_reduced_while_it_is_read(write, monkeypatch):
 
 def test_all_faults_stand_in_one_error(write):
     contents = {f"a{index}_png": png(np.dstack([ramp((3, 3)), ramp((3, 3))]), 8, 4) for index in range(5)}
-    paths = write(**contents, b_png=grey()[:60], c_png=grey(), d_png=b"")
+    paths = write(**contents, b_png=grey()[:60], c_png=grey((3, 3)), d_png=b"")
     read_some = [path for path in paths if path.name not in ("b.png", "d.png")]
     with pytest.raises(DataError) as caught:
         Pictures(read_some, Reading()).decode(None)
@@ -173,25 +168,25 @@ def test_all_faults_stand_in_one_error(write):
         Pictures(paths, Reading())
 
 
-SPECIAL = {
-    "a named pipe": os.mkfifo,
-    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)),
-    "a device": lambda path: path.symlink_to("/dev/zero"),
-    "a link to nothing": lambda path: path.symlink_to("nowhere"),
-    "cannot be read (Too many levels of symbolic links)": lambda path: path.symlink_to(path.name),
-}
+SPECIAL = [
+    ("a named pipe", os.mkfifo),
+    ("a socket", lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))),
+    ("a device", lambda path: path.symlink_to("/dev/zero")),
+    ("a link to nothing", lambda path: path.symlink_to("nowhere")),
+    ("a link to nothing", lambda path: path.symlink_to(path.name)),
+]
 
 
-@pytest.mark.parametrize("what", SPECIAL)
+@pytest.mark.parametrize(("what", "make"), SPECIAL)
 @pytest.mark.parametrize("name", ["x.png", "x"])
 @pytest.mark.timeout(20)
-def test_what_is_no_file_is_named_and_never_waited_for(write, tmp_path, monkeypatch, what, name):
+def test_what_is_no_file_is_named_and_never_waited_for(write, tmp_path, monkeypatch, what, make, name):
     write(a_png=grey())
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    SPECIAL[what](tmp_path / name)
+    make(tmp_path / name)
     found, others = files_in(tmp_path)
     assert ([path.name for path in found], others) == (["a.png", name], [])
-    with pytest.raises(DataError, match=rf"1 of 2 images cannot be read \(.*{name}: (is )?{re.escape(what)}"):
+    with pytest.raises(DataError, match=rf"1 of 2 images cannot be read \(.*{name}: is {what}"):
         Pictures(found, Reading())
 
 
