@@ -100,7 +100,8 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: the folder cannot be listed.
     """
-    pictures, others = [], []
+    pictures: list[Path] = []
+    others: list[Path] = []
     for path in entries(folder):
         if not path.is_dir():
             (pictures if _looks_like_picture(path) else others).append(path)

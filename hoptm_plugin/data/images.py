@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -17,9 +16,9 @@ def images_in(folder: Path) -> list[Path]:
     return files_in(folder)[0]
 
 
-def decode(paths: Sequence[Path], channels: Literal[1, 3]) -> tuple[Tensor, int]:
+def decode(paths: Sequence[Path], channels: int) -> tuple[Tensor, int]:
     """Return uint8 images (n, C, H, W) of the most frequent size, and how many were brought to it."""
-    pictures = Pictures(paths, Reading(channels=channels))
+    pictures = Pictures(paths, Reading(channels=1 if channels == 1 else 3))
     counts = Counter(pictures.sizes)
     size = max(counts, key=lambda each: (counts[each], each[0] * each[1], each))
     return pictures.decode(size), len(paths) - counts[size]

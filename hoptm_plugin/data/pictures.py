@@ -167,7 +167,7 @@ class Pictures:
 
     def _check_scales(self) -> None:
         """Refuse pictures whose values do not mean the same brightness, unless a window says what they mean."""
-        counts = Counter("8 bits" if scale == "own" else scale for scale in self._scales)
+        counts: Counter[str] = Counter("8 bits" if scale == "own" else scale for scale in self._scales)
         if {"stored", "rescaled"} <= set(counts) or (len(counts) > 1 and self.reading.window is None):
             words = {"8 bits": "of 8 bits or with a window of their own", "stored": "of more than 8 bits",
                      "rescaled": "DICOM files without a window"}  # fmt: skip

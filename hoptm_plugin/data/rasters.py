@@ -189,6 +189,8 @@ def _check_tiff(image: Any, bits: int) -> None:
     tags, compression = image.tag_v2, image.info["compression"]
     samples = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
     signed, photometric = samples == {2}, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    if photometric is None:  # Pillow would take black for white, others white for black
+        raise Unfit("says not whether its low values are black or white; save it again")
     if compression not in COMPRESSIONS or (photometric == YCBCR and compression != "jpeg"):
         raise Unfit("is compressed or subsampled in a way that is not read; save it without compression")
     if samples != {1} and not (signed and bits == 16 and compression == "raw"):

@@ -360,6 +360,10 @@ def tiffs() -> Iterator[Case]:
     yield Case("cut-series.tif", written(np.stack([grey] * 3), photometric="minisblack", truncate=True), says="planes")
     volume = written(np.stack([grey] * 3), photometric="minisblack", volumetric=True, tile=(16, 16, 16))
     yield Case("volume.tif", volume, says="planes")
+    unsaid = tiff(grey.tobytes(), size, 8, 1).replace(
+        struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 266, 4, 1, 1)
+    )
+    yield Case("no-photometric.tif", unsaid, says="black or white")
     yield Case("big.tif", written(grey, photometric="minisblack", bigtiff=True), grey)
     for first in (True, False):
         stream = io.BytesIO()
@@ -503,6 +507,13 @@ def dicoms() -> Iterator[Case]:
             made.compress(syntax, generate_instance_uid=False)
             name = f"12-{kind}-{'rle' if syntax == RLELossless else 'j2k'}.dcm"
             yield Case(name, dicom(made), invert(to_eight(large, 0, 4000)))
+    made = dataset(values, bits=12, RescaleSlope="-1", RescaleIntercept="3000", WindowCenter="1000", WindowWidth="1000")
+    yield Case("falling.dcm", dicom(made), to_eight(3000.0 - values, 500, 1499))
+    for kind, shape in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        yield Case(
+            f"{kind}-{shape}.dcm", dicom(dataset(grey, kind, PresentationLUTShape=shape)), says="the one or the other"
+        )
+    yield Case("inverse.dcm", dicom(dataset(grey, "MONOCHROME1", PresentationLUTShape="INVERSE")), 255 - grey)
     padded = values.copy()
     padded[0, :3] = 65000
     yield Case("padded.dcm", dicom(dataset(padded, bits=16, PixelPaddingValue=65000)),
