@@ -229,7 +229,7 @@ class Pictures:
                 faults[self.paths[row]] = str(fault)
             except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
                 text = " ".join(str(error).replace(str(self.paths[row]), self.paths[row].name).split())
-                faults[self.paths[row]] = text[:200] or type(error).__name__
+                faults[self.paths[row]] = f"cannot be decoded ({text[:200] or type(error).__name__})"
             return None
 
         with _quiet(), ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:

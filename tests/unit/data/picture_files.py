@@ -576,6 +576,9 @@ def dicoms() -> Iterator[Case]:
     lying["PixelData"].is_undefined_length = True
     yield Case("lying.dcm", dicom(lying), says="other pixels than its header")
     yield Case("cut.dcm", dicom(dataset(values, bits=12))[:-20], says="")
+    two_faced = dataset(values, bits=12)
+    two_faced.preamble = b"II*\0" + bytes(124)
+    yield Case("begins-like-a.tif", dicom(two_faced), to_eight(values, 0, 4000))
     yield Case("no-preamble.dcm", dicom(dataset(grey))[132:], says="of no format")
 
 
