@@ -475,6 +475,7 @@ def ppms() -> Iterator[Case]:
         if top > 255:
             yield Case(f"{top}-window.pgm", b"P5\n" + end + grey.astype(store).tobytes(), to_eight(grey, 100, 700),
                        reading={"window": (100, 700)})  # fmt: skip
+    yield Case("two.pgm", (b"P5 7 5 255\n" + ramp(size).astype(np.uint8).tobytes()) * 2, says=FRAMES)
     bilevel = ramp(size, top=1)
     yield Case("bilevel.pbm", b"P4 7 5\n" + packed(bilevel, 1).tobytes(), 255 - bilevel * 255)
     yield Case("bilevel-plain.pbm", b"P1\n7 5\n" + " ".join(map(str, bilevel.ravel())).encode(), 255 - bilevel * 255)
