@@ -24,12 +24,13 @@ TAGS = [
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "VOILUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence",
+    "BluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PresentationLUTShape",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
 ]  # fmt: skip
 NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
           "PixelRepresentation")  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
+CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))  # PS3.3 C.8.11.3: the shape goes by the kind
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
 EXTRA = 'pip install "hoptm-plugin[dicom]"'
@@ -57,6 +58,9 @@ def header(path: Path) -> Header:
         raise Unfit(f"has pixels of DICOM's kind {kind} with {samples} samples; convert it to RGB or grey")
     if allocated not in (8, 16) or bits > allocated or (kind in COLOUR and (bits, allocated) != (8, 8)):
         raise Unfit(f"has {bits} bits in {allocated} of {kind}; convert it to 8 bits of RGB, or 8 to 16 of grey")
+    shape = str(dataset.get("PresentationLUTShape") or "")
+    if (kind, shape) in CONTRADICTIONS:
+        raise Unfit(f"says {kind} and {shape}, of which viewers follow the one or the other; mend its tags")
     if kind == PALETTE and any(
         f"{name}PaletteColorLookupTableData" not in dataset for name in ("Red", "Green", "Blue")
     ):
@@ -113,7 +117,8 @@ def values(path: Path) -> np.ndarray:
     padding = dataset.get("PixelPaddingValue")
     if padding is None:
         return pixels.ravel()
-    ends = sorted((int(padding), int(dataset.get("PixelPaddingRangeLimit", padding))))
+    signed = bool(dataset.PixelRepresentation)
+    ends = sorted(_signed(int(end), signed) for end in (padding, dataset.get("PixelPaddingRangeLimit", padding)))
     return pixels[(stored < ends[0]) | (stored > ends[1])]
 
 
@@ -218,9 +223,7 @@ def _looked_up(stored: np.ndarray, descriptor: Any, data: Any, signed: bool, dat
 
     pydicom's own functions index with bytes where entries are bytes, which wraps around in tables of more than 256.
     """
-    count, first = int(descriptor[0]) % 2**16 or 2**16, int(descriptor[1])
-    if signed and first >= 2**15:  # written as unsigned
-        first -= 2**16
+    count, first = int(descriptor[0]) % 2**16 or 2**16, _signed(int(descriptor[1]), signed)
     if isinstance(data, bytes):
         order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
         data = np.frombuffer(data, np.uint8 if len(data) in (count, count + 1) else np.dtype(f"{order}u2"))
@@ -228,6 +231,11 @@ def _looked_up(stored: np.ndarray, descriptor: Any, data: Any, signed: bool, dat
     if len(table) < count:
         raise Unfit("has a look-up table with fewer entries than it says")
     return table[np.clip(stored.astype(np.int64) - first, 0, count - 1)]
+
+
+def _signed(number: int, signed: bool) -> int:
+    """Return a signed number of 16 bits, which some write as an unsigned one."""
+    return number - 2**16 if signed and number >= 2**15 else number
 
 
 def _number(dataset: Any, name: str) -> float | None:
