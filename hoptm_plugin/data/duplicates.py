@@ -119,8 +119,8 @@ def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
 
     Equal are images whose pixels have the same SHA-256. Near ones are looked for among training images: grey, blurred
     to 16x16, of zero mean and unit length, those with a cosine above 0.95 are candidates; they show the same where, at
-    up to 128 pixels per side and moved by up to two pixels, what a 3x3 blur takes away correlates by more than 0.8. Re-encoding
-    and moving keep that detail, while two pictures of one kind (such as two chests) share only the coarse shapes.
+    up to 128 pixels per side and moved by up to two pixels, what a 3x3 blur takes away correlates by more than 0.8.
+    Re-encoding and moving keep that detail, while two pictures of one kind, such as chests, share the coarse shapes.
     Rotated and mirrored copies are not found.
 
     Args:
