@@ -113,7 +113,8 @@ def values(path: Path) -> np.ndarray:
     padding = dataset.get("PixelPaddingValue")
     if padding is None:
         return pixels.ravel()
-    ends = sorted((int(padding), int(dataset.get("PixelPaddingRangeLimit", padding))))
+    signed = bool(dataset.PixelRepresentation)
+    ends = sorted(_signed(int(end), signed) for end in (padding, dataset.get("PixelPaddingRangeLimit", padding)))
     return pixels[(stored < ends[0]) | (stored > ends[1])]
 
 
@@ -218,9 +219,7 @@ def _looked_up(stored: np.ndarray, descriptor: Any, data: Any, signed: bool, dat
 
     pydicom's own functions index with bytes where entries are bytes, which wraps around in tables of more than 256.
     """
-    count, first = int(descriptor[0]) % 2**16 or 2**16, int(descriptor[1])
-    if signed and first >= 2**15:  # written as unsigned
-        first -= 2**16
+    count, first = int(descriptor[0]) % 2**16 or 2**16, _signed(int(descriptor[1]), signed)
     if isinstance(data, bytes):
         order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
         data = np.frombuffer(data, np.uint8 if len(data) in (count, count + 1) else np.dtype(f"{order}u2"))
@@ -228,6 +227,11 @@ def _looked_up(stored: np.ndarray, descriptor: Any, data: Any, signed: bool, dat
     if len(table) < count:
         raise Unfit("has a look-up table with fewer entries than it says")
     return table[np.clip(stored.astype(np.int64) - first, 0, count - 1)]
+
+
+def _signed(number: int, signed: bool) -> int:
+    """Return a signed number of 16 bits, which some write as an unsigned one."""
+    return number - 2**16 if signed and number >= 2**15 else number
 
 
 def _number(dataset: Any, name: str) -> float | None:
