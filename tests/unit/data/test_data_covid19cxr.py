@@ -141,7 +141,7 @@ def test_truncated_image_is_named(covid_root, suffix):
     path = covid_root / "Normal" / "images" / f"cut.{suffix}"
     path.write_bytes(stream.getvalue()[: len(stream.getvalue()) * 2 // 3])
     with pytest.raises(DataError, match="1 of 41 images cannot be read") as caught:
-        read(covid_root)
+        load({"name": "covid19cxr", "root": covid_root, "preprocess": {"image_size": 16}}, Seeds(0), CPU)
     assert str(path) in str(caught.value)
 
 

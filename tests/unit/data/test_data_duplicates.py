@@ -92,9 +92,15 @@ def test_other_pictures_are_not_near():
 
 
 def test_images_without_contrast_resemble_nothing_but_their_equals():
-    flat = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(-1, 1, 8, 8)
+    flat = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(-1, 1, 16, 16)
     found = find(splits(flat[:5], flat[4:]))
-    assert (found.across, found.near) == (1, 0)
+    assert (found.across, found.near, found.looked_at) == (1, 0, 3)
+
+
+def test_images_too_small_to_tell_are_compared_for_equality_alone():
+    images = textured(20, side=8)
+    found = find(splits(images[:10], torch.cat([images[10:], images[3:4], torch.roll(images[4:5], 1, dims=3)])))
+    assert (found.across, found.near, found.looked_at, found.of) == (1, 0, 0, 11)
 
 
 def test_the_search_is_bounded_and_says_so(monkeypatch):
