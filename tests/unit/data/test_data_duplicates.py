@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 import zipfile
@@ -200,16 +201,15 @@ def test_a_planted_leak_is_found(folders, plant, image_size):
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "spec", "expected", "seconds"),
+    ("name", "spec", "near"),
     [
-        ("bloodcells.npz", {"name": "npz"}, None, 20),
-        ("covid19cxr.zip", {"name": "covid19cxr", "classes": ["COVID", "Normal", "Viral Pneumonia"]}, None, 20),
-        ("cifar10.zip", {"name": "cifar10"}, None, 20),
+        ("bloodcells.npz", {"name": "npz"}, 34),
+        ("covid19cxr.zip", {"name": "covid19cxr", "classes": ["COVID", "Normal", "Viral Pneumonia"]}, 1),
+        ("cifar10.zip", {"name": "cifar10"}, 11),
     ],
 )
-def test_the_shared_data_s_own_duplicates(tmp_path, name, spec, expected, seconds):
-    import os
-
+def test_the_shared_data_s_own_duplicates(tmp_path, name, spec, near):
+    """All but the last few of the pairs were looked at, and show the same: that is where the thresholds come from."""
     root = os.environ.get("HOPTM_DATA_ROOT")
     if not root or not (Path(root) / name).is_file():
         pytest.skip(f"{name} is not under HOPTM_DATA_ROOT ({root or 'unset'})")
@@ -219,7 +219,9 @@ def test_the_shared_data_s_own_duplicates(tmp_path, name, spec, expected, second
             archive.extractall(tmp_path)
         place = tmp_path
     data = load({**spec, "root": place, "preprocess": {}}, Seeds(0), CPU)
-    assert {key: data.provenance["duplicates"][key] for key in ("within", "across", "conflicting", "near")} == expected
+    record = data.provenance["duplicates"]
+    assert [record[key] for key in ("within", "across", "conflicting", "looked_at")] == [0, 0, 0, 2000]
+    assert record["near"] == pytest.approx(near, abs=1)  # rounding differs from machine to machine
 
 
 def test_looking_costs_little():
