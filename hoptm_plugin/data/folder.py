@@ -55,9 +55,9 @@ class Folder(FileReader):
     def locate(self) -> Path:
         """Return the folder that holds splits or class folders."""
         root = existing_folder(self.root, WHAT)
-        found = here_or_below(root, is_image_folder, "train/ and test/") or here_or_below(
-            root, _is_class_folder, "class folders"
-        )
+        found = here_or_below(root, is_image_folder, "train/ and test/")
+        if found is None and not _splits(root):  # else train/ alone would be taken for a set of classes
+            found = here_or_below(root, _is_class_folder, "class folders")
         if found is None:
             raise DataError(f"{root}: {_why_none(root)}; set dataset.root to {WHAT}; {TABLE}")
         return found

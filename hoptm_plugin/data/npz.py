@@ -97,8 +97,8 @@ def _wanted(path: Path, found: Iterable[str]) -> list[str]:
 def _images(array: np.ndarray, where: str) -> Tensor:
     if array.dtype != np.uint8:
         raise DataError(f"{where}: must be uint8 pixels 0..255, got {array.dtype}; scale images of all splits alike "
-                        f"when writing the file, such as numpy.rint(255 * (images.clip(low, high) - low) / "
-                        f"(high - low)).astype(numpy.uint8) for the values low to high that are shown")  # fmt: skip
+                        f"when writing the file, such as numpy.rint((images.clip(low, high) - low) / "
+                        f"(high - low) * 255).astype(numpy.uint8) for the values from low to high")  # fmt: skip
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3):

@@ -94,7 +94,7 @@ class Table(FileReader):
         files = _files(table["file"], folder, path)
         number = {name: index for index, name in enumerate(classes)}
         labels = torch.tensor([number[label] for label in table["label"]])
-        groups = torch.from_numpy(table["group"].factorize(sort=True)[0]) if "group" in table else None
+        groups = torch.tensor(table["group"].factorize(sort=True)[0]) if "group" in table else None
         remarks: tuple[str, ...] = ()
         provenance: dict[str, Any] = {}
         if "split" in table:
@@ -197,4 +197,4 @@ def _given(table: DataFrame, path: Path) -> dict[str, torch.Tensor]:
             raise DataError(f"{path}: group {first!r} is in {within} ({len(straddling)} such groups), so test images "
                             f"would be of whom the training images are; put each group into one split")  # fmt: skip
     rows = torch.arange(len(table))
-    return {split: rows[torch.from_numpy((splits == split).to_numpy())] for split in SPLITS if split in set(splits)}
+    return {split: rows[torch.tensor((splits == split).to_numpy())] for split in SPLITS if split in set(splits)}

@@ -57,4 +57,6 @@ def test_the_rarest_class_comes_first_beside_the_random_subset():
         "[bold]other 4 75.00 ± 0.00 50.00 ± 0.00",
         "common 6 83.33 ± 0.00 66.67 ± 0.00",
     ]
-    assert lines[6].startswith("calibration error (ECE) 25.00 ± 0.00 50.00 ± 0.00")
+    assert lines[6] == "absent 0 - -", "a class without test images is a row, and no missing one"
+    assert lines[7].startswith("calibration error (ECE) 25.00 ± 0.00 50.00 ± 0.00")
+    assert lines[8] == "balanced accuracy, macro F1 and AUROC are over 3 of 4 classes: no test images of absent"

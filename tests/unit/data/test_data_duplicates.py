@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import time
 import zipfile
@@ -92,9 +93,15 @@ def test_other_pictures_are_not_near():
 
 
 def test_images_without_contrast_resemble_nothing_but_their_equals():
-    flat = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(-1, 1, 8, 8)
+    flat = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(-1, 1, 16, 16)
     found = find(splits(flat[:5], flat[4:]))
-    assert (found.across, found.near) == (1, 0)
+    assert (found.across, found.near, found.looked_at) == (1, 0, 3)
+
+
+def test_images_too_small_to_tell_are_compared_for_equality_alone():
+    images = textured(20, side=8)
+    found = find(splits(images[:10], torch.cat([images[10:], images[3:4], torch.roll(images[4:5], 1, dims=3)])))
+    assert (found.across, found.near, found.looked_at, found.of) == (1, 0, 0, 11)
 
 
 def test_the_search_is_bounded_and_says_so(monkeypatch):
@@ -194,16 +201,15 @@ def test_a_planted_leak_is_found(folders, plant, image_size):
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "spec", "expected", "seconds"),
+    ("name", "spec", "near"),
     [
-        ("bloodcells.npz", {"name": "npz"}, None, 20),
-        ("covid19cxr.zip", {"name": "covid19cxr", "classes": ["COVID", "Normal", "Viral Pneumonia"]}, None, 20),
-        ("cifar10.zip", {"name": "cifar10"}, None, 20),
+        ("bloodcells.npz", {"name": "npz"}, 34),
+        ("covid19cxr.zip", {"name": "covid19cxr", "classes": ["COVID", "Normal", "Viral Pneumonia"]}, 1),
+        ("cifar10.zip", {"name": "cifar10"}, 11),
     ],
 )
-def test_the_shared_data_s_own_duplicates(tmp_path, name, spec, expected, seconds):
-    import os
-
+def test_the_shared_data_s_own_duplicates(tmp_path, name, spec, near):
+    """All but the last few of the pairs were looked at, and show the same: that is where the thresholds come from."""
     root = os.environ.get("HOPTM_DATA_ROOT")
     if not root or not (Path(root) / name).is_file():
         pytest.skip(f"{name} is not under HOPTM_DATA_ROOT ({root or 'unset'})")
@@ -213,7 +219,9 @@ def test_the_shared_data_s_own_duplicates(tmp_path, name, spec, expected, second
             archive.extractall(tmp_path)
         place = tmp_path
     data = load({**spec, "root": place, "preprocess": {}}, Seeds(0), CPU)
-    assert {key: data.provenance["duplicates"][key] for key in ("within", "across", "conflicting", "near")} == expected
+    record = data.provenance["duplicates"]
+    assert [record[key] for key in ("within", "across", "conflicting", "looked_at")] == [0, 0, 0, 2000]
+    assert record["near"] == pytest.approx(near, abs=1)  # rounding differs from machine to machine
 
 
 def test_looking_costs_little():
