@@ -154,7 +154,9 @@ def test_columns_are_ipc_and_network_and_may_have_gaps(store):
 
 def test_random_subset_row_counts_a_seed_once_and_comes_first(store):
     root = store(
-        a=make(random=(0.1, 0.3)), b=make("hoptm", random=(0.1, 0.3)), c=make("hoptm", seed=1, random=(0.5, 0.5))
+        a=make(accuracies=(0.5, 0.6), random=(0.1, 0.3)),
+        b=make("hoptm", (0.4, 0.5), random=(0.1, 0.3)),
+        c=make("hoptm", (0.3, 0.4), seed=1, random=(0.5, 0.5)),
     )
     cells = table(root)
     assert next(iter(cells)) == "random subset*"
@@ -255,8 +257,8 @@ def test_conflicting_reported_figures_are_not_shown_and_a_note_says_so(store):
 
 def test_the_order_of_cards_does_not_matter(store):
     found = find_cards([store(
-        a=make(accuracies=(0.1, 0.2), random=(0.1,)), b=make("hoptm", (0.3, 0.5)), c=make("dm", (0.4,), random=(0.2,)),
-        d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
+        a=make(accuracies=(0.1, 0.2), random=(0.1, 0.3)), b=make("hoptm", (0.3, 0.5)),
+        c=make("dm", (0.4,), random=(0.2,)), d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
         g=make("dm", selection="validation"),
     )])  # fmt: skip
     expected = compare([path for path, _ in found]).tables
