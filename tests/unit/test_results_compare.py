@@ -258,7 +258,8 @@ def test_conflicting_reported_figures_are_not_shown_and_a_note_says_so(store):
 def test_the_order_of_cards_does_not_matter(store):
     found = find_cards([store(
         a=make(accuracies=(0.1, 0.2), random=(0.1, 0.3)), b=make("hoptm", (0.3, 0.5)),
-        c=make("dm", (0.4,), random=(0.2,)), d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
+        c=make("dm", (0.4,), random=(0.2,)),
+        d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
         g=make("dm", selection="validation"),
     )])  # fmt: skip
     expected = compare([path for path, _ in found]).tables
