@@ -207,8 +207,8 @@ class Card(Record):
         every = [each for kind in (self.evaluations, self.averaged, self.random_subset) for each in kind or ()]
         if len({each.support for each in every}) > 1:
             raise ValueError("support: the networks were not tested on the same images")
-        repeats = self.protocol.get("repeats", len(every[0].accuracy.values))
-        if any(len(each.accuracy.values) != repeats for each in every):
+        repeats = self.protocol.get("repeats")
+        if repeats is not None and any(len(each.accuracy.values) != repeats for each in every):
             raise ValueError(f"the protocol has {repeats} networks of each architecture, which are not all there")
         self._check_counts()
         other = self.distilled_from

@@ -112,11 +112,11 @@ def _read(given: SyntheticSet | HasFolder | str | os.PathLike[str]) -> _Stored:
     """Read a set with all that lies in its run folder; of a file or a set, nothing but the set."""
     if isinstance(given, SyntheticSet):
         try:
-            synthetic = given.detached().to(torch.device("cpu"))
+            synthetic = _not_empty(given.detached().to(torch.device("cpu")), "the synthetic set")
             check_set(synthetic)
         except ValueError as error:
             raise ConfigurationError(f"the synthetic set cannot be exported: {error}") from None
-        return _Stored(_not_empty(synthetic, "the synthetic set"), None, "distilled", None, {})
+        return _Stored(synthetic, None, "distilled", None, {})
     path = as_path(getattr(given, "folder", given), "what is exported")
     if not path.is_dir():
         return _Stored(_load(path), path, path.stem, None, {})

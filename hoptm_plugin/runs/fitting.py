@@ -56,7 +56,8 @@ def check_fit(name: str, synthetic: SyntheticSet, source: SourceData | None, ben
 
 
 def _others(name: str, source: SourceData, data: ImageData, allow: str) -> str:
-    differing = [split for split, sha256 in data.split_sha256.items() if source.splits.get(split) != sha256]
+    here = data.split_sha256
+    differing = [name for name in ("train", "validation", "test") if source.splits.get(name) != here.get(name)]
     which = f"its {', '.join(differing)} images are others" if source.splits else "its fingerprint is another"
     return (
         f"{name}: was distilled from {_named(source)}, not from {_named(data)} as it is here: {which}; choose the data "

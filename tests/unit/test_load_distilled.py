@@ -37,7 +37,8 @@ def test_pixels_and_labels_come_back(tmp_path, form, channels, soft, mosaic):
     assert float((after.images - expected.images).abs().max()) <= step + 1e-5
     assert after.images.dtype == torch.float32
     torch.testing.assert_close(after.targets, expected.targets, rtol=1e-5, atol=1e-7)
-    assert (after.class_names, after.normalisation, after.info) == (NAMES, before.normalisation, INFO)
+    info = INFO | ({"taken_apart": mosaic} if mosaic > 1 else {})
+    assert (after.class_names, after.normalisation, after.info) == (NAMES, before.normalisation, info)
     assert (after.soft, after.mosaic) == (soft, 1)
     assert after.step_size is not None
     assert after.step_size.shape == ()

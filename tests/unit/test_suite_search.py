@@ -71,7 +71,7 @@ def scored_card(job, accuracy):
         "dataset": {"name": "digits", "fingerprint": "f" * 64, "classes": ["0", "1"], "train": 9, "validation": 10,
                     "test": 10},
         "seed": settings.seed, "protocol": settings.protocol.model_dump(mode="json"), "selection": "last",
-        "evaluations": [evaluations([accuracy, accuracy])], "software": software_versions(),
+        "evaluations": [evaluations([accuracy] * settings.protocol.repeats)], "software": software_versions(),
         "config_sha256": job.config_sha256, "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},

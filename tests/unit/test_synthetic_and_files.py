@@ -30,7 +30,7 @@ def make_set(soft=False, step_size=0.0123, **info):
     images = 5 * torch.randn(4, 2, 3, 3, generator=generator)
     labels = torch.randn(4, 3, generator=generator) if soft else torch.tensor([0, 1, 2, 0])
     alpha = None if step_size is None else torch.tensor(step_size)
-    return SyntheticSet(images, labels, alpha, NAMES, NORMALISATION, {"ipc": 1, "method": "hoptm", **info})
+    return SyntheticSet(images, labels, alpha, NAMES, NORMALISATION, {"steps": 1, "method": "hoptm", **info})
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -83,11 +83,11 @@ def test_a_detached_copy_does_not_follow_later_steps():
     with torch.no_grad():
         for tensor in (original.images, original.labels, original.step_size):
             tensor.add_(1)
-    original.info["ipc"] = 9
+    original.info["steps"] = 9
     assert torch.equal(copy.images, kept[0])
     assert torch.equal(copy.labels, kept[1])
     assert torch.equal(copy.step_size, kept[2])
-    assert copy.info["ipc"] == 1
+    assert copy.info["steps"] == 1
 
 
 SAVE = """
