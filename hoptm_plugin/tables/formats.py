@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 
 from hoptm_plugin.tables.cells import Cell
-from hoptm_plugin.tables.grids import MINUS, Entry, Grid, blocks, tests_of
+from hoptm_plugin.tables.grids import MINUS, Entry, Grid, blocks, said_of_tests
 from hoptm_plugin.tables.table import ComparisonTable
 
 _LATEX = str.maketrans({
@@ -52,7 +52,7 @@ def _record(table: ComparisonTable, group: str, cell: Cell, scores: Sequence[str
         "difference": difference and difference.mean, "ci_low": difference and difference.low,
         "ci_high": difference and difference.high, "pairs": difference and difference.pairs,
         "p": difference and difference.p, "p_holm": cell.p_holm,
-        **{name: getattr(cell, name) for name in scores}, "notes": [*table.notes, *tests_of(table)],
+        **{name: getattr(cell, name) for name in scores}, "notes": [*table.notes, *said_of_tests(table)],
     }  # fmt: skip
 
 

@@ -167,10 +167,10 @@ def footnotes(tables: Sequence[ComparisonTable], best: str = "bold") -> list[str
             f"baselines with settings that were not published. {'; '.join(sources)}"
         )
     notes += [_SCORE_NOTES[name] for name in sorted({name for table in tables for name in table.scores}, reverse=True)]
-    return notes + list(dict.fromkeys(line for table in tables for line in tests_of(table)))
+    return notes + list(dict.fromkeys(line for table in tables for line in said_of_tests(table)))
 
 
-def tests_of(table: ComparisonTable) -> list[str]:
+def said_of_tests(table: ComparisonTable) -> list[str]:
     """Return what was tested in a table, how it was corrected, what its marks mean, and what it cannot see."""
     cells = [cell for cell in table.cells if cell.against is not None]
     lines = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Final, TypeVar
 
@@ -31,12 +32,16 @@ def notes_on(cells: Sequence[Cell], bounds: Sequence[Cell]) -> list[str]:
 
 
 def _made_otherwise(cells: Sequence[Cell]) -> list[str]:
-    made = {what: _rows(cells, lambda card, of=of: of(card) or "not known") for what, of in MADE_WITH.items()}
+    made = {what: _rows(cells, partial(_known, of)) for what, of in MADE_WITH.items()}
     notes = [f"Made with different {what}: {_each(rows)}." for what, rows in made.items() if len(rows) > 1]
     edited = _rows(cells, lambda card: (card.software.commit or "").endswith(DIRTY) or None)
     if edited:
         notes.append(f"Made with edited files of hoptm_plugin, so by what code is not known: {_named(edited[True])}.")
     return notes
+
+
+def _known(of: Callable[[Card], str | None], card: Card) -> str:
+    return of(card) or "not known"
 
 
 def _short(commit: str | None) -> str | None:
@@ -77,9 +82,9 @@ def _sizes(cells: Sequence[Cell]) -> list[str]:
     """Name rows that are trained on other numbers of images than IPC and classes make."""
     rows: dict[str, dict[str, None]] = {}
     for cell in cells:
-        for (_, card), _ in cell.runs if cell.ipc is not None else ():
-            wanted, trained = cell.ipc * len(card.dataset.classes), card.images_trained_on
-            if trained is not None and trained != wanted:
+        for (_, card), _ in cell.runs:
+            wanted, trained = (cell.ipc or 0) * len(card.dataset.classes), card.images_trained_on
+            if wanted and trained is not None and trained != wanted:
                 stored = "" if card.images_stored is None else f", of {card.images_stored:,} stored,"
                 said = f"IPC {cell.ipc}: {trained:,} images{stored} instead of {wanted:,}"
                 rows.setdefault(cell.row, {})[said] = None

@@ -21,7 +21,7 @@ from hoptm_plugin.cli import main
 from hoptm_plugin.core.errors import StorageError
 from hoptm_plugin.core.text import pasted
 
-ODD = 'it\'s ü=1, [a] {b} (c) ~ $HOME ${x} "q" `d` #e\\'
+ODD = 'it\'s ü=1, [a] {b} (c) ~ $HOME "q" `d` #e\\'
 NAMES = ["a b", "a=b", "it's", 'q"q', "ü 日本", "~", "~/x", "a,b", "[c]", "{d}", "(e)", "$HOME", "${x}", "new\nline",
          "a\x1b[1m", "t\tt", "#c", ";&|<>", "*?", "back\\slash", "end\\", "-dash", "a:b", "null", ODD]  # fmt: skip
 

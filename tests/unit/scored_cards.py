@@ -55,7 +55,7 @@ def whole(classes=2):
     """The cards that the scores of a set with hard labels need."""
     return {
         "mtt": make("mtt", 0.7, 0.9, digest=ONE, classes=classes),
-        "plain": make("mtt", 0.6, digest=ONE, augment=NONE, random=(0.4, 0.6), classes=classes),
+        "plain": make("mtt", 0.6, 0.6, digest=ONE, augment=NONE, random=(0.4, 0.6), classes=classes),
         "random": make("random", 0.5, classes=classes),
         "full": make("full", 0.95, ipc=None, classes=classes),
     }

@@ -141,13 +141,13 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     assert list(values) == [
         "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
         "averaged", "random_subset", "reported", "selection", "tuning", "note", "cost", "software", "config_sha256",
-        "distillation_sha256", "labels", "images_are", "floor", "images_stored", "images_trained_on", "distilled_from",
-        "artefacts", "sha256",
+        "distillation_sha256", "labels", "images_are", "floor", "images_stored", "images_trained_on", "lower_precision",
+        "distilled_from", "artefacts", "sha256",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {
         "name": "digits", "fingerprint": "f" * 64, "classes": ["zero", "one", "two"],
-        "train": 20, "validation": 5, "test": 10,
+        "train": 20, "validation": 5, "test": 10, "validation_carved": 0,
     }  # fmt: skip
     assert values["evaluations"][0]["accuracy"] == {"mean": 0.65, "std": pytest.approx(0.15), "values": [0.5, 0.8]}
     assert values["random_subset"][0]["accuracy"]["mean"] == pytest.approx(0.3)
@@ -355,6 +355,7 @@ def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
         "zero 6 83.33 ± 0.00",
         "calibration error (ECE) 25.00 ± 0.00",
         "reported: 89.89, resnet18 70.00 ± 1.20 (HoP-TM, Table 1)",
+        "HoP-TM, convnet: 1 of 2 networks diverged",
         "chosen: best on the validation split",
         "cost: experts 12.2 s, distillation 60.0 s, evaluation 3.0 s, 0.012 s per iteration, peak memory 1.50 GiB, cpu",
         f"folder: {folder}",

@@ -7,7 +7,7 @@ from hoptm_plugin.cards.card import Card, software_versions, write_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.engine.significance import paired, welch
 from hoptm_plugin.tables.compare import compare, find_cards
-from hoptm_plugin.tables.grids import accuracies, bound_line, differences, tests_of
+from hoptm_plugin.tables.grids import accuracies, bound_line, differences, said_of_tests
 
 
 def make(method="mtt", accuracies=(0.5,), random=None, averaged=None, **changes):
@@ -154,7 +154,9 @@ def test_columns_are_ipc_and_network_and_may_have_gaps(store):
 
 def test_random_subset_row_counts_a_seed_once_and_comes_first(store):
     root = store(
-        a=make(random=(0.1, 0.3)), b=make("hoptm", random=(0.1, 0.3)), c=make("hoptm", seed=1, random=(0.5, 0.5))
+        a=make(accuracies=(0.5, 0.6), random=(0.1, 0.3)),
+        b=make("hoptm", (0.4, 0.5), random=(0.1, 0.3)),
+        c=make("hoptm", (0.3, 0.4), seed=1, random=(0.5, 0.5)),
     )
     cells = table(root)
     assert next(iter(cells)) == "random subset*"
@@ -255,7 +257,8 @@ def test_conflicting_reported_figures_are_not_shown_and_a_note_says_so(store):
 
 def test_the_order_of_cards_does_not_matter(store):
     found = find_cards([store(
-        a=make(accuracies=(0.1, 0.2), random=(0.1,)), b=make("hoptm", (0.3, 0.5)), c=make("dm", (0.4,), random=(0.2,)),
+        a=make(accuracies=(0.1, 0.2), random=(0.1, 0.3)), b=make("hoptm", (0.3, 0.5)),
+        c=make("dm", (0.4,), random=(0.2,)),
         d=make("ftd", (0.4, 0.6), averaged=(0.5, 0.55)), e=make("full", (0.9,), ipc=None), f=make(seed=1),
         g=make("dm", selection="validation"),
     )])  # fmt: skip
@@ -310,10 +313,13 @@ def test_what_is_tested_are_the_means_of_distillation_seeds(store):
     pairs = {"mtt": ((0.5, 0.6), (0.3, 0.3), (0.7, 0.8)), "hoptm": ((0.6, 0.7), (0.4, 0.3), (0.71, 0.91))}
     (comparison,) = tables(store(**seeded(**pairs)), against="mtt")
     found = comparison.cell("HoP-TM", DIGITS).difference
-    assert found == paired({0: 0.65, 1: 0.35, 2: 0.81}, {0: 0.55, 1: 0.3, 2: 0.75})
+    expected = paired({0: 0.65, 1: 0.35, 2: 0.81}, {0: 0.55, 1: 0.3, 2: 0.75})
+    assert [found.mean, found.low, found.p] == pytest.approx([expected.mean, expected.low, expected.p])
     assert found.pairs == 3
     (unpaired,) = tables(store(**seeded(**pairs)), against="mtt", tests="welch")
-    assert unpaired.cell("HoP-TM", DIGITS).difference == welch((0.65, 0.35, 0.81), (0.55, 0.3, 0.75))
+    found, expected = unpaired.cell("HoP-TM", DIGITS).difference, welch((0.65, 0.35, 0.81), (0.55, 0.3, 0.75))
+    assert [found.mean, found.low, found.p] == pytest.approx([expected.mean, expected.low, expected.p])
+    assert found.pairs is None
 
 
 def test_rows_of_different_seeds_are_compared_unpaired_and_named(store):
@@ -334,7 +340,7 @@ def test_one_seed_on_a_side_is_no_test_whatever_its_networks(store):
     assert cells["MTT"].difference.p is cells["MTT"].difference.low is None
     assert not any(cell.best for cell in cells.values()), "no mark without a test"
     assert differences(comparison) is None
-    (said,) = tests_of(comparison)
+    (said,) = said_of_tests(comparison)
     assert "a difference of two sets is not one of methods" in said
 
 
@@ -356,7 +362,9 @@ def test_one_set_or_one_result_under_two_seeds_is_one_distillation(store):
     digest = {"synthetic.safetensors": "a" * 64}
     same = ((0.5, 0.6), (0.5, 0.6), (0.7, 0.8))
     sets = {f"dm{seed}": make("dm", (0.1 + seed / 10,), seed=seed, artefacts=digest) for seed in (0, 1)}
-    (comparison,) = tables(store(**seeded(mtt=same, hoptm=((0.6, 0.7), (0.3, 0.4), (0.8, 0.8))), **sets))
+    (comparison,) = tables(
+        store(**seeded(mtt=same, hoptm=((0.6, 0.7), (0.3, 0.4), (0.8, 0.8))), **sets), against="hoptm"
+    )
     assert comparison.cell("MTT", DIGITS).by_seed == {0: pytest.approx(0.55), 2: pytest.approx(0.75)}
     assert len(comparison.cell("Dm", DIGITS).distillations) == 1
     assert comparison.cell("Dm", DIGITS).untested

@@ -78,7 +78,7 @@ def test_random_subsets_of_runs_serve_where_the_method_was_not_run_and_count_a_s
     cards = whole() | {
         "mtt": make("mtt", 0.8, digest=ONE, random=(0.3,)),
         "dm": make("dm", 0.8, digest=OTHER, random=(0.3,)),
-        "dm_plain": make("dm", 0.6, digest=OTHER, augment=NONE, random=(0.4, 0.6)),
+        "dm_plain": make("dm", 0.6, 0.6, digest=OTHER, augment=NONE, random=(0.4, 0.6)),
         "mtt1": make("mtt", 0.8, digest="3" * 64, seed=1, random=(0.6,)),
         "mtt1_plain": make("mtt", 0.6, digest="3" * 64, seed=1, augment=NONE, random=(0.2,)),
     }  # fmt: skip
@@ -97,8 +97,8 @@ def test_seeds_are_pooled_and_each_needs_its_own_cards():
     cards["again_plain"] = make("mtt", 0.3, digest=OTHER, seed=1, augment=NONE)
     scores, missing = scores_of(found(**cards))
     assert not missing
-    # set (.7 + .9 + .5) / 3, without augmentation (.6 + .3) / 2
-    assert scores["MTT"][1] == pytest.approx(augmentation_robust_score(0.7, 0.5, 0.45, 0.5))
+    # set (.7 + .9 + .5) / 3, without augmentation (.6 + .6 + .3) / 3
+    assert scores["MTT"][1] == pytest.approx(augmentation_robust_score(0.7, 0.5, 0.5, 0.5))
 
 
 def test_sets_are_told_apart_by_their_digest():
