@@ -24,12 +24,13 @@ TAGS = [
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "VOILUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence",
+    "BluePaletteColorLookupTableData", "SharedFunctionalGroupsSequence", "PresentationLUTShape",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
 ]  # fmt: skip
 NEEDED = ("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored",
           "PixelRepresentation")  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
+CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))  # PS3.3 C.8.11.3: the shape goes by the kind
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
 EXTRA = 'pip install "hoptm-plugin[dicom]"'
@@ -57,6 +58,9 @@ def header(path: Path) -> Header:
         raise Unfit(f"has pixels of DICOM's kind {kind} with {samples} samples; convert it to RGB or grey")
     if allocated not in (8, 16) or bits > allocated or (kind in COLOUR and (bits, allocated) != (8, 8)):
         raise Unfit(f"has {bits} bits in {allocated} of {kind}; convert it to 8 bits of RGB, or 8 to 16 of grey")
+    shape = str(dataset.get("PresentationLUTShape") or "")
+    if (kind, shape) in CONTRADICTIONS:
+        raise Unfit(f"says {kind} and {shape}, of which viewers follow the one or the other; mend its tags")
     if kind == PALETTE and any(
         f"{name}PaletteColorLookupTableData" not in dataset for name in ("Red", "Green", "Blue")
     ):

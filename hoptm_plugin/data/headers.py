@@ -21,6 +21,7 @@ HEAD = 1024  # bytes that are looked at: enough for DICOM's preamble, and an SVG
 
 # the formats that are decoded, by how they begin (BMP and PPM begin like text, so more of their headers is asked for)
 LISTED = {
+    "DICOM": rb".{128}DICM",  # before the others, as what precedes may begin like a TIFF
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "GIF": rb"GIF8[79]a",
@@ -28,7 +29,6 @@ LISTED = {
     "WEBP": rb"RIFF....WEBP",
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
     "PPM": rb"P[1-6](?:\s+|\s*#[^\r\n]*[\r\n])+\d+(?:\s+|\s*#[^\r\n]*[\r\n])+\d+\s",
-    "DICOM": rb".{128}DICM",
 }
 UNLISTED = {
     "PostScript": rb"\x04?%!PS|\xc5\xd0\xd3\xc6",
@@ -100,7 +100,8 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: the folder cannot be listed.
     """
-    pictures, others = [], []
+    pictures: list[Path] = []
+    others: list[Path] = []
     for path in entries(folder):
         if not path.is_dir():
             (pictures if _looks_like_picture(path) else others).append(path)

@@ -167,7 +167,7 @@ class Pictures:
 
     def _check_scales(self) -> None:
         """Refuse pictures whose values do not mean the same brightness, unless a window says what they mean."""
-        counts = Counter("8 bits" if scale == "own" else scale for scale in self._scales)
+        counts: Counter[str] = Counter("8 bits" if scale == "own" else scale for scale in self._scales)
         if {"stored", "rescaled"} <= set(counts) or (len(counts) > 1 and self.reading.window is None):
             words = {"8 bits": "of 8 bits or with a window of their own", "stored": "of more than 8 bits",
                      "rescaled": "DICOM files without a window"}  # fmt: skip
@@ -229,7 +229,7 @@ class Pictures:
                 faults[self.paths[row]] = str(fault)
             except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
                 text = " ".join(str(error).replace(str(self.paths[row]), self.paths[row].name).split())
-                faults[self.paths[row]] = text[:200] or type(error).__name__
+                faults[self.paths[row]] = f"cannot be decoded ({text[:200] or type(error).__name__})"
             return None
 
         with _quiet(), ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:

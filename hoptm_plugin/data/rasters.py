@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from hoptm_plugin.data.headers import TOO_LARGE, Header, Unfit, check_size
@@ -30,6 +31,9 @@ TURNS = dict(zip(range(2, 9), (
 ), strict=True))  # fmt: skip
 USUAL_GAMMA = 1 / 2.2
 REDUCED = 4  # a JPEG is decoded to no less than so many times the target's sides
+PIECE = 2**20  # bytes of pixels that are counted at a time
+WHOLE = ((0, 0, 1, 1),)  # first column and row, and steps, of the passes in which a PNG holds its pixels
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 COMPRESSIONS = {"raw", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits", "jpeg", "tiff_ccitt", "group3",
                 "group4", "lzma", "zstd"}  # fmt: skip
 NEW_SUBFILE_TYPE, IMAGE_DEPTH, THUMBNAIL = 254, 32997, 1
@@ -50,7 +54,7 @@ def header(path: Path, kind: str) -> Header:
         deep = bits > 8
         if image.format == "TIFF":
             _check_pages(image)
-        elif image.format != "MPO" and getattr(image, "is_animated", False):  # every viewer shows an MPO's first
+        elif _has_more(image):
             raise Unfit("has several frames; save the one that is meant")
         turned_by_tag = image.format == "TIFF" and Base.Orientation in image.tag_v2  # Pillow turns these itself
         orientation = _orientation(image, path)
@@ -62,7 +66,7 @@ def header(path: Path, kind: str) -> Header:
             image.format or kind,
             f"{'grey' if deep else WORDS[image.mode]} {bits if deep else 1 if image.mode == '1' else 8}-bit",
             (width, height),
-            grey=deep or image.mode in GREY,
+            grey=deep or image.mode in GREY or (image.mode == "P" and _is_grey(image.palette)),
             scale="stored" if deep else "8 bits",
             orientation=orientation,
             transparent="A" in image.mode or "transparency" in image.info,
@@ -130,23 +134,61 @@ def windowed(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[Any]:
     """Open a file as one format and no other."""
-    try:
-        image = Image.open(path, formats=("JPEG" if kind == "MPO" else kind,))
-    except UnidentifiedImageError:
-        raise Unfit(f"is damaged, or a {kind} of a kind that is not read, such as one of unusual bits; "
-                    f"convert it to PNG of 8 or 16 bits") from None  # fmt: skip
-    except Image.DecompressionBombError:
-        raise Unfit(TOO_LARGE) from None
-    with image:
-        yield image
+    # as a stream: a TIFF on its side that Pillow maps into memory by its name is read with sides exchanged
+    with path.open("rb") as stream:
+        try:
+            image = Image.open(stream, formats=("JPEG" if kind == "MPO" else kind,))
+        except UnidentifiedImageError:
+            raise Unfit(f"is damaged, or a {kind} of a kind that is not read, such as one of unusual bits; "
+                        f"convert it to PNG of 8 or 16 bits") from None  # fmt: skip
+        except Image.DecompressionBombError:
+            raise Unfit(TOO_LARGE) from None
+        with image:
+            yield image
 
 
-def _load(image: ImageFile.ImageFile, path: Path) -> None:
-    """Decode all of it; of PNG also compare the checksums, which Pillow leaves out where it decodes."""
+def _load(image: Any, path: Path) -> None:
+    """Decode all of it, and refuse a file that Pillow decodes though a part is missing or wrong."""
     if image.format == "PNG":
-        with Image.open(path, formats=("PNG",)) as again:
-            again.verify()
+        _check_png(path)
+    elif image.format == "TIFF" and image.info["compression"] == "raw":
+        tags = image.tag_v2
+        apart = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
+        planes = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) if apart else 1
+        covered = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+        if covered != image.width * image.height * planes:
+            raise Unfit("lacks a part of its pixels")
     image.load()
+
+
+def _check_png(path: Path) -> None:
+    """Compare a PNG's checksums, and count its pixels' bytes."""
+    with path.open("rb") as stream:
+        stream.seek(8)
+        expected, found, inflating, name = 0, 0, zlib.decompressobj(), b""
+        while name != b"IEND":
+            if len(start := stream.read(8)) < 8:
+                raise Unfit("is cut short")
+            length, name = struct.unpack(">I4s", start)
+            data, checksum = stream.read(length), stream.read(4)
+            if zlib.crc32(name + data) != int.from_bytes(checksum):
+                raise Unfit("is damaged, as a checksum in it tells")
+            if name == b"IHDR":
+                expected = _png_bytes(*struct.unpack(">IIBBBBB", data))
+            while name == b"IDAT" and data and found < expected:
+                found += len(inflating.decompress(data, PIECE))
+                data = inflating.unconsumed_tail
+    if found < expected:
+        raise Unfit("lacks a part of its pixels")
+
+
+def _png_bytes(width: int, height: int, bits: int, colour: int, _: int, __: int, interlace: int) -> int:
+    """Return the bytes of all rows, each with one for its filter, of a PNG with such a header."""
+    channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    rows = [
+        (-(-(width - x) // right), -(-(height - y) // down)) for x, y, right, down in (ADAM7 if interlace else WHOLE)
+    ]
+    return sum(tall * (1 + -(-wide * channels * bits // 8)) for wide, tall in rows if wide > 0 and tall > 0)
 
 
 def _bits(image: Any) -> int:
@@ -187,6 +229,8 @@ def _check_tiff(image: Any, bits: int) -> None:
     tags, compression = image.tag_v2, image.info["compression"]
     samples = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
     signed, photometric = samples == {2}, tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
+    if photometric is None:  # Pillow would take black for white, others white for black
+        raise Unfit("says not whether its low values are black or white; save it again")
     if compression not in COMPRESSIONS or (photometric == YCBCR and compression != "jpeg"):
         raise Unfit("is compressed or subsampled in a way that is not read; save it without compression")
     if samples != {1} and not (signed and bits == 16 and compression == "raw"):
@@ -216,6 +260,19 @@ def _check_pages(image: Any) -> None:
     image.seek(0)
 
 
+def _has_more(image: Any) -> bool:
+    """Tell whether a file holds several pictures and a viewer would not take the first, as it takes an MPO's."""
+    if image.format != "PPM":
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+    codec, _, offset, _ = image.tile[0]
+    if codec == "ppm_plain":
+        return False
+    width, height = image.size
+    samples = width * len(image.getbands()) * (2 if _maxval(image) > 255 else 1)
+    image.fp.seek(offset + height * (-(-width // 8) if image.mode == "1" else samples))
+    return image.fp.read(3).lstrip()[:1] == b"P"  # another one follows, as Netpbm allows
+
+
 def _planes(image: Any) -> int:
     """Return how many images ImageJ or tifffile say to have written behind the one that has a header."""
     text = image.tag_v2.get(TiffImagePlugin.IMAGEDESCRIPTION, "")
@@ -225,6 +282,14 @@ def _planes(image: Any) -> int:
         samples = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
         return math.prod(json.loads(text)["shape"]) // (image.width * image.height * samples)
     return 1
+
+
+def _is_grey(palette: ImagePalette.ImagePalette) -> bool:
+    """Tell whether a palette has greys only, as those of many GIFs and scans."""
+    order, data = palette.getdata()
+    colours = np.frombuffer(data, np.uint8)
+    colours = colours.reshape(3, -1).T if order == "RGB;L" else colours.reshape(-1, len(order))[:, :3]
+    return bool((colours == colours[:, :1]).all())
 
 
 def _orientation(image: Any, path: Path) -> int:

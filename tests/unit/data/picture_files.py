@@ -351,15 +351,21 @@ def tiffs() -> Iterator[Case]:
     yield Case("multiplied-alpha.tif", written(multiplied, photometric="rgb", extrasamples=["assocalpha"]),
                over(colour, alpha, 0), bound=2, reading={"background": "black"})  # fmt: skip
     yield Case(
-        "fourth-channel.tif", written(four, photometric="rgb", extrasamples=["unspecified"]), says="more channels"
+        "fourth-channel.tif",
+        written(four, photometric="rgb", extrasamples=["unspecified"]),
+        says="more channels|of a kind",
     )
     yield Case("second-channel.tif", written(np.dstack([grey, alpha]), photometric="minisblack", planarconfig="contig",
-                                             extrasamples=["unspecified"]), says="more channels")  # fmt: skip
+                                             extrasamples=["unspecified"]), says="more channels|of a kind")  # fmt: skip
     yield Case("pages.tif", written(np.stack([grey, grey]), photometric="minisblack"), says=FRAMES)
     yield Case("stack-of-imagej.tif", written(np.stack([grey, grey]), imagej=True), says=f"planes|{FRAMES}")
     yield Case("cut-series.tif", written(np.stack([grey] * 3), photometric="minisblack", truncate=True), says="planes")
     volume = written(np.stack([grey] * 3), photometric="minisblack", volumetric=True, tile=(16, 16, 16))
     yield Case("volume.tif", volume, says="planes")
+    unsaid = tiff(grey.tobytes(), size, 8, 1).replace(
+        struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 266, 4, 1, 1)
+    )
+    yield Case("no-photometric.tif", unsaid, says="black or white")
     yield Case("big.tif", written(grey, photometric="minisblack", bigtiff=True), grey)
     for first in (True, False):
         stream = io.BytesIO()
@@ -380,7 +386,7 @@ def tiffs() -> Iterator[Case]:
         )
     yield Case("cmyk.tif", saved(picture.convert("CMYK"), "TIFF"), says="CMYK")
     yield Case("lab.tif", saved(picture.convert("LAB"), "TIFF"), says="LAB")
-    yield Case("ycbcr.tif", saved(picture.convert("YCbCr"), "TIFF"), says="subsampled")
+    yield Case("ycbcr.tif", saved(picture.convert("YCbCr"), "TIFF"), says="YCbCr|subsampled")
 
 
 def jpegs() -> Iterator[Case]:
@@ -471,6 +477,7 @@ def ppms() -> Iterator[Case]:
         if top > 255:
             yield Case(f"{top}-window.pgm", b"P5\n" + end + grey.astype(store).tobytes(), to_eight(grey, 100, 700),
                        reading={"window": (100, 700)})  # fmt: skip
+    yield Case("two.pgm", (b"P5 7 5 255\n" + ramp(size).astype(np.uint8).tobytes()) * 2, says=FRAMES)
     bilevel = ramp(size, top=1)
     yield Case("bilevel.pbm", b"P4 7 5\n" + packed(bilevel, 1).tobytes(), 255 - bilevel * 255)
     yield Case("bilevel-plain.pbm", b"P1\n7 5\n" + " ".join(map(str, bilevel.ravel())).encode(), 255 - bilevel * 255)
@@ -498,10 +505,18 @@ def dicoms() -> Iterator[Case]:
             shown = invert(to_eight(signed * 2.0 - 1024, -500, 500))
             yield Case(f"{function}-{kind}-given", dicom(made), shown, reading={"window": (-500, 500)})
         for syntax in (RLELossless, JPEG2000Lossless):
-            made = dataset(values, kind, 12)
+            large = ramp((64, 48), top=4000).astype(np.uint16)
+            made = dataset(large, kind, 12)
             made.compress(syntax, generate_instance_uid=False)
             name = f"12-{kind}-{'rle' if syntax == RLELossless else 'j2k'}.dcm"
-            yield Case(name, dicom(made), invert(to_eight(values, 0, 4000)))
+            yield Case(name, dicom(made), invert(to_eight(large, 0, 4000)))
+    made = dataset(values, bits=12, RescaleSlope="-1", RescaleIntercept="3000", WindowCenter="1000", WindowWidth="1000")
+    yield Case("falling.dcm", dicom(made), to_eight(3000.0 - values, 500, 1499))
+    for kind, shape in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        yield Case(
+            f"{kind}-{shape}.dcm", dicom(dataset(grey, kind, PresentationLUTShape=shape)), says="the one or the other"
+        )
+    yield Case("inverse.dcm", dicom(dataset(grey, "MONOCHROME1", PresentationLUTShape="INVERSE")), 255 - grey)
     padded = values.copy()
     padded[0, :3] = 65000
     yield Case("padded.dcm", dicom(dataset(padded, bits=16, PixelPaddingValue=65000)),
@@ -564,6 +579,9 @@ def dicoms() -> Iterator[Case]:
     lying["PixelData"].is_undefined_length = True
     yield Case("lying.dcm", dicom(lying), says="other pixels than its header")
     yield Case("cut.dcm", dicom(dataset(values, bits=12))[:-20], says="")
+    two_faced = dataset(values, bits=12)
+    two_faced.preamble = b"II*\0" + bytes(124)
+    yield Case("begins-like-a.tif", dicom(two_faced), to_eight(values, 0, 4000))
     yield Case("no-preamble.dcm", dicom(dataset(grey))[132:], says="of no format")
 
 
