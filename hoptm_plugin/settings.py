@@ -277,7 +277,7 @@ class RunSettings(Settings):
 
 def _described(settings: type[Settings], name: str) -> type | None:
     describes = _describes(settings, name)
-    return describes and describes.kind
+    return None if describes is None else describes.kind
 
 
 def _describes(settings: type[Settings], name: str) -> Describes | None:

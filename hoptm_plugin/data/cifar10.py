@@ -99,7 +99,7 @@ class CifarReader(FileReader):
         return images, labels
 
     def _read_images(self, folder: Path, classes: tuple[str, ...], origin: dict[str, Any]) -> RawImages:
-        raw = read_folders(folder, classes, Reading(SHAPE[0]), self.name)
+        raw = read_folders(folder, classes, Reading(channels=3), self.name)
         check_sizes(raw, SHAPE[1:], f"{self.title} images are 32x32; read them with dataset=folder", folder)
         recompressed = Path(raw.files[0]).suffix.lower() in (".jpg", ".jpeg", ".jfif")
         return replace(raw, name=f"{self.name} (JPEG)" if recompressed else self.name, released=self.released,

@@ -67,7 +67,7 @@ class Table(FileReader):
             raise ValueError(f"columns: no column of a table holds {', '.join(sorted(unknown))} "
                              f"(known: {', '.join(COLUMNS)})")  # fmt: skip
         self.root, self.images, self.classes, self.test_fraction = root, images, classes, test_fraction
-        self.columns = COLUMNS | (columns or {})
+        self.columns: dict[str, str | None] = {**COLUMNS, **(columns or {})}
         self.reading = Reading(channels, background, window)
 
     def locate(self) -> Path:

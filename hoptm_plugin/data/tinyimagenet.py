@@ -68,7 +68,7 @@ class TinyImageNet(FileReader):
         labels = torch.tensor([label for part in (train, test) for label, group in enumerate(part) for _ in group])
         trained = CLASSES * TRAIN_IMAGES
         parts = {"train": torch.arange(trained), "test": torch.arange(trained, len(files))}
-        raw = raw_pictures("tinyimagenet", names, parts, files, labels, Reading(SHAPE[0]), folder, released=RELEASED,
+        raw = raw_pictures("tinyimagenet", names, parts, files, labels, Reading(channels=3), folder, released=RELEASED,
                            provenance=ORIGIN)  # fmt: skip
         check_sizes(raw, SHAPE[1:], f"Tiny ImageNet images are 64x64; {AGAIN}", folder)
         return raw

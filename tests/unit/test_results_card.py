@@ -147,7 +147,7 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     assert values["schema"] == 1
     assert values["dataset"] == {
         "name": "digits", "fingerprint": "f" * 64, "classes": ["zero", "one", "two"],
-        "train": 20, "validation": 5, "test": 10, "validation_carved": 0,
+        "train": 20, "validation": 5, "test": 10, "read": None, "duplicates": None, "validation_carved": 0,
     }  # fmt: skip
     assert values["evaluations"][0]["accuracy"] == {"mean": 0.65, "std": pytest.approx(0.15), "values": [0.5, 0.8]}
     assert values["random_subset"][0]["accuracy"]["mean"] == pytest.approx(0.3)
@@ -347,13 +347,17 @@ def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
         lines[10],
         "one 4 25.00 ± 25.00 37.50 ± 12.50",
         "zero 6 91.67 ± 8.33 25.00 ± 8.33",
+        "two 0 - -",
         "calibration error (ECE) - 25.00 ± 0.00",
+        "balanced accuracy, macro F1 and AUROC are over 2 of 3 classes: no test images of two",
         "resnet18: recall per class, rarest first",
         "class test images HoP-TM",
-        lines[16],
+        lines[18],
         "one 4 0.00 ± 0.00",
         "zero 6 83.33 ± 0.00",
+        "two 0 -",
         "calibration error (ECE) 25.00 ± 0.00",
+        "balanced accuracy, macro F1 and AUROC are over 2 of 3 classes: no test images of two",
         "reported: 89.89, resnet18 70.00 ± 1.20 (HoP-TM, Table 1)",
         "HoP-TM, convnet: 1 of 2 networks diverged",
         "chosen: best on the validation split",
