@@ -233,7 +233,7 @@ def test_mosaics_are_stored_once_and_trained_on_as_four(done, tmp_path):
 
 def test_a_set_is_judged_as_what_it_holds(done):
     with pytest.raises(
-        ConfigurationError, match="ipc: 1 is given, but .* holds 2 images of every class; leave ipc out"
+        ConfigurationError, match=r"ipc: 1 is given, but .* holds 2 images of every class; leave ipc out"
     ):
         evaluate(done, AS_READ, "ipc=1", dataset=arrays())
     synthetic = load_distilled(done)
