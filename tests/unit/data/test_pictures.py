@@ -205,11 +205,11 @@ def test_content_decides_which_files_are_pictures(write, tmp_path):
     made = picture_files.dicom(picture_files.dataset(ramp((8, 4)).astype(np.uint8)))
     write(photo_jfif=encoded(smooth((7, 5), 3), "JPEG"), scan=grey(), slice_ima=made, _hidden=b"x",
           notes_txt=b"BM is no bitmap, P5 is no picture", readme_md=b"P6 and so on", data_csv=b"a,b\n1,2\n",
-          Thumbs_db=b"\xd0\xcf\x11\xe0", page_jpg=b"<html>")  # fmt: skip
+          index_db=b"\xd0\xcf\x11\xe0", page_jpg=b"<html>")  # fmt: skip
     (tmp_path / "masks").mkdir()
     found, others = files_in(tmp_path)
     assert [path.name for path in found] == ["page.jpg", "photo.jfif", "scan", "slice.ima"]
-    assert [path.name for path in others] == ["Thumbs.db", "data.csv", "notes.txt", "readme.md"]
+    assert [path.name for path in others] == ["data.csv", "index.db", "notes.txt", "readme.md"]
 
 
 def test_a_file_of_too_many_bytes(write):
