@@ -162,7 +162,8 @@ class Evaluation(Record):
         if self.calibration is None:
             return
         each, source = self.calibration[network], f"calibration of network {network}"
-        _agree("ece", self.ece and self.ece.values[network], each and each.ece, source)
+        ece = None if self.ece is None else self.ece.values[network]
+        _agree("ece", ece, None if each is None else each.ece, source)
         if each is not None:
             _agree("the number of images", sum(self.support), sum(each.counts), source)
             _agree("accuracy", self.accuracy.values[network], each.right / sum(self.support), source)

@@ -212,7 +212,7 @@ def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Mani
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (images, step_size) if tensor is not None):
             raise ValueError("its normalisation or step size makes numbers that are not finite")
         labels = hard if soft is None else _logits(soft)
-        info = manifest.info | ({"taken_apart": manifest.mosaic} if manifest.mosaic > 1 else {})
+        info: dict[str, Any] = manifest.info | ({"taken_apart": manifest.mosaic} if manifest.mosaic > 1 else {})
         made = SyntheticSet(images, labels, step_size, manifest.class_names, normalisation, info)
         if "ipc" in info:
             made.check_ipc(info["ipc"])

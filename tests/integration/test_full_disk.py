@@ -14,8 +14,8 @@ from small_disk import FULL, PAGE, contents, mounted, nothing_partial, only_erro
 
 from hoptm_plugin.storage.tensors import read_tensors
 
-BEFORE = ("config.yaml", "initial.png", "metrics.jsonl", "checkpoint.safetensors", "synthetic.safetensors",
-          "synthetic.png", "evaluations.json", "result.json")  # fmt: skip
+BEFORE = ("config.yaml", "initial.png", "metrics.jsonl", "checkpoint.safetensors", "trained_on.safetensors",
+          "synthetic.safetensors", "synthetic.png", "evaluations.json", "result.json")  # fmt: skip
 EVALUATED = 1200  # bytes of evaluations.json, which a finished run removes: one page
 INTACT = "What was stored before is intact"
 

@@ -221,7 +221,7 @@ def test_links_to_another_set(place, finished_run):
 
 def test_links_are_written_beside_and_not_through(place):
     written = ("synthetic.safetensors", "synthetic.png", "initial.png", "metrics.jsonl", "evaluations.json",
-               "result.json", "checkpoint.safetensors")  # fmt: skip
+               "result.json", "checkpoint.safetensors", "trained_on.safetensors")  # fmt: skip
     for name in written:
         link = place.work / "begun" / name
         target = place.outside / (name if link.exists() else f"new-{name}")

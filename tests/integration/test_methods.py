@@ -55,6 +55,8 @@ def test_every_method_runs_from_files_to_card(run, tmp_path, method):
     assert (found.averaged is not None) == (method in ("ftd", "att"))
     assert found.reported is None
     assert len(found.evaluations) == 1
+    counts = {"full": (24, 24), "idm": (6, 24)}.get(method, (6, 6))
+    assert (found.images_stored, found.images_trained_on) == counts
 
 
 @pytest.mark.gpu

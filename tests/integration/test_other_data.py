@@ -222,3 +222,23 @@ def test_a_run_under_another_seed_is_not_verified(done, tmp_path):
     write_card(card, tmp_path / "run/result.json")
     problems = verify(tmp_path / "run", dataset=arrays(), checksums_only=True).problems
     assert problems == ("the seed of the set is 0, in the card 7",)
+
+
+def test_mosaics_are_stored_once_and_trained_on_as_four(done, tmp_path):
+    synthetic = replace(load_distilled(done), mosaic=2)
+    for judged, stored in ((synthetic, 4), (export(synthetic, "medmnist", tmp_path / "set").folder, 16)):
+        card = evaluate(judged, *TINY, dataset=arrays())
+        assert (card.ipc, card.images_stored, card.images_trained_on) == (2, stored, 16)
+
+
+def test_a_set_is_judged_as_what_it_holds(done):
+    with pytest.raises(
+        ConfigurationError, match=r"ipc: 1 is given, but .* holds 2 images of every class; leave ipc out"
+    ):
+        evaluate(done, AS_READ, "ipc=1", dataset=arrays())
+    synthetic = load_distilled(done)
+    unequal = replace(synthetic, labels=torch.tensor([0, 0, 0, 1]), info={})
+    with pytest.raises(ConfigurationError, match="not all classes have equally many images: it holds 4 images"):
+        evaluate(unequal, *TINY, dataset=arrays())
+    with pytest.raises(FileFormatError, match="the set: it holds 4 images"):
+        evaluate(replace(unequal, info={"ipc": 2}), *TINY, dataset=arrays())
