@@ -47,7 +47,9 @@ def test_bf16_is_written_into_the_card_and_never_shares_a_column(bench, npz_file
     result = bench("run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_RUN, *low, "hydra.run.dir=low")
     assert result.code == 0, result.err
     assert card(tmp_path / "low")["protocol"]["precision"] == "bf16"
+    assert card(tmp_path / "low")["lower_precision"] == "bf16 distillation, bf16 experts"
     assert card(finished_run)["protocol"]["precision"] == "float32"
+    assert card(finished_run)["lower_precision"] is None
     compared = bench("compare", str(finished_run), "low", "--format", "json", "--no-tests")
     assert compared.code == 0, compared.err
     assert "precision" in compared.out

@@ -75,8 +75,10 @@ def test_what_goes_to_stderr_is_lost_no_more(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_a_process_of_another_encoding_ends_well(encoding, compared):
-    result = command_line.call("compare", str(compared), cwd=compared, environment={"PYTHONIOENCODING": encoding})
-    assert (result.code, result.err) == (0, "")
+    command = [*command_line.PROGRAM, "compare", str(compared)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "accuracy in percent" in done.stdout.decode(encoding).lower()
 
 
 @pytest.mark.parametrize("name", NAMES)
