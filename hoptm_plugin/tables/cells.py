@@ -196,7 +196,7 @@ def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
                 add(RANDOM_ROW, RANDOM, found, each)
     cells, notes = [], []
     for (row, method, ipc, network), runs in pools.items():
-        published = {found for (_, card), each in runs if (found := _published(card, each)) is not None}
+        published = {shown for (_, card), each in runs if (shown := _published(card, each)) is not None}
         cell = Cell(row, method, ipc, network, tuple(runs))
         if len(published) > 1:
             notes.append(f"{cell.where}: the pooled runs name different reported accuracies, so none is shown")
