@@ -22,11 +22,11 @@ from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.data import dicom, rasters
 from hoptm_plugin.data.headers import Header, Unfit, files_in, kind_of, refusal
 from hoptm_plugin.data.memory import available_bytes, require
+from hoptm_plugin.data.preprocess import Fit
 
-__all__ = ["Fit", "Pictures", "Reading", "files_in"]
+__all__ = ["Pictures", "Reading", "files_in"]
 
 T = TypeVar("T")
-Fit = Literal["crop", "pad", "stretch"]
 THREADS = 8
 BYTES_PER_PIXEL = 32  # of one picture while it is decoded, in its copies and as float64
 CPU = torch.device("cpu")
