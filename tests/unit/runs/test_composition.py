@@ -10,7 +10,7 @@ import pytest
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
 from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks
-from hoptm_plugin.data.prepare import Preprocess
+from hoptm_plugin.data.preprocess import BesideReader
 from hoptm_plugin.runs.composition import _apply_recipe, _given_paths, compose
 from hoptm_plugin.runs.folder import RunFolder, overlaid, remove_if_empty
 from hoptm_plugin.settings import RunSettings
@@ -30,7 +30,10 @@ def builds(values):
     """Check a whole configuration: it is valid, and every part that needs no data can be built."""
     settings = RunSettings.of(values)
     dataset = dict(settings.dataset)
-    Preprocess.model_validate(dataset.pop("preprocess"))
+    beside = {key: dataset.pop(key) for key in BesideReader.model_fields if key in dataset}
+    if beside["preprocess"]["image_size"] == "auto":
+        beside["preprocess"]["image_size"] = datasets.build(dataset, "dataset").image_size
+    BesideReader.model_validate(beside)
     for registry, spec in ((methods, settings.method), (networks, settings.network),
                            (augmentations, settings.augment), (datasets, dataset)):  # fmt: skip
         assert registry.build(spec) is not None
