@@ -51,7 +51,7 @@ class DuplicatesRecord(Record):
         within: images that equal an earlier one of their own split.
         across: validation and test images that equal one of another split.
         conflicting: images that equal one with another label.
-        near: further validation and test images that nearly equal a training image.
+        near: further validation and test images that nearly equal a training image, or test images a validation image.
         looked_at: validation and test images that were compared for these, out of ``of``.
         of: validation and test images that equal no training image.
         dropped: training images that were left out for it.

@@ -20,7 +20,8 @@ from hoptm_plugin.data.rasters import windowed
 
 TAGS = [
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated",
-    "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames", "PixelAspectRatio", "PixelSpacing",
+    "PixelPaddingValue", "PixelPaddingRangeLimit",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "VOILUTSequence", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
@@ -33,6 +34,7 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 CONTRADICTIONS = (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))  # PS3.3 C.8.11.3: the shape goes by the kind
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
+SQUARE = 1.01  # sides of pixels that differ by less are equal
 EXTRA = 'pip install "hoptm-plugin[dicom]"'
 
 
@@ -58,6 +60,12 @@ def header(path: Path) -> Header:
         raise Unfit(f"has pixels of DICOM's kind {kind} with {samples} samples; convert it to RGB or grey")
     if allocated not in (8, 16) or bits > allocated or (kind in COLOUR and (bits, allocated) != (8, 8)):
         raise Unfit(f"has {bits} bits in {allocated} of {kind}; convert it to 8 bits of RGB, or 8 to 16 of grey")
+    if int(dataset.get("HighBit", bits - 1)) != bits - 1:
+        raise Unfit("holds its bits in an unusual place (HighBit); convert it")
+    for name in ("PixelAspectRatio", "PixelSpacing"):
+        sides = [float(side) for side in dataset.get(name) or (1, 1)]
+        if len(sides) != 2 or min(sides) <= 0 or max(sides) / min(sides) > SQUARE:
+            raise Unfit(f"has pixels that are not square ({name} {sides}), which viewers stretch; resample it")
     shape = str(dataset.get("PresentationLUTShape") or "")
     if (kind, shape) in CONTRADICTIONS:
         raise Unfit(f"says {kind} and {shape}, of which viewers follow the one or the other; mend its tags")

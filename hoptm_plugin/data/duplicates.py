@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.text import printable
+from hoptm_plugin.data.files import some
 from hoptm_plugin.data.preprocess import OnDuplicates
 
 Labelled = tuple[Tensor, Tensor]
@@ -40,7 +41,8 @@ class Duplicates:
         within: images that equal an earlier one of their own split.
         across: validation and test images that equal an image of train, or of the other of the two.
         conflicting: images that equal one with another label.
-        near: validation and test images that nearly equal a training image, and equal none.
+        near: validation and test images that nearly equal a training image, or test images a validation image, and
+            equal none.
         looked_at: validation and test images that were compared for near ones, of ``of``; with how many of train.
         of: validation and test images that equal no training image.
         references: training images they were compared with.
@@ -97,7 +99,7 @@ def without_leaks(
         more = f" and {len(found.pairs) - SHOWN} more" if len(found.pairs) > SHOWN else ""
         looked = "" if found.looked_at == found.of else f", of {found.looked_at:,} of {found.of:,} looked at"
         said.append(f"{found.across:,} validation and test images equal one of another split and {found.near:,} nearly "
-                    f"equal a training image{looked} ({', '.join(listed(file))}{more})")  # fmt: skip
+                    f"equal one{looked} ({', '.join(listed(file))}{more})")  # fmt: skip
     if found.within:
         said.append(f"{found.within:,} images equal another one of their split")
     if found.conflicting:
@@ -108,7 +110,12 @@ def without_leaks(
     if dropped:
         kept = torch.ones(len(splits["train"][1]), dtype=torch.bool)
         kept[found.copies] = False
-        splits = {**splits, "train": (splits["train"][0][kept], splits["train"][1][kept])}
+        labels = splits["train"][1]
+        if lost := set(labels.tolist()) - set(labels[kept].tolist()):
+            raise DataError(f"data set {raw.name}: dataset.duplicates=drop would leave no training images of "
+                            f"{some([raw.class_names[label] for label in sorted(lost)])}, since all of them are in "
+                            f"another split as well; supply other images")  # fmt: skip
+        splits = {**splits, "train": (splits["train"][0][kept], labels[kept])}
         said.append(f"{dropped:,} training images that are among them were dropped")
         if "split" in provenance:
             files = [name for name, keep in zip(provenance["split"]["train"], kept.tolist(), strict=True) if keep]
@@ -163,8 +170,13 @@ def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
     references = _spread(len(train), MOST_REFERENCES if bounded else len(train))
     found = _near(splits, queries, train, references)
     copies.update(row for _, row in found)
-    near = dict(reversed(found))  # the closest of each
-    pairs += [(query, ("train", near[query]), False) for query in queries if query in near]
+    near: dict[Place, Place] = {query: ("train", row) for query, row in reversed(found)}  # the closest of each
+    known = {place for place, _, _ in pairs} | near.keys()
+    tested = [query for query in queries if query[0] == "test" and query not in known]
+    validation = splits["validation"][0]
+    other = _near(splits, tested, validation, _spread(len(validation), MOST_REFERENCES if bounded else len(validation)))
+    near |= {query: ("validation", row) for query, row in reversed(other)}
+    pairs += [(query, near[query], False) for query in queries if query in near]
     return Duplicates(within, across, conflicting, len(near), len(queries), len(rest), len(references), tuple(pairs),
                       torch.tensor(sorted(copies), dtype=torch.int64))  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import DatasetReader
 from hoptm_plugin.core.roles import Machine
+from hoptm_plugin.core.text import shortened
 
 LEFT_BEHIND = {"__macosx", "thumbs.db", "desktop.ini"}
 
@@ -35,8 +37,12 @@ def existing_root(root: Path | None, what: str, setting: str = "root") -> Path:
     """Return ``root`` with ``~`` expanded; ``what`` says in an error what it should be."""
     if root is None:
         raise DataError(f"dataset.{setting} is missing: give {what} with dataset.{setting}=PATH")
-    root = root.expanduser()
-    if not root.exists():
+    try:
+        root = root.expanduser()
+        there = root.exists()
+    except (OSError, RuntimeError) as error:  # no such user; a name that is too long; a folder that cannot be entered
+        raise DataError(f"{root}: cannot be looked at ({shortened(error)}); set dataset.{setting} to {what}") from None
+    if not there:
         raise DataError(f"{root}: no such file or folder; set dataset.{setting} to {what}")
     return root
 
@@ -63,6 +69,19 @@ def entries(folder: Path) -> list[Path]:
 def subfolders(folder: Path) -> dict[str, Path]:
     """Return the folders in ``folder`` by name, sorted."""
     return {path.name: path for path in entries(folder) if path.is_dir()}
+
+
+def check_distinct(names: Iterable[str], where: Path | str) -> None:
+    """Refuse names of classes that differ in capitals or in how accents are written alone.
+
+    Raises:
+        DataError: naming two of them.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise DataError(f"{where}: {other!r} and {name!r} would be two classes; write them alike, or rename one")
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:

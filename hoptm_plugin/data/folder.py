@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +13,19 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.files import FileReader, check_class_list, entries, existing_folder, here_or_below, subfolders
-from hoptm_plugin.data.layout import SPLITS, drawn, entry_names, file_lists, loose, raw_pictures, split_called
+from hoptm_plugin.data.files import (
+    FileReader,
+    check_class_list,
+    check_distinct,
+    entries,
+    existing_folder,
+    here_or_below,
+    subfolders,
+)
+from hoptm_plugin.data.layout import SPLITS, beside, drawn, entry_names, file_lists, loose, raw_pictures, split_called
 from hoptm_plugin.data.pictures import Reading, files_in
 
+ROLES = {"image", "images", "mask", "masks", "label", "labels", "annotation", "annotations"}
 WHAT = "a folder with train/CLASS/ and test/CLASS/ image folders, or with one image folder per class"
 TABLE = (
     "for pictures in one folder, write a table with the columns file, label and, where there are, split and group "
@@ -65,11 +75,16 @@ class Folder(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the folders' splits as they are; where there are none, ``seeds`` draws the test split."""
         folder = self.locate()
+        left_out = beside(existing_folder(self.root, WHAT), folder)
         name = folder.resolve().name
         if is_image_folder(folder):
-            return read_folders(folder, self.classes, self.reading, name)
+            return read_folders(folder, self.classes, self.reading, name, left_out)
         classes = tuple(sorted(self.classes or subfolders(folder)))
-        left_out = loose(folder, set(subfolders(folder)))
+        check_distinct(classes, folder)
+        if {each.casefold() for each in classes} <= ROLES:
+            raise DataError(f"{folder}: {' and '.join(f'{each}/' for each in classes)} are named like parts of a data "
+                            f"set, not like classes; {TABLE}, or rename them")  # fmt: skip
+        left_out += loose(folder, set(subfolders(folder)))
         groups = [_class_files(folder, each, left_out) for each in classes]
         files = [file for group in groups for file in group]
         labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
@@ -118,8 +133,10 @@ def _why_none(root: Path) -> str:
     return "no folders there, only files" if entries(root) else "is empty"
 
 
-def read_folders(folder: Path, classes: tuple[str, ...] | None, reading: Reading, name: str) -> RawImages:
-    """Open all splits under ``folder``.
+def read_folders(
+    folder: Path, classes: tuple[str, ...] | None, reading: Reading, name: str, others: Sequence[Path] = ()
+) -> RawImages:
+    """Open all splits under ``folder``; ``others`` are left out beside what lies there.
 
     Raises:
         DataError: two folders for one split; a class that train lacks; a picture that cannot be read.
@@ -131,12 +148,13 @@ def read_folders(folder: Path, classes: tuple[str, ...] | None, reading: Reading
             raise DataError(f"{folder}: has {both}, which are both {split} images; remove or rename one of them")
         found[split] = folders[0]
     found = {split: found[split] for split in SPLITS if split in found}
-    left_out = loose(folder, {path.name for path in found.values()})
+    left_out = [*others, *loose(folder, {path.name for path in found.values()})]
     there = {split: list(subfolders(path)) for split, path in found.items()}
     names = tuple(sorted(classes or {name for each in there.values() for name in each}))
     if len(names) < 2:
         raise DataError(f"{found['train']}: {len(names)} class folders found, at least two are needed; expected {WHAT}"
                         f"; {TABLE}")  # fmt: skip
+    check_distinct(names, folder)
     files: list[Path] = []
     labels: list[int] = []
     parts = {}

@@ -73,13 +73,16 @@ def raw_pictures(
     chosen = [files[index] for index in ordered.tolist()]
     rows = torch.arange(len(ordered)).split([len(part) for part in parts.values()])
     splits = {split: (row, labels[part]) for (split, part), row in zip(parts.items(), rows, strict=True)}
+    pictures = Pictures(chosen, reading)
+    if reading.window is not None and pictures.window is None:
+        remarks += ("dataset.window not used, since no picture has more than 8 bits",)
     for split, (_, there) in splits.items():
         counts = torch.bincount(there, minlength=len(classes)).tolist()
         absent = [each for each, count in zip(classes, counts, strict=True) if not count]
         if split != "train" and absent:
             remarks += (f"no {split} images of {some(absent)}",)
     return RawImages(
-        name, classes, splits["train"], splits["test"], splits.get("validation"), pictures=Pictures(chosen, reading),
+        name, classes, splits["train"], splits["test"], splits.get("validation"), pictures=pictures,
         files=[named(file, root) for file in chosen], remarks=remarks, **fields,
     )  # fmt: skip
 
@@ -97,8 +100,29 @@ def check_sizes(raw: RawImages, size: tuple[int, ...], rule: str, root: Path) ->
 
 
 def loose(folder: Path, known: set[str]) -> list[Path]:
-    """Return what lies in ``folder`` beside the known folders."""
-    return [path for path in entries(folder) if path.name not in known or not path.is_dir()]
+    """Return what lies in ``folder`` beside the known folders.
+
+    Raises:
+        DataError: links that lead nowhere, pipes and the like, which may stand for data.
+    """
+    found = [path for path in entries(folder) if path.name not in known or not path.is_dir()]
+    if broken := [path for path in found if not path.is_dir() and not path.is_file()]:
+        raise DataError(f"{broken[0]}: is neither a file nor a folder, or a link that leads nowhere ({len(broken)} "
+                        f"such); mend or remove it")  # fmt: skip
+    return found
+
+
+def beside(root: Path, folder: Path) -> list[Path]:
+    """Return what lies beside ``folder`` in ``root``, where it was looked for and found below.
+
+    Raises:
+        DataError: a folder there is called like a split, so it may belong to the data.
+    """
+    found = [] if folder == root else loose(root, {folder.name})
+    if splits := [path for path in found if path.is_dir() and split_called(path.name)]:
+        raise DataError(f"{root}: the data are in {folder.name}/, and {splits[0].name}/ lies beside it; put the splits "
+                        f"beside each other, or name {folder} itself with dataset.root")  # fmt: skip
+    return found
 
 
 def entry_names(paths: Iterable[Path], root: Path) -> tuple[str, ...]:

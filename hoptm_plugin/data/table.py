@@ -16,7 +16,7 @@ from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.text import shortened
-from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, existing_root, some
+from hoptm_plugin.data.files import FileReader, check_class_list, check_distinct, existing_folder, existing_root, some
 from hoptm_plugin.data.folder import check_fraction
 from hoptm_plugin.data.layout import SPLITS, drawn, file_lists, raw_pictures, split_called
 from hoptm_plugin.data.memory import require
@@ -83,7 +83,8 @@ class Table(FileReader):
         """Return the table's splits; where it has none, ``seeds`` draws the test split."""
         path = self.locate()
         folder = self._folder(path)
-        table = self._table(path)
+        table, unheeded = self._table(path)
+        check_distinct(sorted(set(table["label"])), path)
         classes = tuple(sorted(self.classes or set(table["label"])))
         if absent := [name for name in classes if name not in set(table["label"])]:
             raise DataError(f"{path}: no row has the label {some(absent)}; choose among "
@@ -102,6 +103,9 @@ class Table(FileReader):
         else:
             parts, said = drawn(files, labels, classes, self.test_fraction, seeds, groups)
             remarks, provenance = (said,), {"split": file_lists(files, parts, folder)}
+        if unheeded:
+            whose = "" if groups is not None else "; where one says whose picture it is: dataset.columns.group=NAME"
+            remarks += (f"columns not heeded: {some(unheeded)}{whose}",)
         if lost := [name for name in classes if number[name] not in set(labels[parts["train"]].tolist())]:
             raise DataError(f"{path}: no training row has the label {some(lost)}; add some, or leave the class out "
                             f"with \"dataset.classes=[...]\"")  # fmt: skip
@@ -115,8 +119,8 @@ class Table(FileReader):
             path.parent if self.images is None else existing_folder(self.images, "the folder of the pictures", "images")
         )
 
-    def _table(self, path: Path) -> DataFrame:
-        """Return the columns file, label, and split and group where the table has them, as texts without blanks."""
+    def _table(self, path: Path) -> tuple[DataFrame, list[str]]:
+        """Return the columns file, label, and split and group if there, as texts; and the names of the others."""
         import pandas as pd
 
         require(MEMORY * path.stat().st_size, torch.device("cpu"), f"{path}: its rows")
@@ -128,7 +132,8 @@ class Table(FileReader):
             raise DataError(f"{path}: cannot be read as a table ({shortened(error)}); write it as UTF-8 text, one "
                             f"picture a line, below a line with the columns' names") from None  # fmt: skip
         rows = rows.fillna("").apply(lambda column: column.str.strip())
-        known = _columns(list(rows.iloc[0]), self.columns, path)
+        names = list(rows.iloc[0])
+        known = _columns(names, self.columns, path)
         table = pd.DataFrame({key: rows.iloc[1:, column] for key, column in known.items()})
         if not len(table):
             raise DataError(f"{path}: holds no rows; write one for each picture")
@@ -136,7 +141,7 @@ class Table(FileReader):
             if len(empty := table.index[table[key] == ""]):
                 raise DataError(f"{path}: column {self.columns[key]} is empty in row {empty[0]} ({len(empty)} such); "
                                 f"fill it in, or delete the row")  # fmt: skip
-        return table
+        return table, [name for column, name in enumerate(names) if column not in known.values()]
 
 
 def _columns(names: list[str], columns: Mapping[str, str | None], path: Path) -> dict[str, int]:

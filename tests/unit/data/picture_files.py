@@ -512,6 +512,11 @@ def dicoms() -> Iterator[Case]:
             yield Case(name, dicom(made), invert(to_eight(large, 0, 4000)))
     made = dataset(values, bits=12, RescaleSlope="-1", RescaleIntercept="3000", WindowCenter="1000", WindowWidth="1000")
     yield Case("falling.dcm", dicom(made), to_eight(3000.0 - values, 500, 1499))
+    made = dataset((values << 4).astype(np.uint16), bits=12)
+    made.HighBit = 15
+    yield Case("left-aligned.dcm", dicom(made), says="unusual place")
+    for name, sides in (("PixelAspectRatio", ["2", "1"]), ("PixelSpacing", ["0.5", "0.25"])):
+        yield Case(f"{name}.dcm", dicom(dataset(grey, **{name: sides})), says="not square")
     for kind, shape in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         yield Case(
             f"{kind}-{shape}.dcm", dicom(dataset(grey, kind, PresentationLUTShape=shape)), says="the one or the other"

@@ -130,8 +130,8 @@ def test_warn_refuse_and_drop():
 
     warned = run("warn")
     (line,) = warned.told[1:]
-    assert line.startswith("duplicates: 1 validation and test images equal one of another split and 1 nearly equal a "
-                           "training image (test[10] = train[3], test[11] ~ train[8])")  # fmt: skip
+    assert line.startswith("duplicates: 1 validation and test images equal one of another split and 1 nearly equal "
+                           "one (test[10] = train[3], test[11] ~ train[8])")  # fmt: skip
     record = warned.provenance["duplicates"]
     assert record["pairs"] == ["test[10] = train[3]", "test[11] ~ train[8]"]
     assert (record["across"], record["near"], record["dropped"], record["looked_at"]) == (1, 1, 0, 19)
@@ -233,3 +233,18 @@ def test_looking_costs_little():
     found = find(parts)
     assert time.process_time() - began < 1  # 0.2 s where nothing else runs
     assert (found.across, found.within) == (0, 0)
+
+
+def test_near_copies_in_a_carved_validation_split_are_found():
+    images = textured(60)
+    moved = torch.roll(images, 1, dims=3)
+    data = prepare(raw(images, moved), Preprocess(validation_fraction=0.2), Seeds(0), CPU)
+    assert data.provenance["duplicates"]["near"] == 60
+    assert "validation[" not in data.told[1], "a carved image is named by its row in train"
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_dropping_all_of_train_is_refused(moved):
+    images = textured(40)
+    with pytest.raises(DataError, match="duplicates=drop would leave no training images of"):
+        prepare(raw(images, torch.roll(images, moved, dims=3)), Preprocess(), Seeds(0), CPU, "drop")

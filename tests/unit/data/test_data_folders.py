@@ -215,3 +215,40 @@ def test_cifar10_image_folders(tmp_path, image, suffix, name):
     image(tmp_path / "cifar10" / "test" / "frog" / f"1.{suffix}", 0, size=(16, 16))
     with pytest.raises(DataError, match="CIFAR-10 images are 32x32"):
         read(tmp_path, "cifar10")
+
+
+def test_what_lies_beside_the_folder_that_is_found_is_named_or_refused(folders, tmp_path):
+    (tmp_path / "outer").mkdir()
+    shutil.move(folders, tmp_path / "outer" / "data")
+    (tmp_path / "outer" / "notes.txt").write_text("x")
+    assert "notes.txt" in " ".join(
+        datasets.build({"name": "folder", "root": tmp_path / "outer"}, "d").read(Seeds(0)).left_out
+    )
+    (tmp_path / "outer" / "valid").mkdir()
+    with pytest.raises(DataError, match="the data are in data/, and valid/ lies beside it"):
+        read(tmp_path / "outer")
+
+
+def test_a_class_that_is_a_broken_link_is_named(folders):
+    (folders / "train" / "gone").symlink_to(folders / "nowhere")
+    with pytest.raises(DataError, match="gone: is neither a file nor a folder, or a link that leads nowhere"):
+        read(folders)
+
+
+def test_pictures_and_masks_are_no_classes(tmp_path, image):
+    for name in ("images", "masks"):
+        for index in range(3):
+            image(tmp_path / "scans" / name / f"{index}.png", 10 * index)
+    with pytest.raises(DataError, match="images/ and masks/ are named like parts of a data set"):
+        read(tmp_path / "scans")
+
+
+@pytest.mark.parametrize("root", ["~no-such-user-here/data", "/" + "x" * 300])
+def test_roots_that_cannot_be_looked_at(root):
+    with pytest.raises(DataError, match="cannot be looked at"):
+        read(root)
+
+
+def test_a_window_that_changes_nothing_is_said(folders):
+    raw = datasets.build({"name": "folder", "root": folders, "window": [0, 100]}, "dataset").read(Seeds(0))
+    assert any("dataset.window not used" in each for each in raw.remarks)

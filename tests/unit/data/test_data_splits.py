@@ -86,3 +86,20 @@ def test_one_group_cannot_be_divided():
         stratified(torch.tensor([0, 1, 0, 1]), NAMES, 0.5, Seeds(0), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(DataError, match=r"class '.' has too few groups"):
         stratified(torch.tensor([0, 1, 0, 1]), NAMES, 0.5, Seeds(0), torch.tensor([0, 1, 0, 1]))
+
+
+@pytest.mark.parametrize("sizes", [(160, 40), (20, 160, 20), (150, 30, 20), (100, *[10] * 10)])
+@pytest.mark.parametrize("seed", range(4))
+def test_unequal_groups_are_not_turned_inside_out(sizes, seed):
+    groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    labels = torch.arange(len(groups)) % 2
+    kept, held = stratified(labels, ("a", "b"), 0.2, Seeds(seed), groups)
+    assert not set(groups[kept].tolist()) & set(groups[held].tolist())
+    assert 0.05 < len(held) / len(groups) <= 0.4
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.3, 0.4, 0.6, 0.8])
+def test_the_share_of_many_groups_is_near(fraction):
+    labels = torch.arange(400) % 2
+    _, held = stratified(labels, ("a", "b"), fraction, Seeds(0), torch.arange(400) // 4)
+    assert len(held) / 400 == pytest.approx(fraction, abs=0.03)

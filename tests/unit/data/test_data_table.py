@@ -199,3 +199,19 @@ def test_groups_that_cannot_be_divided(scans):
     assert "no test images of ill" in raw.remarks
     with pytest.raises(DataError, match="all training images belong to one group"):
         read(write(scans, [line | {"group": "one"} for line in rows()]))
+
+
+def test_columns_that_are_not_heeded_are_said(scans):
+    path = write(
+        scans, ["file,label,patient_id", *(f"{line.split(',')[0]},{line.split(',')[1]},p" for line in rows()[1:])]
+    )
+    assert any("columns not heeded: patient_id; where one says whose picture it is: dataset.columns.group=NAME" in each
+               for each in build(path).read(Seeds(0)).remarks)  # fmt: skip
+
+
+def test_labels_that_differ_in_capitals_are_refused(scans):
+    first, *others = rows()
+    file, label, *more = others[0].split(",")
+    path = write(scans, [first, ",".join([file, label.upper(), *more]), *others[1:]])
+    with pytest.raises(DataError, match="would be two classes; write them alike"):
+        read(path)
