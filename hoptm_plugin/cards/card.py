@@ -45,7 +45,7 @@ LARGEST_BYTES = 64 * 2**20
 
 
 class DuplicatesRecord(Record):
-    """What was found of images that are in more than one split; see :class:`hoptm_plugin.data.duplicates.Duplicates`.
+    """What was found of images that are in more than one split; see ``hoptm_plugin.data.duplicates.Duplicates``.
 
     Attributes:
         within: images that equal an earlier one of their own split.

@@ -184,7 +184,7 @@ class Evaluation(Record):
 
     @property
     def diverged(self) -> int | None:
-        """Number of networks that diverged: for some image they gave no number. None where the card cannot tell."""
+        """How many networks diverged, which gave no number for some image; None where the card cannot tell."""
         told = next(self._gone(), None)
         return None if told is None else sum(told)
 

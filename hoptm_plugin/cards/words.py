@@ -27,5 +27,7 @@ def from_other_data(card: Card, other: DistilledFrom) -> str:
     """Say that a set was distilled from other data than it is judged on, and what that may have shown it."""
     seen = "how many of the images that networks were tested on were among them is not known"
     if other.test_images_seen is not None:
-        seen = f"{other.test_images_seen:,} of the {card.tested:,} {card.split} images were among them"
+        seen = f"{other.test_images_seen:,} of the {card.tested:,} {card.split} images were among them, pixel for pixel"
+        if not other.test_images_seen:
+            seen += " (re-encoded or resized ones are not recognised)"
     return f"distilled from other data ({other.name}, fingerprint {other.fingerprint[:12]}): {seen}"

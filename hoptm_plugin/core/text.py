@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # control characters but for tab and newline, what turns the direction of writing, and halves of characters
+FORMULA = tuple("=+-@\t\r")
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LINES = "\n\t\u2028\u2029"
 NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for something else
@@ -18,6 +19,11 @@ NO_TEXT = ("null", "true", "false", "nan", "inf")  # what Hydra takes for someth
 def printable(text: str) -> str:
     """Return ``text`` with escapes in the place of what a terminal would obey instead of show."""
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def no_formula(text: str) -> str:
+    """Return the text of a CSV cell that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def one_line(text: str) -> str:

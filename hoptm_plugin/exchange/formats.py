@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import no_formula
 from hoptm_plugin.exchange.pixels import PixelLoss, to_pixels
 from hoptm_plugin.storage.run_files import SYNTHETIC
 from hoptm_plugin.storage.sets import write_set
@@ -90,7 +91,7 @@ def write_folder(synthetic: SyntheticSet, folder: Path) -> Written:
         picture = pixels[index].permute(1, 2, 0).numpy()
         Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(folder / files[-1], format="png")
         probabilities = [] if targets is None else [f"{value:.9g}" for value in targets[index]]
-        rows.append([files[-1], label, synthetic.class_names[label], *probabilities])
+        rows.append([files[-1], label, no_formula(synthetic.class_names[label]), *probabilities])
     with (folder / LABELS).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(csv_header(len(names) if synthetic.soft else 0))

@@ -41,11 +41,12 @@ def check_fit(name: str, synthetic: SyntheticSet, source: SourceData | None, ben
         for what, (mine, other) in facts.items()
         if mine != other
     ]
+    same = f"dataset.preprocess.mean={list(ours.mean)} dataset.preprocess.std={list(ours.std)}"
     if source is not None and not _is_of(source, data) and (problems or not bench.settings.other_data):
-        raise ConfigurationError(_others(name, source, data, "" if problems else ", or judge it on these with "
-                                         "other_data=true, which its card then says"))  # fmt: skip
+        also = "" if alike or white else f" {same}"
+        allow = f", or judge it on these with other_data=true{also}, which its card then says"
+        raise ConfigurationError(_others(name, source, data, "" if problems else allow))
     if not alike:
-        same = f"dataset.preprocess.mean={list(ours.mean)} dataset.preprocess.std={list(ours.std)}"
         problems.append(f"{name}: its normalisation is {ours}, the data set {data.name} has {theirs}; {CHOOSE}"
                         f"{'' if white else f', or normalise these as it was: {same}'}")  # fmt: skip
     elif white and source is not None and source.fingerprint != data.fingerprint:
@@ -104,5 +105,5 @@ def told(other: DistilledFrom, bench: Workbench) -> str:
     tested = f"{len(getattr(bench.data, split)):,} {split} images"
     known = f"whether its {tested} were among them cannot be told"
     if seen is not None:
-        known = f"{seen:,} of its {tested} were among them"
+        known = f"{seen:,} of its {tested} were among them, pixel for pixel"
     return f"was distilled from {other.name}, other data than {bench.data.name} here; {known}"

@@ -140,7 +140,12 @@ class _Judged:
 
 def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory) -> Card:
     synthetic, average = judged.synthetic, judged.average
+    if judged.card is not None:  # of older sets it alone says it
+        synthetic.info.setdefault("lower_precision", judged.card.lower_precision)
     with workbench(settings, progress) as bench:
+        if bench.parts.method.whole_split:
+            raise ConfigurationError(f"method: {settings.method_id} trains on all images and has no set to judge; "
+                                     f"leave method out")  # fmt: skip
         source = source_data(synthetic, judged.name, judged.card)
         check_fit(judged.name, synthetic, source, bench)
         bench.check()

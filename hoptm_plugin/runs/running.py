@@ -19,6 +19,7 @@ from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import printable
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.exchange.origin import images_are
@@ -189,6 +190,7 @@ def _distil(
             synthetic.info |= {
                 "images_are": images_made_of(method, initial[0], synthetic.images),
                 "floor": method.floor,
+                "lower_precision": lower_precision(bench),
             }
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
@@ -249,6 +251,7 @@ def finished_card(
     # a card's reported accuracy is that of its first network: only of the one distilled with
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
     published = settings.reported if own and bench.unofficial() is None else None
+    lower = synthetic.info.get("lower_precision")  # of its making, which is not that of its judging
     return make_card(
         bench.data,
         results,
@@ -270,7 +273,7 @@ def finished_card(
         floor=synthetic.info.get("floor") is True,
         images_stored=len(synthetic.images),
         images_trained_on=len(synthetic),
-        lower_precision=None if origin is None else lower_precision(bench),
+        lower_precision=printable(str(lower))[:LONGEST_LINE] if lower else None,
         distilled_from=distilled_from,
         artefacts=artefacts,
     )

@@ -133,7 +133,7 @@ class Cell:
     @property
     def from_other_data(self) -> bool:
         """Whether a set of it was distilled from other data than it is judged on."""
-        return any(card.distilled_from is not None for (_, card), _ in self.runs)
+        return self.row != RANDOM_ROW and any(card.distilled_from is not None for (_, card), _ in self.runs)
 
     def seed_of(self, card: Card) -> int:
         """Return the seed that the judged set was made with; random subsets are drawn anew in every evaluation."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas
 
+from hoptm_plugin.core.text import no_formula
 from hoptm_plugin.tables.cells import Cell
 from hoptm_plugin.tables.grids import MINUS, Entry, Grid, blocks, said_of_tests
 from hoptm_plugin.tables.table import ComparisonTable
@@ -22,7 +23,6 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 # what formats, links or ends a cell, and would fetch a picture or run a formula where the text is shown
 _MARKDOWN = re.compile(r"[\\`*|$]|~~|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(:\[]|(?<!\w)_|_(?!\w)")
-_FORMULA = tuple("=+-@\t\r")
 
 
 def records(tables: Sequence[ComparisonTable]) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def csv(frame: pandas.DataFrame) -> str:
     def shown(value: Any) -> Any:
         if isinstance(value, list):
             return json.dumps(value, ensure_ascii=False)
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        return no_formula(value) if isinstance(value, str) else value
 
     return frame.astype(object).map(shown).to_csv(index=False)
 

@@ -27,8 +27,14 @@ def notes_on(cells: Sequence[Cell], bounds: Sequence[Cell]) -> list[str]:
     own = [cell for cell in cells if cell.own]  # what was judged beside a set goes with its row
     return [
         *_made_otherwise([*own, *bounds]), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(own),
-        *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]),
+        *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]), *_given(own),
     ]  # fmt: skip
+
+
+def _given(cells: Sequence[Cell]) -> list[str]:
+    """Return the notes of the cards, with whose they are where they are not everybody's."""
+    rows, every = _rows(cells, lambda card: card.note), {cell.row for cell in cells}
+    return sorted(f"Note{'' if {*names} == every else f' on {_named(names)}'}: {note}" for note, names in rows.items())
 
 
 def _made_otherwise(cells: Sequence[Cell]) -> list[str]:
@@ -93,8 +99,9 @@ def _sizes(cells: Sequence[Cell]) -> list[str]:
 
 
 def _from_other_data(cells: Sequence[Cell]) -> list[str]:
+    others = [(cell, card) for cell in cells if cell.from_other_data for (_, card), _ in cell.runs]
     notes = {f"{cell.row}: {from_other_data(card, card.distilled_from)}; it is never marked as best."
-             for cell in cells for (_, card), _ in cell.runs if card.distilled_from is not None}  # fmt: skip
+             for cell, card in others if card.distilled_from is not None}  # fmt: skip
     return sorted(notes)
 
 

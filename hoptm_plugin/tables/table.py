@@ -98,7 +98,6 @@ def tables_of(cards: Sequence[FoundCard], against: str | None, tests: Test | Non
         cells, notes = pooled(members)
         below = [bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)]
         notes += notes_on(cells, [bound.cell for bound in below])
-        notes += sorted({f"Note: {each.note}" for _, each in members if each.note})
         tables.append(ComparisonTable(
             _heading(card, flat, differing), card.dataset.name, tuple(cells), tuple(below), tuple(notes), tests
         ))  # fmt: skip

@@ -396,7 +396,7 @@ def test_notes_of_cards_stand_below_the_table(store):
         for name, accuracy, note in (("mtt", 0.5, "reduced"), ("hoptm", 0.6, "reduced"), ("dm", 0.7, None))
     }
     (comparison,) = tables(store(**noted))
-    assert comparison.notes == ("Note: reduced",)
+    assert comparison.notes == ("Note on HoP-TM, MTT: reduced",)
 
 
 def test_the_upper_bound_of_one_split_stands_below_no_table_of_the_other(store):

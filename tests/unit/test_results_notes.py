@@ -87,7 +87,7 @@ def test_a_set_of_other_data_is_named_and_never_the_best():
     assert found.rows() == ["DM", "IDM", "MTT (distilled from other)"]
     assert [cell.row for cell in found.cells if cell.best] == ["DM"]
     data = "distilled from other data (other, fingerprint eeeeeeeeeeee)"
-    seen = "7 of the 10 test images were among them; it is never marked as best."
+    seen = "7 of the 10 test images were among them, pixel for pixel; it is never marked as best."
     assert f"MTT (distilled from other): {data}: {seen}" in found.notes
     (unknown,) = notes(make("mtt", 0.9, distilled_from=OTHER | {"test_images_seen": None}))
     assert "how many of the images that networks were tested on were among them is not known" in unknown
