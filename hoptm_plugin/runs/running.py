@@ -190,8 +190,7 @@ def _distil(
             synthetic.info |= {
                 "images_are": images_made_of(method, initial[0], synthetic.images),
                 "floor": method.floor,
-                "lower_precision": lower_precision(bench),
-            }
+            } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     per_iteration = distiller.seconds / settings.distillation.iterations

@@ -202,16 +202,13 @@ def test_groups_that_cannot_be_divided(scans):
 
 
 def test_columns_that_are_not_heeded_are_said(scans):
-    path = write(
-        scans, ["file,label,patient_id", *(f"{line.split(',')[0]},{line.split(',')[1]},p" for line in rows()[1:])]
-    )
-    assert any("columns not heeded: patient_id; where one says whose picture it is: dataset.columns.group=NAME" in each
-               for each in build(path).read(Seeds(0)).remarks)  # fmt: skip
+    path = write(scans, ({**row, "patient_id": "p"} for row in rows(group=False)))
+    said = "columns not heeded: patient_id; where one says whose picture it is: dataset.columns.group=NAME"
+    assert said in build(path).read(Seeds(0)).remarks
 
 
 def test_labels_that_differ_in_capitals_are_refused(scans):
     first, *others = rows()
-    file, label, *more = others[0].split(",")
-    path = write(scans, [first, ",".join([file, label.upper(), *more]), *others[1:]])
-    with pytest.raises(DataError, match="would be two classes; write them alike"):
+    path = write(scans, [{**first, "label": first["label"].upper()}, *others])
+    with pytest.raises(DataError, match="'HEALTHY' and 'healthy' would be two classes; write them alike"):
         read(path)
