@@ -136,7 +136,9 @@ def test_eval_stops_with_one_message_and_goes_on(free, disk, undisturbed, tmp_pa
     named = [".lock", "config.yaml", "evaluations.json", "result.json"][free]
     begun = free > 1
     error = only_error(result, disk / "judged" / named, FULL, "free some space")
-    going_on = f"go on with: hoptm-bench eval synthetic=PATH hydra.run.dir={disk / 'judged'} resume=true"
+    going_on = (
+        f"go on with: hoptm-bench eval synthetic={undisturbed / 'run'} hydra.run.dir={disk / 'judged'} resume=true"
+    )
     assert (going_on in error) == begun
     nothing_partial(disk.path)
     disk.resize(64)
