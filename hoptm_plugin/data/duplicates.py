@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.text import printable
 from hoptm_plugin.data.files import some
+from hoptm_plugin.data.hashes import image_hashes
 from hoptm_plugin.data.preprocess import OnDuplicates
 
 Labelled = tuple[Tensor, Tensor]
@@ -48,6 +48,7 @@ class Duplicates:
         references: training images they were compared with.
         pairs: what ``across`` and ``near`` count, with what each equals: (place, place, equal).
         copies: rows of train that equal or nearly equal a validation or test image, ascending.
+        hashes: of each split's images, as :func:`hoptm_plugin.data.hashes.image_hashes` gives them.
     """
 
     within: int
@@ -59,13 +60,14 @@ class Duplicates:
     references: int
     pairs: tuple[tuple[Place, Place, bool], ...]
     copies: Tensor
+    hashes: Mapping[str, Tensor]
 
 
 def without_leaks(
     splits: dict[str, Labelled], places: Mapping[str, tuple[str, Tensor]], raw: RawImages,
     provenance: Mapping[str, Any], then: OnDuplicates,
-) -> tuple[dict[str, Labelled], tuple[str, ...], dict[str, Any]]:  # fmt: skip
-    """Look for leaks; return the splits, what to say, and the provenance with what was found.
+) -> tuple[dict[str, Labelled], tuple[str, ...], dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+    """Look for leaks; return the splits, what to say, the provenance with what was found, and the images' hashes.
 
     Args:
         splits: uint8 images and labels by name.
@@ -92,7 +94,7 @@ def without_leaks(
         return raw.files[int(getattr(raw, split)[0][rows[place[1]]])] if raw.pictures is not None else row(place)
 
     counts = {name: getattr(found, name) for name in ("within", "across", "conflicting", "near", "looked_at", "of")}
-    dropped = len(found.copies) if then == "drop" else 0
+    dropped, hashes = len(found.copies) if then == "drop" else 0, dict(found.hashes)
     provenance = {**provenance, "duplicates": {**counts, "dropped": dropped, "pairs": listed(row)}}
     said = []
     if found.across or found.near:
@@ -116,11 +118,12 @@ def without_leaks(
                             f"{some([raw.class_names[label] for label in sorted(lost)])}, since all of them are in "
                             f"another split as well; supply other images")  # fmt: skip
         splits = {**splits, "train": (splits["train"][0][kept], labels[kept])}
+        hashes["train"] = hashes["train"][kept]
         said.append(f"{dropped:,} training images that are among them were dropped")
         if "split" in provenance:
             files = [name for name, keep in zip(provenance["split"]["train"], kept.tolist(), strict=True) if keep]
             provenance["split"] = {**provenance["split"], "train": files}
-    return splits, (printable(f"duplicates: {'; '.join(said)}"),) if said else (), provenance
+    return splits, (printable(f"duplicates: {'; '.join(said)}"),) if said else (), provenance, hashes
 
 
 def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
@@ -140,9 +143,10 @@ def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
         bounded: of near ones look at 2,000 validation and test images, evenly spaced, against 60,000 of train.
     """
     seen: dict[bytes, list[tuple[Place, int]]] = {}
-    for split, (images, labels) in splits.items():
-        for row, (image, label) in enumerate(zip(images.numpy(), labels.tolist(), strict=True)):
-            seen.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append(((split, row), label))
+    hashes = {split: image_hashes(images) for split, (images, _) in splits.items()}
+    for split, (_, labels) in splits.items():
+        for row, (image, label) in enumerate(zip(hashes[split].numpy(), labels.tolist(), strict=True)):
+            seen.setdefault(image.tobytes(), []).append(((split, row), label))
     pairs: list[tuple[Place, Place, bool]] = []
     within = conflicting = 0
     copies: set[int] = set()
@@ -178,7 +182,7 @@ def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:
     near |= {query: ("validation", row) for query, row in reversed(other)}
     pairs += [(query, near[query], False) for query in queries if query in near]
     return Duplicates(within, across, conflicting, len(near), len(queries), len(rest), len(references), tuple(pairs),
-                      torch.tensor(sorted(copies), dtype=torch.int64))  # fmt: skip
+                      torch.tensor(sorted(copies), dtype=torch.int64), hashes)  # fmt: skip
 
 
 def _spread(count: int, most: int) -> Tensor:

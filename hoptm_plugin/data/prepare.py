@@ -19,7 +19,6 @@ from hoptm_plugin.core.text import UNPRINTABLE
 from hoptm_plugin.data.duplicates import without_leaks
 from hoptm_plugin.data.files import check_splits
 from hoptm_plugin.data.geometry import decoded, needs_resize, resized, said, squared
-from hoptm_plugin.data.hashes import image_hashes
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.preprocess import OnDuplicates, Preprocess
 from hoptm_plugin.data.splits import stratified
@@ -52,7 +51,7 @@ def prepare(
     source, raw = raw, decoded(raw, preprocess)
     check_splits(_splits(raw), len(raw.class_names), f"data set {raw.name}")
     splits, places, provenance = _with_validation(raw, preprocess, seeds)
-    splits, leaks, provenance = without_leaks(splits, places, source, provenance, duplicates)
+    splits, leaks, provenance, hashes = without_leaks(splits, places, source, provenance, duplicates)
     if preprocess.zca:
         normalisation = Normalisation((0.0,) * channels, (1.0,) * channels, "zca")
     else:
@@ -79,7 +78,7 @@ def prepare(
     return ImageData(
         name, raw.class_names, parts["train"], parts["validation"], parts["test"], normalisation,
         fingerprint(splits, raw.class_names, preprocess, normalisation), inverse, {**provenance, "read": read},
-        (told, *leaks), {name: image_hashes(pixels) for name, (pixels, _) in splits.items()},
+        (told, *leaks), hashes,
     )  # fmt: skip
 
 

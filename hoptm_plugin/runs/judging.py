@@ -144,8 +144,8 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         synthetic.info.setdefault("lower_precision", judged.card.lower_precision)
     with workbench(settings, progress) as bench:
         if bench.parts.method.whole_split:
-            raise ConfigurationError(f"method: {settings.method_id} trains on all images and has no set to judge; "
-                                     f"leave method out")  # fmt: skip
+            raise ConfigurationError("method: the one given trains on all images and has no set to judge; "
+                                     "leave method out")  # fmt: skip
         source = source_data(synthetic, judged.name, judged.card)
         check_fit(judged.name, synthetic, source, bench)
         bench.check()

@@ -184,6 +184,30 @@ def test_other_normalisation_is_named_with_the_remedy(done, others):
         assert evaluate(done, *wrong, *remedy, dataset=others).distilled_from is not None
 
 
+def test_what_is_offered_works_also_where_the_normalisation_was_measured(done, others):
+    measured = "dataset.preprocess.normalisation=measured"
+    with pytest.raises(ConfigurationError, match=r"other_data=true dataset\.preprocess\.mean=\[0\.0\]") as caught:
+        evaluate(done, measured, dataset=others)
+    offered = str(caught.value).partition("judge it on these with ")[2].partition(", which")[0].split()
+    with pytest.warns(UserWarning, match="other data"):
+        assert evaluate(done, measured, *offered, dataset=others).distilled_from is not None
+
+
+def test_precision_goes_by_the_making_of_a_set_and_not_by_its_judging(done, tmp_path):
+    low = run(compose(*TINY, "runtime.precision=bf16", dataset=arrays(), ipc=2), tmp_path / "low")
+    exported = export(tmp_path / "low", "medmnist", tmp_path / "set").folder
+    assert low.lower_precision == "bf16 distillation"
+    for judged in (tmp_path / "low", exported):
+        card = evaluate(judged, *TINY, "runtime.precision=float32", dataset=arrays())
+        assert card.lower_precision == low.lower_precision
+    assert evaluate(done, AS_READ, "runtime.precision=bf16", dataset=arrays()).lower_precision is None
+
+
+def test_a_method_without_a_set_judges_none(done):
+    with pytest.raises(ConfigurationError, match="method: the one given trains on all images and has no set to judge"):
+        evaluate(done, AS_READ, "method=full", dataset=arrays())
+
+
 def exchanged(done, folder, **info):
     """Put another set into a copy of a run's folder."""
     shutil.copytree(done, folder)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from scored_cards import make
 from torchvision.datasets import ImageFolder
 
 from hoptm_plugin import Exported, Normalisation, SyntheticSet, export, load_distilled
@@ -314,6 +315,38 @@ def test_card_says_what_is_known_and_what_is_not(tmp_path):
     assert text.count("not stated; ask whoever gave you the data") == 2
     assert "a data set that is not recorded" in text
     assert "| images per class (IPC) | not recorded |" in text
+
+
+def test_card_says_split_divergence_note_and_what_was_trained_on(tmp_path):
+    card = make(
+        "idm",
+        0.5,
+        0.9,
+        note="reduced | here",
+        images_stored=2,
+        images_trained_on=8,
+        protocol={"split": "validation"},
+        dataset={**make("idm", 0.5).dataset.model_dump(), "validation": 10},
+    )
+    figures = card.evaluations[0].model_dump() | {"macro_auroc": {"mean": None, "std": None, "values": [0.5, None]}}
+    diverged = card.model_copy(update={"evaluations": (type(card.evaluations[0]).model_validate(figures),)})
+    write(make_set(), "medmnist", tmp_path / "out", replace(ORIGIN, card=diverged))
+    text = (tmp_path / "out/README.md").read_text()
+    assert "tested on 10 real validation images of blood, which is for choosing settings and no result; percent" in text
+    assert "| convnet | HoP-TM | 2, 1 diverged |" in text
+    assert "Each network is trained on 8 images, taken from 2 stored ones." in text
+    assert "Note: reduced \\| here" in text
+    write(make_set(), "medmnist", tmp_path / "plain", replace(ORIGIN, card=make("idm", 0.5, 0.9)))
+    plain = (tmp_path / "plain/README.md").read_text()
+    assert "tested once on 10 real test images of blood; percent" in plain
+    assert not re.search("Note: |diverged|is trained on", plain)
+
+
+def test_no_class_name_is_a_formula_in_a_spreadsheet(tmp_path):
+    write(make_set(names=("=HYPERLINK(1)", "+b")), "folder", tmp_path / "out")
+    rows = list(csv.reader((tmp_path / "out/labels.csv").open(encoding="utf-8")))
+    assert {row[2] for row in rows[1:]} == {"'=HYPERLINK(1)", "'+b"}
+    assert load_distilled(tmp_path / "out").class_names == ("=HYPERLINK(1)", "+b")
 
 
 def test_card_lists_few_checksums_of_many_files(tmp_path):

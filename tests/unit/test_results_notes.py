@@ -93,6 +93,20 @@ def test_a_set_of_other_data_is_named_and_never_the_best():
     assert "how many of the images that networks were tested on were among them is not known" in unknown
 
 
+def test_random_subsets_beside_a_set_of_other_data_are_of_the_data_it_is_judged_on():
+    other = make("mtt", 0.5, 0.5, seed=5, random=(0.6, 0.7), distilled_from=OTHER)
+    found = table(*seeds("dm", (0.1, 0.2), (0.15, 0.2), random=(0.6, 0.7)), other)
+    assert not any(note.startswith("random subset*: distilled from") for note in found.notes)
+    assert {cell.row: cell.from_other_data for cell in found.cells} == {
+        "DM": False, "MTT (distilled from other)": True, "random subset*": False,
+    }  # fmt: skip
+
+
+def test_that_none_was_recognised_is_not_that_none_was_there():
+    (said,) = notes(make("mtt", 0.9, distilled_from=OTHER | {"test_images_seen": 0}))
+    assert "0 of the 10 test images were among them, pixel for pixel (re-encoded or resized ones are not" in said
+
+
 def test_sets_of_other_data_and_of_these_are_not_pooled():
     assert len(table(make("mtt", 0.9, distilled_from=OTHER), make("mtt", 0.8, seed=1)).rows()) == 2
 
