@@ -14,6 +14,7 @@ def card(**changes):
     return scored_cards.make("mtt", 0.5, **changes)
 
 
+@pytest.mark.slow
 def test_the_scatter_is_that_of_the_cards():
     """Seeds scatter by 0.04, networks by 0.02 about them: intraclass correlation 16 / (16 + 4) = 0.8."""
     generator = random.Random(0)
@@ -36,6 +37,7 @@ def test_scatter_by_hand():
     assert found.between_seeds**2 == pytest.approx(0.02 - 0.01 / 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_two_equal_methods_are_rarely_called_different(seeds):
     """5 % of 300 are 15, and with 99.9 % probability fewer than 28; tests over networks call six times as many."""

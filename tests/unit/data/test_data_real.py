@@ -23,6 +23,7 @@ def real(name: str) -> Path:
     return Path(root) / name
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_bloodcells():
     preprocess = {"image_size": 32, "normalisation": "measured", "antialias": True}
