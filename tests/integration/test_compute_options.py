@@ -55,6 +55,7 @@ def test_bf16_is_written_into_the_card_and_never_shares_a_column(bench, npz_file
     assert "precision" in compared.out
 
 
+@pytest.mark.slow
 def test_networks_side_by_side_and_any_memory_budget_run_the_whole_way(bench, npz_file, tmp_path):
     """The same numbers up to rounding; experts lie in the same store."""
     settings = ("run", "dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_RUN, "protocol.repeats=3")

@@ -54,6 +54,7 @@ def test_a_damaged_card_beside_a_set_is_said(bench, finished_run, tmp_path):
         assert "result.json: not a result card" in result.err
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_pictures_that_have_changed(bench, tmp_path):
     """A bitmap has no checksum: a changed one is another picture, which only the data's fingerprint tells."""
     for split, count in (("train", 6), ("test", 3)):

@@ -133,6 +133,7 @@ def test_distilled_images_keep_their_accuracy_in_8_bits(bench, tmp_path):
         assert abs(native.mean - again.mean) <= max(native.std, again.std), (form, native, again)
 
 
+@pytest.mark.slow
 def test_eval_of_exports_keeps_its_checks(bench, tmp_path, exported, npz_file):
     folder = exported[0]
     dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ, *TINY_NETWORK, *TINY_PROTOCOL)

@@ -40,6 +40,7 @@ def test_every_run_of_a_suite_has_a_card_of_its_settings(name, found):
     assert len(study.cards) == len(plan.jobs)
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_generated_from_the_committed_cards(found):
     assert tables.PAGE.read_text(encoding="utf-8") == tables.page(found), AGAIN
 

@@ -33,6 +33,7 @@ def every_figure():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_figures_are_alike_every_time_and_leave_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
     first, second = every_figure(), every_figure()
