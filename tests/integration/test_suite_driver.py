@@ -152,4 +152,5 @@ def test_a_search_chooses_and_sets_are_judged_again(tmp_path, experts_root, monk
     text = (tmp_path / "out/searched-full/compare.md").read_text()
     assert text.startswith("# small\n")
     assert "# Other networks\n" in text
-    assert "pairs of runs of the same distillation seed" in text
+    assert "t-tests of pairs where both rows have the same seeds" in text
+    assert ", 2 pairs" in text
