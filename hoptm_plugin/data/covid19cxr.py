@@ -13,11 +13,10 @@ from hoptm_plugin.core.registry import register
 from hoptm_plugin.core.roles import Machine
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader, check_class_list, existing_folder, here_or_below, subfolders
-from hoptm_plugin.data.layout import drawn, entry_names, file_lists, loose, raw_pictures
+from hoptm_plugin.data.layout import TEST_FRACTION, beside, drawn, entry_names, file_lists, loose, raw_pictures
 from hoptm_plugin.data.pictures import Reading, files_in
 
 CLASSES = ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")
-TEST_FRACTION = 0.2
 RELEASED = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ORIGIN = {
     "source": "COVID-19 Radiography Database (https://www.kaggle.com/datasets/tawsifurrahman/covid19-radiography-database)",
@@ -76,7 +75,7 @@ class Covid19Cxr(FileReader):
     def read(self, seeds: Seeds) -> RawImages:
         """Return the images, split by ``seeds``."""
         folder = self.locate()
-        left_out = loose(folder, set(CLASSES))
+        left_out = beside(existing_folder(self.root, WHAT), folder) + loose(folder, set(CLASSES))
         groups = [_class_files(folder / name, left_out) for name in self.classes]
         files = [file for group in groups for file in group]
         labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))

@@ -57,13 +57,18 @@ def existing_folder(root: Path | None, what: str, setting: str = "root") -> Path
     return root
 
 
-def entries(folder: Path) -> list[Path]:
-    """Return what lies in ``folder``, sorted by name, without hidden files and what operating systems leave behind."""
+def entries(folder: Path, hidden: bool = False) -> list[Path]:
+    """Return what lies in ``folder``, sorted by name, without what operating systems leave behind.
+
+    Args:
+        folder: to be listed.
+        hidden: return those whose names begin with a dot instead of the others.
+    """
     try:
         found = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from None
-    return [path for path in found if not path.name.startswith(".") and path.name.casefold() not in LEFT_BEHIND]
+    return [path for path in found if path.name.startswith(".") is hidden and path.name.casefold() not in LEFT_BEHIND]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:

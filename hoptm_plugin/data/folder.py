@@ -22,7 +22,18 @@ from hoptm_plugin.data.files import (
     here_or_below,
     subfolders,
 )
-from hoptm_plugin.data.layout import SPLITS, beside, drawn, entry_names, file_lists, loose, raw_pictures, split_called
+from hoptm_plugin.data.layout import (
+    SPLITS,
+    TEST_FRACTION,
+    beside,
+    drawn,
+    entry_names,
+    file_lists,
+    loose,
+    not_drawn,
+    raw_pictures,
+    split_called,
+)
 from hoptm_plugin.data.pictures import Reading, files_in
 
 ROLES = {"image", "images", "mask", "masks", "label", "labels", "annotation", "annotations"}
@@ -54,7 +65,7 @@ class Folder(FileReader):
     def __init__(
         self, root: Machine[Path | None] = None, classes: tuple[str, ...] | None = None,
         channels: Literal[1, 3] | None = None, background: Literal["black", "white"] | None = None,
-        window: tuple[float, float] | None = None, test_fraction: float = 0.2,
+        window: tuple[float, float] | None = None, test_fraction: float = TEST_FRACTION,
     ) -> None:  # fmt: skip
         if classes is not None:
             check_class_list(classes)
@@ -78,7 +89,7 @@ class Folder(FileReader):
         left_out = beside(existing_folder(self.root, WHAT), folder)
         name = folder.resolve().name
         if is_image_folder(folder):
-            return read_folders(folder, self.classes, self.reading, name, left_out)
+            return read_folders(folder, self.classes, self.reading, name, left_out, not_drawn(self.test_fraction))
         classes = tuple(sorted(self.classes or subfolders(folder)))
         check_distinct(classes, folder)
         if {each.casefold() for each in classes} <= ROLES:
@@ -134,9 +145,10 @@ def _why_none(root: Path) -> str:
 
 
 def read_folders(
-    folder: Path, classes: tuple[str, ...] | None, reading: Reading, name: str, others: Sequence[Path] = ()
-) -> RawImages:
-    """Open all splits under ``folder``; ``others`` are left out beside what lies there.
+    folder: Path, classes: tuple[str, ...] | None, reading: Reading, name: str, others: Sequence[Path] = (),
+    remarks: tuple[str, ...] = (),
+) -> RawImages:  # fmt: skip
+    """Open all splits under ``folder``; ``others`` are left out beside what lies there, ``remarks`` are said.
 
     Raises:
         DataError: two folders for one split; a class that train lacks; a picture that cannot be read.
@@ -168,7 +180,7 @@ def read_folders(
         if len(files) == start:
             raise DataError(f"{path}: none of its class folders holds pictures; add some, or remove the folder")
         parts[split] = torch.arange(start, len(files))
-    return raw_pictures(name, names, parts, files, torch.tensor(labels), reading, folder,
+    return raw_pictures(name, names, parts, files, torch.tensor(labels), reading, folder, remarks,
                         left_out=entry_names(left_out, folder))  # fmt: skip
 
 

@@ -91,7 +91,9 @@ class Header:
 
 
 def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the picture files directly in ``folder``, and the other files there, both sorted and without hidden ones.
+    """Return the picture files directly in ``folder``, and the other files there, both sorted.
+
+    Hidden files are not read; pictures among them are told with the others.
 
     Content decides, not the name: a picture of a listed format counts under any suffix or none. What looks like a
     picture, by suffix or content, and cannot be read, and what is no file, such as a pipe or a link to nothing, counts
@@ -105,7 +107,9 @@ def files_in(folder: Path) -> tuple[list[Path], list[Path]]:
     for path in entries(folder):
         if not path.is_dir():
             (pictures if _looks_like_picture(path) else others).append(path)
-    return pictures, others
+    # what a Mac leaves beside a.png is called ._a.png and is no picture
+    hidden = [path for path in entries(folder, hidden=True) if not path.is_dir() and _looks_like_picture(path, False)]
+    return pictures, others + hidden
 
 
 def kind_of(path: Path) -> str | None:
@@ -158,11 +162,11 @@ def refusal(faults: Mapping[Path, str], total: int) -> DataError:
     return DataError(f"{len(faults)} of {total} images cannot be read ({shown}{more}); replace or remove them")
 
 
-def _looks_like_picture(path: Path) -> bool:
+def _looks_like_picture(path: Path, unfit: bool = True) -> bool:
     try:
         return kind_of(path) is not None
     except Unfit:
-        return True
+        return unfit
 
 
 def _more(paths: list[Path]) -> str:

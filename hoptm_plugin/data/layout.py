@@ -21,12 +21,18 @@ SPLITS = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+TEST_FRACTION = 0.2  # of each class, unless told otherwise
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
 
 def split_called(name: str) -> str | None:
     """Return the split that a folder or a table calls by this name, in any capitals; None if it is none."""
     return SPLIT_OF.get(name.strip().casefold())
+
+
+def not_drawn(fraction: float) -> tuple[str, ...]:
+    """Return what to say of a fraction that was asked for where the test split is given."""
+    return () if fraction == TEST_FRACTION else ("dataset.test_fraction not used, since there is a test split",)
 
 
 def drawn(

@@ -18,7 +18,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.text import shortened
 from hoptm_plugin.data.files import FileReader, check_class_list, check_distinct, existing_folder, existing_root, some
 from hoptm_plugin.data.folder import check_fraction
-from hoptm_plugin.data.layout import SPLITS, drawn, file_lists, raw_pictures, split_called
+from hoptm_plugin.data.layout import SPLITS, TEST_FRACTION, drawn, file_lists, not_drawn, raw_pictures, split_called
 from hoptm_plugin.data.memory import require
 from hoptm_plugin.data.pictures import Reading
 
@@ -58,7 +58,7 @@ class Table(FileReader):
         self, root: Machine[Path | None] = None, images: Machine[Path | None] = None,
         columns: dict[str, str | None] | None = None, classes: tuple[str, ...] | None = None,
         channels: Literal[1, 3] | None = None, background: Literal["black", "white"] | None = None,
-        window: tuple[float, float] | None = None, test_fraction: float = 0.2,
+        window: tuple[float, float] | None = None, test_fraction: float = TEST_FRACTION,
     ) -> None:  # fmt: skip
         if classes is not None:
             check_class_list(classes)
@@ -99,7 +99,7 @@ class Table(FileReader):
         remarks: tuple[str, ...] = ()
         provenance: dict[str, Any] = {}
         if "split" in table:
-            parts = _given(table, path)
+            parts, remarks = _given(table, path), not_drawn(self.test_fraction)
         else:
             parts, said = drawn(files, labels, classes, self.test_fraction, seeds, groups)
             remarks, provenance = (said,), {"split": file_lists(files, parts, folder)}

@@ -112,10 +112,17 @@ def test_what_lies_beside_the_pictures_is_named(folders, image):
     (folders / "train" / "labels.csv").write_text("a,b")
     (folders / "train" / "a" / "notes.md").write_text("text")
     (folders / "train" / "a" / ".DS_Store").write_text("hidden")
+    image(folders / "train" / "a" / ".b.png", 1)
+    (folders / "train" / "a" / "._b.png").write_bytes(b"\0\5\26\7 what a Mac leaves there")
     (folders / "test" / "c" / "Thumbs.db").write_text("left behind by Windows")
     raw = read(folders)
-    assert sorted(raw.left_out) == ["README.txt", "masks/", "train/a/notes.md", "train/labels.csv"]
+    assert sorted(raw.left_out) == ["README.txt", "masks/", "train/a/.b.png", "train/a/notes.md", "train/labels.csv"]
     assert len(raw.train[1]) == 6
+
+
+def test_a_fraction_that_is_not_used_is_said(folders):
+    assert read(folders, test_fraction=0.3).remarks[0] == "dataset.test_fraction not used, since there is a test split"
+    assert not any("test_fraction" in remark for remark in read(folders).remarks)
 
 
 def test_pictures_are_told_by_their_contents(folders, image):
