@@ -12,6 +12,14 @@ import pytest
 from hoptm_plugin.testing import example_data, example_task
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are sorted out
+def pytest_collection_modifyitems(items):
+    """Let every campaign be slow."""
+    for item in items:
+        if item.get_closest_marker("campaign"):
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def make_data():
     """Return a maker of random, learnable image data: each class has a mean image of its own."""

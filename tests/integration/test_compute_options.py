@@ -18,7 +18,7 @@ BUDGET = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_compiled_runs_repeat_their_bits_also_when_killed_and_resumed_from_cached_code(tmp_path, npz_file, monkeypatch):
     monkeypatch.delenv(COMPILED_CODE, raising=False)  # torch sets it when a test of this process compiles
 

@@ -117,7 +117,7 @@ def test_exported_sets_are_judged_as_the_native_one(bench, tmp_path):
         assert set(again.artefacts) == {"config.yaml", "export.json"}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_distilled_images_keep_their_accuracy_in_8_bits(bench, tmp_path):
     """HoP-TM's images leave [0, 1]: clipping them must not cost more than a standard deviation."""
     distilled = ("experts.count=2", "distillation.iterations=40", *SCORES, "protocol.repeats=5")

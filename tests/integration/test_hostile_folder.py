@@ -27,13 +27,11 @@ def exported(tmp_path_factory, finished_run):
 
 
 def sampled(cases, *quick):
-    """Return all cases as parameters; those that are not ``quick`` go the same ways, and are for the slow tests."""
+    """Return all cases as parameters; those that are not ``quick`` go the same ways, and are a campaign."""
     cases = list(cases)
     assert set(quick) <= set(cases)
-    return [
-        pytest.param(*(each if isinstance(each, tuple) else (each,)), marks=() if each in quick else pytest.mark.slow)
-        for each in cases
-    ]
+    marks = {case: () if case in quick else pytest.mark.campaign for case in cases}
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks[case]) for case in cases]
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def command(npz_file):
     return functools.partial(command_in, npz_file)
 
 
+@pytest.mark.campaign
 def test_fifty_kills_at_random_moments(command, undisturbed, tmp_path, capsys):
     chance, kills = random.Random(0), collections.Counter()
     for run in itertools.count():

@@ -20,6 +20,8 @@ LAUNCHERS = {
 }
 PACKAGES = {"processes": "joblib", "submitit_local": "submitit", "ray_local": "ray"}
 pytestmark = pytest.mark.slow
+# one launcher goes the whole way in every gate, the others in the campaigns
+EACH = [pytest.param(each, marks=() if each == "processes" else pytest.mark.campaign) for each in PACKAGES]
 THREADS = ("runtime.threads=1", "runtime.compile=false", "distillation.step_size.learning_rate=0")
 
 
@@ -47,7 +49,7 @@ def one_after_the_other(tmp_path_factory, npz_file):
     return results(folder), folder.parent / "store"
 
 
-@pytest.mark.parametrize("launcher", list(PACKAGES))
+@pytest.mark.parametrize("launcher", EACH)
 def test_eight_runs_give_the_same_cards(launcher, one_after_the_other, npz_file, tmp_path):
     pytest.importorskip(PACKAGES[launcher])
     expected, store = one_after_the_other
@@ -65,7 +67,7 @@ def test_eight_runs_give_the_same_cards(launcher, one_after_the_other, npz_file,
     assert left == [], "no token, no settings of a launcher"
 
 
-@pytest.mark.parametrize("launcher", list(PACKAGES))
+@pytest.mark.parametrize("launcher", EACH)
 def test_a_failing_job_stops_no_other(launcher, npz_file, tmp_path):
     pytest.importorskip(PACKAGES[launcher])
     done = call(*sweep(npz_file, tmp_path / "sweep", "ipc=9,1"), *LAUNCHERS[launcher], cwd=tmp_path)
@@ -116,6 +118,7 @@ def wait_for(process, happened):
         time.sleep(0.02)
 
 
+@pytest.mark.campaign
 def test_submitit_requeues_a_job_that_was_preempted(undisturbed, npz_file, tmp_path):
     """SIGUSR2, as Slurm sends it: checkpoint, requeue by submitit, the same bits."""
     pytest.importorskip("submitit")
@@ -195,6 +198,7 @@ def test_the_script_for_slurm(npz_file, tmp_path):
     assert f"{sys.executable} -u -m submitit" in script
 
 
+@pytest.mark.campaign
 def test_workers_share_the_experts_of_one_store(npz_file, tmp_path):
     pytest.importorskip("joblib")
     done = call("experts", "-m", "worker=range(3)", "method=mtt", "dataset=npz", f"dataset.root={npz_file}", *NPZ,

@@ -96,7 +96,7 @@ def test_both_ways_read_the_same_segment(speed, tmp_path):
     assert torch.equal(segment[:, 0], torch.tensor([1.0, 2.0, 3.0]))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_variant_is_measured_and_compared(tmp_path):
     variants = (CLASSICAL, KEPT, "adjoint", "kept", "expert store", "help")
     arguments = ("iteration", "segments", "start-up", *TINY, "--output", "out/speed.json", "--markdown", "speed.md")
@@ -129,7 +129,7 @@ def test_every_variant_is_measured_and_compared(tmp_path):
     assert all(re.search(r"\d \d+\.\d+x \|", row) for row in rows.values())
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_failing_variant_is_named_and_the_others_go_on(tmp_path):
     # no C++ compiler is found, so nothing can be compiled
     arguments = ("evaluation", *TINY, "--variants", CLASSICAL, "compiled", "eager", "--output", "speed.json")

@@ -30,12 +30,14 @@ def signal_to(running, number):
     os.kill(running.process.pid, number)
 
 
-MOMENTS = list(
-    itertools.product(("experts", "distillation", "evaluation"), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))
-)
+WHERE, SIGNALS = ("experts", "distillation", "evaluation"), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+FEW = set(zip(WHERE, SIGNALS, strict=True))
+MOMENTS = [
+    pytest.param(*each, marks=pytest.mark.slow if each in FEW else pytest.mark.campaign)
+    for each in itertools.product(WHERE, SIGNALS)
+]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("where", "number"), MOMENTS)
 def test_a_stopped_run_goes_on_to_the_same_bits(where, number, undisturbed, npz_file, tmp_path):
     folder = tmp_path / "run"

@@ -33,7 +33,7 @@ def written(folder):
     return {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*")}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_suite_runs_once_and_goes_on_where_it_stopped(drive, tmp_path):
     arguments = ("table4_ablation", "--variant", "cpu", *TINY, "ipc=1")
     first = drive(*arguments)
@@ -55,7 +55,7 @@ def test_a_suite_runs_once_and_goes_on_where_it_stopped(drive, tmp_path):
     assert all(row in second.out for row in ROWS)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_failed_run_stops_nothing_and_is_named(drive, tmp_path):
     result = drive("table3_cross_architecture", "--variant", "cpu", *TINY_NETWORK, *TINY_PROTOCOL, "networks=null",
                    "method=random", "ipc=100000,1", "--out", "out")  # fmt: skip

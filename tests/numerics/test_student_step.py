@@ -119,7 +119,7 @@ def test_unroll_with_compiled_steps_equals_the_full_graph(compiled):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_compiled_steps_give_the_same_bits_again_also_when_compiled_anew():
     first, again = (
         path_gradients(make_step(True, torch.float32), "auto", dtype=torch.float32, sizes=(3, 3)) for _ in range(2)

@@ -108,7 +108,7 @@ def test_too_many_classes_leave_the_confusion_matrices_out():
     assert Evaluation.from_metrics("convnet", [metrics] * 3).confusion is None
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_largest_card_can_be_read_again(card, tmp_path):
     classes = 200
     fifth = dict.fromkeys(("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"), 0.2)

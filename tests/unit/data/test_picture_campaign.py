@@ -70,7 +70,7 @@ def test_all_files(tmp_path):
     assert len(outcomes) >= CASES
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_damaged_files_are_read_or_refused_in_one_line(tmp_path):
     draw, path, counts = random.Random(0), tmp_path / "damaged.png", Counter()
     cases = [case for case in picture_files.cases() if case.content]

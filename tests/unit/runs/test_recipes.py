@@ -75,7 +75,7 @@ FIRST = {method: (dataset, ipc) for method, dataset, ipc in reversed(CELLS)}
 
 @pytest.mark.parametrize(
     ("method", "dataset", "ipc"),
-    [pytest.param(*cell, marks=() if FIRST[cell[0]] == cell[1:] else pytest.mark.slow) for cell in CELLS],
+    [pytest.param(*cell, marks=() if FIRST[cell[0]] == cell[1:] else pytest.mark.campaign) for cell in CELLS],
 )
 def test_every_cell_builds(method, dataset, ipc, roots):
     values, note = settings(method, dataset, ipc)
@@ -129,7 +129,7 @@ RELEASED = {
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(each, marks=() if each == "hoptm" else pytest.mark.slow) for each in TRAJECTORY]
+    "method", [pytest.param(each, marks=() if each == "hoptm" else pytest.mark.campaign) for each in TRAJECTORY]
 )
 def test_medical_trajectory_methods_share_hoptm_s_segments(method):
     for (dataset, ipc), expected in RELEASED.items():
