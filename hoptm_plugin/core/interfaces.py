@@ -181,7 +181,8 @@ class RawImages:
         validation: the same, or None when the source has no such split.
         released: normalisation constants (mean, std) that a paper's code released for this source, or None.
         provenance: JSON values worth storing in a run. ``official_images``, a number over all splits, and
-            ``official_file`` say what published figures are for: beside other data none is told.
+            ``official_file`` say what published figures are for: beside other data, and data without the number,
+            none is told.
         pictures: of all splits together, not yet decoded, because sizes differ or are large; None of tensors.
         files: names of the pictures, for messages.
         groups: (n,) int64, to whom each training image belongs, such as a patient; a carved validation split takes

@@ -180,11 +180,12 @@ class Workbench:
             self.progress(line, 0)
 
     def unofficial(self) -> str | None:
-        """Say why what was published for the data set was not for these data; None where nothing tells so."""
+        """Say why what was published was not for these data; None of those that a reader knows to be the official ones."""
         said, found = self.data.provenance, sum(map(len, (self.data.train, self.data.validation, self.data.test)))
         if said.get("official_file") is False:
             return "its file is not the official one"
-        official = said.get("official_images", found)
+        if (official := said.get("official_images")) is None:
+            return "nothing says that its images are those of the publication"
         return None if found == official else f"it has {found:,} images, and the official one {official:,}"
 
     def say_what_is_dropped(self, why: str | None = None) -> None:

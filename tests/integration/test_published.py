@@ -55,3 +55,10 @@ def test_beside_other_counts_it_is_dropped_and_that_is_said(official, tmp_path, 
     monkeypatch.setitem(medmnist.INFO["breastmnist"], "n_samples", {"train": 546, "val": 78, "test": 156})
     with pytest.warns(UserWarning, match="it has 32 images, and the official one 780, so that nothing published"):
         assert reported(tmp_path) is None
+
+
+def test_beside_data_of_one_s_own_it_is_dropped_and_that_is_said(official, tmp_path):
+    own = ("dataset=npz", "dataset.preprocess.image_size=null", *SETTINGS[2:])
+    settings = compose("method=random", *own, f"dataset.root={official}", reported=PUBLISHED)
+    with pytest.warns(UserWarning, match="nothing says that its images are those of the publication, so that nothing"):
+        assert run(settings, tmp_path / "own").reported is None
