@@ -180,7 +180,7 @@ class Workbench:
             self.progress(line, 0)
 
     def unofficial(self) -> str | None:
-        """Say why what was published was not for these data; None of those that a reader knows to be the official ones."""
+        """Say why what was published was not for these data; None of official data."""
         said, found = self.data.provenance, sum(map(len, (self.data.train, self.data.validation, self.data.test)))
         if said.get("official_file") is False:
             return "its file is not the official one"
