@@ -68,6 +68,8 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     for kind, evaluations in ((card.title, card.evaluations), *beside):
         lines += [f"{kind}, {each.network}: {each.diverged} of {len(each.accuracy.values)} networks diverged"
                   for each in evaluations or () if each.diverged]  # fmt: skip
+    if card.imported is not None:
+        lines.append(f"imported: {card.imported}")
     if card.distilled_from is not None:
         lines.append(from_other_data(card, card.distilled_from))
     if card.split == "validation":

@@ -148,7 +148,7 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
                                      "leave method out")  # fmt: skip
         source = source_data(synthetic, judged.name, judged.card)
         check_fit(judged.name, synthetic, source, bench)
-        bench.check()
+        bench.check(distils=False)
         other, note = other_data(source, bench, judged.trained_on), None if source else NOT_SAID
         said = told(other, bench) if other else note
         if said:
