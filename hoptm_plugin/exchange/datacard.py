@@ -7,7 +7,7 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hoptm_plugin.cards.words import SELECTIONS, percent
+from hoptm_plugin.cards.words import percent, selected
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.exchange.formats import classes_of
 from hoptm_plugin.exchange.manifest import Manifest
@@ -56,10 +56,10 @@ def dataset_card(manifest: Manifest, synthetic: SyntheticSet, origin: Origin) ->
         info=synthetic.info,
         classes=list(zip(synthetic.class_names, counts.tolist(), strict=True)),
         real=images_are(synthetic),
-        recipe=recipe(origin.config, card is None or bool(card.cost.experts_s)),
+        recipe=[] if "imported" in synthetic.info else recipe(origin.config, card is None or bool(card.cost.experts_s)),
         card=card,
         protocol="" if card is None else "; ".join(map("=".join, flat(card.protocol, ["random_subset"]))),
-        selection=None if card is None else SELECTIONS[card.selection],
+        selection=None if card is None else selected(card),
         most_listed=MOST_LISTED,
         # one that the text cannot close
         fence="`" * max(3, *(1 + len(run) for run in re.findall("`+", origin.bibtex)), 0),

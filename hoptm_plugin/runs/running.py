@@ -22,7 +22,7 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.core.text import one_line
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
-from hoptm_plugin.exchange.origin import NOT_SAID, images_are
+from hoptm_plugin.exchange.origin import images_are, not_said
 from hoptm_plugin.loggers import GuardedLoggers
 from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
@@ -91,7 +91,7 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
         foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
         card = finished_card(bench, results, cost, artefacts, None if foreign else settings.seed, distilled.synthetic,
-                             settings.set_digest(), note=NOT_SAID if foreign else None)  # fmt: skip
+                             settings.set_digest(), note=not_said(distilled.synthetic) if foreign else None)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()
         return card

@@ -144,7 +144,29 @@ class TestDatasetReaders(DatasetReaderContract):
 
 
 class TestLoggers(LoggerContract):
-    specs: ClassVar = [{"name": "tensorboard"}, {"name": "tensorboard", "images_every": 2, "most_images": 1}]
+    specs: ClassVar = [
+        {"name": "tensorboard"}, {"name": "tensorboard", "images_every": 2, "most_images": 1}, {"name": "csv"},
+    ]  # fmt: skip
+
+
+class TestWandb(LoggerContract):
+    specs: ClassVar = [{"name": "wandb", "mode": "offline", "images_every": 2}]
+
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("wandb")
+
+
+class TestMlflow(LoggerContract):
+    specs: ClassVar = [{"name": "mlflow", "images_every": 2}]
+
+    def complete(self, spec, folder):
+        return {**spec, "tracking_uri": f"file:{folder / 'mlruns'}"}
+
+    @pytest.fixture(autouse=True)
+    def installed(self, monkeypatch):
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
 
 class TestMethods(MethodContract):
