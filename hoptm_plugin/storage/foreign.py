@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.text import shortened
 from hoptm_plugin.storage.npz import Header, NpzError, open_npz
 
@@ -69,7 +69,7 @@ def read_foreign(path: Path, largest: int, claim: Callable[[int], None]) -> Any:
                 f"trust it, load it where it was made, and {SAVE_AGAIN}"
             )
         return _safetensors(path)
-    except FileFormatError:
+    except HopTMError:
         raise
     except Exception as error:  # damaged files have many ways to say so
         raise FileFormatError(f"{path}: not a readable .pt, .npy, .npz or .safetensors file ({shortened(error)}); fetch "
