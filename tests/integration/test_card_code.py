@@ -23,7 +23,7 @@ TINY = ("method=random", "network.width=4", "network.depth=2", "protocol.repeats
 CLASSES = ("bright or not", "dark")
 
 
-def write_pictures(root, sizes, modes=("L",), large=False):
+def write_pictures(root, sizes, modes=("L",), contrast=90):
     """Write train and test pictures of two classes, PNG and JPEG of the sizes and modes in turn."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 7)):
@@ -31,7 +31,7 @@ def write_pictures(root, sizes, modes=("L",), large=False):
             (root / split / name).mkdir(parents=True)
             for index in range(count):
                 width, height = sizes[index % len(sizes)]
-                levels = generator.integers(0, 140, (height, width, 3)) + 90 * (1 - label)
+                levels = generator.integers(0, 140, (height, width, 3)) + contrast * (1 - label)
                 picture = Image.fromarray(levels.astype(np.uint8)).convert(modes[index % len(modes)])
                 exif = Image.Exif()
                 exif[274] = 6 if index == 3 else 1  # turned
@@ -90,7 +90,7 @@ def test_real_pictures_are_prepared_as_the_run_prepared_them(case, tmp_path):
 
 
 def test_the_cards_code_gets_the_accuracy_of_the_run(tmp_path, monkeypatch, capsys):
-    root = write_pictures(tmp_path / "pictures", MIXED, ("RGB", "L"))
+    root = write_pictures(tmp_path / "pictures", MIXED, ("RGB", "L"), contrast=8)
     networks = []
 
     def kept(network, split):
@@ -102,7 +102,7 @@ def test_the_cards_code_gets_the_accuracy_of_the_run(tmp_path, monkeypatch, caps
     card = run(compose(*TINY, "dataset=folder", f"dataset.root={root}", "protocol.epochs=40", "protocol.learning_rate=0.001"),
                tmp_path / "run")  # fmt: skip
     accuracy = card.evaluations[0].accuracy.values[0]
-    assert 0 < accuracy < 1, "an accuracy that a constant guess would get as well shows nothing"
+    assert accuracy not in (0, 0.5, 1), "what a constant guess would get as well shows nothing"
     for form in ("medmnist", "folder", "safetensors", "ddranking"):
         folder = export(tmp_path / "run", form, tmp_path / form).folder
         shutil.copytree(root / "test", folder / "test")
