@@ -157,8 +157,8 @@ class Imported(Method):
         sha256: Chance[tuple[str, ...]] = (),
         values: Values = "normalised",
         mosaic: int = 1,
-        experiment: int = 0,
-        step_size: float | None = None,
+        experiment: Chance[int] = 0,
+        step_size: Chance[float | None] = None,
     ) -> None:
         if mosaic < 1 or experiment < 0:
             raise ValueError("mosaic must be at least 1, and experiment at least 0")
