@@ -38,7 +38,7 @@ def text_of(value: object) -> str:
 
 
 def dataset_card(manifest: Manifest, synthetic: SyntheticSet, origin: Origin) -> str:
-    """Return the card in Markdown, with a few lines of plain PyTorch that train on the export and test on real pictures.
+    """Return the card in Markdown, with plain PyTorch that trains on the export and tests on real pictures.
 
     It names no path, host or person, and no text from files is in the code.
 
@@ -85,6 +85,7 @@ def preparation(origin: Origin) -> dict[str, Any] | None:
     read = (origin.card and origin.card.dataset.read) or ""
     resized = given.get("image_size") is not None
     return {
-        "fit": known.fit, "antialias": known.antialias, "order": known.resize_order, "resized": resized, "reduced": REDUCED,
+        "fit": known.fit, "antialias": known.antialias, "order": known.resize_order, "resized": resized,
+        "reduced": REDUCED,
         "while_reading": resized and (known.resize_order == "while_reading" or WHILE_READ in read),
     }  # fmt: skip

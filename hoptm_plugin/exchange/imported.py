@@ -74,8 +74,8 @@ def read_files(files: Sequence[Path], experiment: int = 0) -> Found:
         DataError: it does not fit into memory.
     """
     if not 1 <= len(files) <= len(NAMES):
-        raise ConfigurationError("import: name the files of one set: its images, then its labels, then its learning rate, "
-                                 "or one that holds all of them")  # fmt: skip
+        raise ConfigurationError("import: name the files of one set: its images, then its labels, then its learning "
+                                 "rate, or one that holds all of them")  # fmt: skip
     parts: dict[str, Any] = {}
     told = ""
     for place, file in enumerate(files):
@@ -89,7 +89,9 @@ def read_files(files: Sequence[Path], experiment: int = 0) -> Found:
         parts |= _named(content, place, len(files), file)
     if not isinstance(parts.get("images"), Tensor):
         raise FileFormatError(f"{files[0]}: holds no images, which are an array of three or four dimensions")
-    return Found(parts["images"].detach(), _labels(parts.get("labels"), files), _rate(parts.get("step_size")), told)
+    names = ", ".join(map(str, files))
+    labels, rate = _labels(parts.get("labels"), names), _rate(parts.get("step_size"), names)
+    return Found(parts["images"].detach(), labels, rate, told)
 
 
 def _named(content: Any, place: int, files: int, file: Path) -> dict[str, Any]:
@@ -101,8 +103,8 @@ def _named(content: Any, place: int, files: int, file: Path) -> dict[str, Any]:
                  for part, names in NAMES.items()}  # fmt: skip
         if found["images" if place == 0 else "labels"] is None:
             known = "; ".join(f"{part} as {', '.join(names)}" for part, names in NAMES.items())
-            raise FileFormatError(f"{file}: holds {one_line(', '.join(map(str, content)))[:200] or 'nothing'}, of which "
-                                  f"nothing is known; {known}")  # fmt: skip
+            names = one_line(", ".join(map(str, content)))[:200] or "nothing"
+            raise FileFormatError(f"{file}: holds {names}, of which nothing is known; {known}")  # fmt: skip
         return {part: value for part, value in found.items() if value is not None}
     if isinstance(content, list | tuple):
         return dict(zip(NAMES, content, strict=False))
@@ -114,23 +116,19 @@ def _named(content: Any, place: int, files: int, file: Path) -> dict[str, Any]:
     return {"labels" if place == 1 and files > len(NAMES) - 1 else "step_size": content}
 
 
-def _labels(found: Any, files: Sequence[Path]) -> Tensor | None:
-    if found is None:
-        return None
-    if not isinstance(found, Tensor):
-        raise FileFormatError(f"{files[min(1, len(files) - 1)]}: its labels are {type(found).__name__}, no array of numbers")
-    return found.detach()
+def _labels(found: Any, names: str) -> Tensor | None:
+    if found is not None and not isinstance(found, Tensor):
+        raise FileFormatError(f"{names}: the labels are {type(found).__name__}, no array of numbers")
+    return None if found is None else found.detach()
 
 
-def _rate(found: Any) -> float | None:
-    if found is None:
-        return None
+def _rate(found: Any, names: str) -> float | None:
     if isinstance(found, Tensor) and found.numel() == 1:
         found = found.item()
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise FileFormatError("the learning rate is no single number; name the files in the order images, labels, learning "
-                              "rate, or give it with step_size=NUMBER")  # fmt: skip
-    return float(found)
+    if isinstance(found, bool) or not isinstance(found, int | float | None):
+        raise FileFormatError(f"{names}: the learning rate is no single number; name the files in the order images, "
+                              f"labels, learning rate, or give it with step_size=NUMBER")  # fmt: skip
+    return None if found is None else float(found)
 
 
 @register("imported")
@@ -237,8 +235,9 @@ def as_input(found: Tensor, values: Values, data: ImageData, names: str) -> tupl
     elif shape[1:] == (height, width, channels) and shape[1:] != data.image_shape:
         found = found.permute(0, 3, 1, 2)
     elif shape[1:] != data.image_shape or not shape[0]:
-        raise ConfigurationError(f"{names}: its images are {'x'.join(map(str, shape))}, those of {data.name} {size}; choose "
-                                 f"the data set it was distilled from, with dataset=... dataset.preprocess.image_size=...")  # fmt: skip
+        raise ConfigurationError(f"{names}: its images are {'x'.join(map(str, shape))}, those of {data.name} {size}; "
+                                 f"choose the data set it was distilled from, with dataset=... and "
+                                 f"dataset.preprocess.image_size=...")  # fmt: skip
     whitened = data.normalisation.kind == "zca"
     if found.dtype == torch.uint8:
         values = "pixels"
@@ -246,7 +245,7 @@ def as_input(found: Tensor, values: Values, data: ImageData, names: str) -> tupl
         raise ConfigurationError(f"{names}: its images are {found.dtype}; save pixels as uint8, or floats")
     if whitened != (values == "whitened"):
         remedy = {
-            "pixels": "nothing else than the data it was distilled from can whiten them; use dataset.preprocess.zca=false",
+            "pixels": "nothing but the data it was distilled from can whiten them; use dataset.preprocess.zca=false",
             "normalised": "if the images are whitened as well, give values=whitened, else dataset.preprocess.zca=false",
             "whitened": "give dataset.preprocess.zca=true",
         }[values]
@@ -258,13 +257,13 @@ def as_input(found: Tensor, values: Values, data: ImageData, names: str) -> tupl
         raise ConfigurationError(f"{names}: its images hold NaN or infinite values, so no network can learn from them")
     low, high = float(images.min()), float(images.max())
     if values != "pixels":
-        if 0 <= low and high <= 1:
-            warnings.warn(f"{names}: all values of its images lie in [0, 1]; if they are pixels and no network input, give "
-                          f"values=pixels", stacklevel=2)  # fmt: skip
+        if low >= 0 and high <= 1:
+            warnings.warn(f"{names}: all values of its images lie in [0, 1]; if they are pixels and no network input, "
+                          f"give values=pixels", stacklevel=2)  # fmt: skip
         return images, f"{values} as {data.name} is here"
     if max(-low, high) > LARGEST_PIXEL:
-        raise ConfigurationError(f"{names}: its values go from {low:.3g} to {high:.3g}, and those of pixels from 0 to 1; "
-                                 f"save levels of 0 to 255 as uint8, or give values=normalised")  # fmt: skip
+        raise ConfigurationError(f"{names}: its values go from {low:.3g} to {high:.3g}, and those of pixels from 0 to "
+                                 f"1; save levels of 0 to 255 as uint8, or give values=normalised")  # fmt: skip
     return data.normalisation.apply(images), "pixels"
 
 
@@ -283,8 +282,8 @@ def as_labels(found: Tensor | None, images: int, data: ImageData, names: str) ->
     labels = found.clone().reshape(1) if not found.ndim else found.clone()
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape not in ((images,), (images, classes)) or labels.is_complex():
-        raise ConfigurationError(f"{names}: {images} images, but labels {'x'.join(map(str, found.shape))}; there must be a "
-                                 f"class index for each, or a number for each of the {classes} classes of "
+        raise ConfigurationError(f"{names}: {images} images, but labels {'x'.join(map(str, found.shape))}; there must "
+                                 f"be a class index for each, or a number for each of the {classes} classes of "
                                  f"{data.name}")  # fmt: skip
     numbers = labels.double()
     if not bool(torch.isfinite(numbers).all()):
@@ -293,8 +292,8 @@ def as_labels(found: Tensor | None, images: int, data: ImageData, names: str) ->
         if bool((numbers != numbers.round()).any()):
             raise ConfigurationError(f"{names}: its labels are no whole numbers, so no class indices")
         if not 0 <= float(numbers.min()) <= float(numbers.max()) < classes:
-            raise ConfigurationError(f"{names}: its labels go from {numbers.min():g} to {numbers.max():g}, the classes of "
-                                     f"{data.name} from 0 to {classes - 1}")  # fmt: skip
+            raise ConfigurationError(f"{names}: its labels go from {numbers.min():g} to {numbers.max():g}, the classes "
+                                     f"of {data.name} from 0 to {classes - 1}")  # fmt: skip
         return numbers.long(), "class indices"
     if bool((numbers < 0).any()) or bool(((numbers.sum(dim=1) - 1).abs() > 1e-3).any()):
         return labels.float(), "soft labels, taken for logits"

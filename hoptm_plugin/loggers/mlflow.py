@@ -36,7 +36,11 @@ class Mlflow(PictureLogger):
     """
 
     def __init__(
-        self, tracking_uri: str | None = None, experiment: str = "hoptm", images_every: int = 500, most_images: int = 100
+        self,
+        tracking_uri: str | None = None,
+        experiment: str = "hoptm",
+        images_every: int = 500,
+        most_images: int = 100,
     ) -> None:
         super().__init__(images_every, most_images)
         require_extra("mlflow", "MLflow", "mlflow")

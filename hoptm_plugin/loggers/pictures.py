@@ -64,7 +64,7 @@ def side_by_side(images: Tensor) -> NDArray[np.float32]:
 
 
 def settings_of(folder: Path) -> Mapping[str, Any]:
-    """Return the settings of the run in a folder by dotted path, without paths of this machine; none before it began."""
+    """Return the settings of the run in a folder by dotted path, without paths of the machine; empty without a run."""
     if not (folder / CONFIG).is_file():
         return {}
     flat: dict[str, Any] = pd.json_normalize(without_paths(read_config(folder / CONFIG))).iloc[0].to_dict()

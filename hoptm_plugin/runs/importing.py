@@ -79,8 +79,8 @@ def import_overrides(files: Sequence[Path], given: Sequence[str]) -> list[str]:
         made["dataset.preprocess.zca"] = True
     if not any(each.startswith("ipc=") for each in given):
         if (ipc := found.ipc()) is None:
-            raise ConfigurationError("ipc: the files hold no labels, which would tell it; give the images per class with "
-                                     "ipc=NUMBER")  # fmt: skip
+            raise ConfigurationError("ipc: the files hold no labels, which would tell it; give the images per class "
+                                     "with ipc=NUMBER")  # fmt: skip
         made["ipc"] = ipc
     keys = {each: each.partition("=")[0] for each in given}
     rest = [f"{OPTIONS[key]}{each.removeprefix(key)}" if key in OPTIONS else each

@@ -90,8 +90,10 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
             logger.scalars(settings.distillation.iterations, _means(results))
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
         foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
-        card = finished_card(bench, results, cost, artefacts, None if foreign else settings.seed, distilled.synthetic,
-                             settings.set_digest(), note=not_said(distilled.synthetic) if foreign else None)  # fmt: skip
+        seed, note = (None, not_said(distilled.synthetic)) if foreign else (settings.seed, None)
+        card = finished_card(
+            bench, results, cost, artefacts, seed, distilled.synthetic, settings.set_digest(), note=note
+        )
         write_card(card, folder / CARD)
         finished.discard()
         return card

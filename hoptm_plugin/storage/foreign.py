@@ -65,15 +65,15 @@ def read_foreign(path: Path, largest: int, claim: Callable[[int], None]) -> Any:
             return _npy(path, claim)
         if first.startswith(b"\x80"):
             raise FileFormatError(
-                f"{path}: is a plain pickle, or of torch before 1.6; reading one runs whatever code is in it. Where you "
-                f"trust it, load it where it was made, and {SAVE_AGAIN}"
+                f"{path}: is a plain pickle, or of torch before 1.6; reading one runs whatever code is in it. Where "
+                f"you trust it, load it where it was made, and {SAVE_AGAIN}"
             )
         return _safetensors(path)
     except HopTMError:
         raise
     except Exception as error:  # damaged files have many ways to say so
-        raise FileFormatError(f"{path}: not a readable .pt, .npy, .npz or .safetensors file ({shortened(error)}); fetch "
-                              f"it again, or {SAVE_AGAIN}") from None  # fmt: skip
+        raise FileFormatError(f"{path}: not a readable .pt, .npy, .npz or .safetensors file ({shortened(error)}); "
+                              f"fetch it again, or {SAVE_AGAIN}") from None  # fmt: skip
 
 
 class _PassedOver:
@@ -96,8 +96,8 @@ def _torch(path: Path) -> Any:
     for operation, argument, _ in operations:
         if operation.name == "GLOBAL" and not _KNOWN.fullmatch(str(argument)):
             name = str(argument).replace(" ", ".")
-            raise FileFormatError(f"{path}: holds {shortened(ValueError(name))}, more than tensors and numbers, which is "
-                                  f"not read; {SAVE_AGAIN}")  # fmt: skip
+            raise FileFormatError(f"{path}: holds {shortened(ValueError(name))}, more than tensors and numbers, which "
+                                  f"is not read; {SAVE_AGAIN}")  # fmt: skip
         if isinstance(argument, str | bytes) and len(argument) > LONGEST_TEXT:
             raise ValueError("it holds long texts")
     with torch.serialization.safe_globals([(_PassedOver, name) for name in _PASSED_OVER]):

@@ -204,7 +204,9 @@ class TestImported(MethodContract):
 
     def test_the_set_has_ipc_images_of_every_class(self, spec):
         # its files decide, and another number is refused
-        assert len(self.build(spec).setup(self.task())) == self.build(spec).training_images(len(self.task().data.class_names), 2)
+        assert len(self.build(spec).setup(self.task())) == self.build(spec).training_images(
+            len(self.task().data.class_names), 2
+        )
         with pytest.raises(ConfigurationError, match="but ipc=3 is 3 of each of its"):
             self.build(spec).setup(replace(self.task(), ipc=3))
 

@@ -56,15 +56,16 @@ def prepared(folder, test):
 
 
 MIXED, ONE, SQUARE = [(40, 30), (20, 50), (900, 700)], [(40, 30)], [(32, 32)]
+AFTER, BEFORE = (f"dataset.preprocess.resize_order={order}_normalise" for order in ("after", "before"))
 CASES = {
     "each by itself": (MIXED, ("L",), []),
     "padded": (MIXED, ("L",), ["dataset.preprocess.fit=pad"]),
     "stretched": (MIXED, ("RGB", "L"), ["dataset.preprocess.fit=stretch"]),
-    "sizes differ": (MIXED, ("L",), ["dataset.preprocess.resize_order=after_normalise"]),
-    "as released": (ONE, ("RGB",), ["dataset.preprocess.resize_order=after_normalise", "dataset.preprocess.antialias=false"]),
-    "before, padded": (ONE, ("RGB",), ["dataset.preprocess.resize_order=before_normalise", "dataset.preprocess.fit=pad"]),
-    "after, padded": (ONE, ("L",), ["dataset.preprocess.resize_order=after_normalise", "dataset.preprocess.fit=pad"]),
-    "after, stretched": (ONE, ("L",), ["dataset.preprocess.resize_order=after_normalise", "dataset.preprocess.fit=stretch"]),
+    "sizes differ": (MIXED, ("L",), [AFTER]),
+    "as released": (ONE, ("RGB",), [AFTER, "dataset.preprocess.antialias=false"]),
+    "before, padded": (ONE, ("RGB",), [BEFORE, "dataset.preprocess.fit=pad"]),
+    "after, padded": (ONE, ("L",), [AFTER, "dataset.preprocess.fit=pad"]),
+    "after, stretched": (ONE, ("L",), [AFTER, "dataset.preprocess.fit=stretch"]),
     "as they are": (SQUARE, ("L",), ["dataset.preprocess.image_size=null"]),
     "given constants": (SQUARE, ("L",), ["dataset.preprocess.mean=[0.3]", "dataset.preprocess.std=[0.1]"]),
     "grey shown as RGB": (MIXED, ("L",), ["dataset.preprocess.channels=3"]),
@@ -75,7 +76,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_real_pictures_are_prepared_as_the_run_prepared_them(case, tmp_path):
     sizes, modes, given = CASES[case]
-    root = write_pictures(tmp_path / "pictures", [size for size in sizes], modes)
+    root = write_pictures(tmp_path / "pictures", sizes, modes)
     if sizes != MIXED:  # a turned picture would have another size
         for file in root.rglob("3.jpg"):
             file.unlink()
@@ -99,8 +100,8 @@ def test_the_cards_code_gets_the_accuracy_of_the_run(tmp_path, monkeypatch, caps
 
     predict = evaluation.predict
     monkeypatch.setattr(evaluation, "predict", kept)
-    card = run(compose(*TINY, "dataset=folder", f"dataset.root={root}", "protocol.epochs=40", "protocol.learning_rate=0.001"),
-               tmp_path / "run")  # fmt: skip
+    slow = ("protocol.epochs=40", "protocol.learning_rate=0.001")
+    card = run(compose(*TINY, "dataset=folder", f"dataset.root={root}", *slow), tmp_path / "run")
     accuracy = card.evaluations[0].accuracy.values[0]
     assert accuracy not in (0, 0.5, 1), "what a constant guess would get as well shows nothing"
     for form in ("medmnist", "folder", "safetensors", "ddranking"):

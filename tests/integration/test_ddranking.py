@@ -114,7 +114,8 @@ print("RESULT", json.dumps({"failures": failures, "accuracy": accuracy, "shape":
 # of ddranking/metrics/general.py
 FAILURES = [
     ["NameError", "name 'use_torchvision' is not defined", 135],
-    ["TypeError", "GeneralEvaluator._compute_hard_label_metrics_helper() missing 1 required positional argument: 'model'", 429],
+    ["TypeError", "GeneralEvaluator._compute_hard_label_metrics_helper() missing 1 required positional argument: "
+     "'model'", 429],
     ["AttributeError", "'GeneralEvaluator' object has no attribute 'num_workers'", 257],
 ]  # fmt: skip
 

@@ -43,8 +43,8 @@ def saved(tmp_path, finished_run):
 
 def test_an_imported_set_is_a_run_for_every_command(bench, tmp_path, data, saved, finished_run):
     done = succeed(bench("import", *saved, *data, "name=DATM", "hydra.run.dir=run"))
-    said = ("images_best.pt, labels_best.pt, lr_best.pt; 3 images, normalised as generated is here; soft labels, taken for "
-            "logits; learning rate 0.02")  # fmt: skip
+    said = ("images_best.pt, labels_best.pt, lr_best.pt; 3 images, normalised as generated is here; soft labels, "
+            "taken for logits; learning rate 0.02")  # fmt: skip
     assert f"mported: {said}" in done.err, "said before the work"
     for line in (f"imported: {said}", f"note: {NOT_KNOWN}", "chosen: not known, since the set was imported"):
         assert line in done.out

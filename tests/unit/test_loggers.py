@@ -118,7 +118,9 @@ def test_a_missing_package_is_one_message_with_the_remedy(monkeypatch, name, tit
     remedy = rf'loggers\[0\]: {title} is not installed; pip install "hoptm-plugin\[{name}\]"'
     with pytest.raises(ConfigurationError, match=remedy):
         loggers.build({"name": name}, "loggers[0]")
-    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert extras[name][0].startswith(name)
 
 
