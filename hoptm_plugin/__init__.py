@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.pages.report import report
     from hoptm_plugin.runs.composition import compose
+    from hoptm_plugin.runs.importing import import_set
     from hoptm_plugin.runs.judging import evaluate
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
@@ -79,6 +80,7 @@ _HOMES = {
     "networks.needs": "network_problems",
     "pages.report": "report",
     "runs.composition": "compose",
+    "runs.importing": "import_set",
     "runs.judging": "evaluate",
     "runs.reading": "Run read_run",
     "runs.running": "build_experts run",

@@ -11,6 +11,11 @@ SELECTIONS = {
 }
 
 
+def selected(card: Card) -> str:
+    """Say how the iteration of a set was chosen."""
+    return "not known, since the set was imported" if card.imported else SELECTIONS[card.selection]
+
+
 def percent(mean: float | None, std: float | None = None) -> str:
     """Return fractions as "52.31 ± 1.20", mean and population std in percent; "-" where the mean is undefined."""
     if mean is None:

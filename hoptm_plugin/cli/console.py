@@ -15,7 +15,7 @@ from rich.text import Text
 from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.words import SELECTIONS, from_other_data, percent, published
+from hoptm_plugin.cards.words import from_other_data, percent, published, selected
 from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
 from hoptm_plugin.runs.verifying import Verification
@@ -68,6 +68,8 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     for kind, evaluations in ((card.title, card.evaluations), *beside):
         lines += [f"{kind}, {each.network}: {each.diverged} of {len(each.accuracy.values)} networks diverged"
                   for each in evaluations or () if each.diverged]  # fmt: skip
+    if card.imported is not None:
+        lines.append(f"imported: {card.imported}")
     if card.distilled_from is not None:
         lines.append(from_other_data(card, card.distilled_from))
     if card.split == "validation":
@@ -79,7 +81,7 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         of = "" if tried.reused is None else f" in the search of {tried.reused}"
         lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split{of} "
                      f"(seed {tried.seed}, networks for each: {tried.networks})")  # fmt: skip
-    lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
+    lines += [f"chosen: {selected(card)}", f"cost: {_cost(card.cost)}"]
     if folder is not None:
         lines.append(f"folder: {folder}")
     for line in lines:

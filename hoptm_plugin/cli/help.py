@@ -10,6 +10,7 @@ commands
   run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
+  import    a set that other software distilled, as a run       {PROGRAM} import images.pt labels.pt dataset=digits
   verify    checksums of a run, and its evaluation once more    {PROGRAM} verify RUN
   compare   one table from several runs, differences tested     {PROGRAM} compare runs --format latex
   report    one HTML page on several runs, to look at and share {PROGRAM} report runs -o report.html
@@ -50,6 +51,20 @@ HELP = {
     f"(a run folder, a .safetensors file, or an exported folder) and test them. Settings come from the run the "
     f"set lies in, where it lies in one; otherwise name the data set.\n\n"
     f'  {PROGRAM} eval synthetic=RUN "networks=[convnet,resnet18,vgg11,alexnet]" protocol.repeats=3\n\n{SETTINGS_HELP}',
+    "import": f"usage: {PROGRAM} import IMAGES [LABELS [LEARNING_RATE]] [KEY=VALUE ...]\n\n"
+    f"Read a set that other software distilled (.pt, .npy, .npz or .safetensors files, or one that holds all of it), "
+    f"judge it, and write a run folder that eval, compare, report, export and verify take. The card says that the set "
+    f"was imported, and that the data it was distilled from are not known. Nothing in the files is executed. "
+    f"docs/import.md says what MTT, FTD, DATM, HoP-TM, DM, IDM and NCFM save.\n\n"
+    f"  name=MTT                      what the row is called in tables\n"
+    f"  values=normalised             floats are network input, normalised as the data set is here (as a rule)\n"
+    f"  mean=[0.49,0.48,0.45] std=[0.2,0.2,0.2]   ... with other constants, which the test images get then as well\n"
+    f"  values=whitened               network input whitened by ZCA, which the test images are then as well\n"
+    f"  values=pixels                 floats are pixels of [0, 1] (NCFM); uint8 always are\n"
+    f"  mosaic=2                      each image is a mosaic of 2x2 images (IDM, NCFM)\n"
+    f"  experiment=1                  the second of several sets in a file (DM, IDM)\n"
+    f"  step_size=0.02                the learned learning rate, where no file has it (MTT, FTD)\n"
+    f"  ipc=10                        images per class, where no labels tell it\n\n{SETTINGS_HELP}",
     "verify": f"usage: {PROGRAM} verify [--checksums] RUN [KEY=VALUE ...]\n\nRecompute the checksums of a finished run "
     f"or evaluation, train its networks again on the stored set, and compare with its card. On the same machine and "
     f"software accuracies are identical; otherwise they must agree within noise: Welch's test at 1 %, Holm-corrected; "

@@ -40,6 +40,8 @@ def with_settings(command: str, arguments: list[str]) -> None:
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args(arguments)
     prepare()
+    if command == "import":
+        command, options.settings = "run", _importing(options.settings)
     if command == "verify":
         _verify(options.run, options.settings, options.checksums)
     elif command == "cite":
@@ -59,6 +61,15 @@ def _verify(folder: Path, overrides: list[str], checksums_only: bool) -> None:
     print_verification(found)
     if not found.verified:
         raise SystemExit(1)
+
+
+def _importing(arguments: list[str]) -> list[str]:
+    """Return the settings of a run that imports what the arguments name."""
+    from hoptm_plugin.runs.importing import import_overrides
+
+    files = [each for each in arguments if "=" not in each or Path(each).exists()]
+    overrides = [each for each in arguments if each not in files]
+    return import_overrides([path_of(file) for file in files], overrides)
 
 
 def _cite(overrides: list[str]) -> None:

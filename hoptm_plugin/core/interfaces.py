@@ -316,11 +316,14 @@ class Method(Part, ABC):
         images_are: what the images of the set are that :meth:`setup` returns; an instance may know better than its
             class, from its initialiser. Whether they were changed after that is measured.
         floor: its set is a random subset of the training images, anew for each seed: what every method must beat.
+        imported: the set that :meth:`setup` returns was made elsewhere, of data that nobody named: what was read, in
+            one line, once that is known. None: it is made here, of the task's data.
     """
 
     whole_split: ClassVar[bool] = False
     floor: ClassVar[bool] = False
     images_are: ImagesAre = "unknown"
+    imported: str | None = None
 
     def problems(self, task: Task) -> list[str]:
         """Return, before any work, what does not fit together; one line each, in the user's words."""

@@ -163,8 +163,11 @@ class Workbench:
         shape, classes = self.data.image_shape, len(self.data.class_names)
         return lambda generator: create(builder, shape, classes, generator, self.device)
 
-    def check(self) -> None:
+    def check(self, distils: bool = True) -> None:
         """Refuse a composition that does not fit together or the data; say what is done to these.
+
+        Args:
+            distils: the method is run; it is not where a set is judged that was made before.
 
         Raises:
             ConfigurationError: with all problems at once.
@@ -173,10 +176,11 @@ class Workbench:
         problems.found += check_ipc(self.data, self.settings.ipc)
         for builder in {"network": self.parts.network, **self.parts.evaluated}.values():
             problems.found += problems.attempt(partial(self._problems_of, builder)) or []
-        if not problems.found:
+        if distils and not problems.found:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
-        for line in self.data.told:
+        imported = self.parts.method.imported
+        for line in (*self.data.told, *([] if imported is None else [f"imported: {imported}"])):
             self.progress(line, 0)
 
     def unofficial(self) -> str | None:

@@ -17,7 +17,7 @@ from hoptm_plugin.core.text import pasted
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import check_against_card, is_export, load_distilled, why_no_set
-from hoptm_plugin.exchange.origin import NOT_SAID, source_data
+from hoptm_plugin.exchange.origin import not_said, source_data
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.fitting import check_fit, other_data, told
@@ -148,8 +148,8 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
                                      "leave method out")  # fmt: skip
         source = source_data(synthetic, judged.name, judged.card)
         check_fit(judged.name, synthetic, source, bench)
-        bench.check()
-        other, note = other_data(source, bench, judged.trained_on), None if source else NOT_SAID
+        bench.check(distils=False)
+        other, note = other_data(source, bench, judged.trained_on), None if source else not_said(synthetic)
         said = told(other, bench) if other else note
         if said:
             warnings.warn(f"{judged.name}: {said}", stacklevel=2)

@@ -19,10 +19,10 @@ from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import printable
+from hoptm_plugin.core.text import one_line
 from hoptm_plugin.engine.distil import Distilled, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
-from hoptm_plugin.exchange.origin import images_are
+from hoptm_plugin.exchange.origin import images_are, not_said
 from hoptm_plugin.loggers import GuardedLoggers
 from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
@@ -89,7 +89,11 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
             cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
             logger.scalars(settings.distillation.iterations, _means(results))
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
-        card = finished_card(bench, results, cost, artefacts, settings.seed, distilled.synthetic, settings.set_digest())
+        foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
+        seed, note = (None, not_said(distilled.synthetic)) if foreign else (settings.seed, None)
+        card = finished_card(
+            bench, results, cost, artefacts, seed, distilled.synthetic, settings.set_digest(), note=note
+        )
         write_card(card, folder / CARD)
         finished.discard()
         return card
@@ -158,7 +162,8 @@ def _distil(
 
     def begun(start: SyntheticSet) -> None:
         initial.append(start.images.detach().cpu().clone())
-        write_grid(bench.data.pixels(start.images), folder / INITIAL_GRID, settings.ipc)
+        if method.imported is None:
+            write_grid(bench.data.pixels(start.images), folder / INITIAL_GRID, settings.ipc)
 
     distiller = Distiller(
         method,
@@ -171,19 +176,20 @@ def _distil(
         begun,
     )
     distilled = distiller.run()
-    if hashes := bench.data.image_hashes:
+    if method.imported is None and (hashes := bench.data.image_hashes):
         write_trained_on(hashes["train"], bench.data.split_sha256["train"], folder / TRAINED_ON)
-    info = {
+    info: dict[str, Any] = {
         "method_id": settings.method_id,
         "method_title": settings.method_title,
-        "dataset": bench.data.name,
-        "fingerprint": bench.data.fingerprint,
-        "splits": bench.data.split_sha256,
         "ipc": settings.ipc,
-        "seed": settings.seed,
         "selection": settings.distillation.selection,
     }
-    info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
+    if method.imported is not None:
+        info["imported"] = method.imported
+    else:
+        info |= {"dataset": bench.data.name, "fingerprint": bench.data.fingerprint, "splits": bench.data.split_sha256,
+                 "seed": settings.seed}  # fmt: skip
+        info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
@@ -193,6 +199,8 @@ def _distil(
             } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
+    if method.imported is not None:
+        return distilled, {"distill_s": None, "seconds_per_iteration": None}
     per_iteration = distiller.seconds / settings.distillation.iterations
     return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
@@ -250,7 +258,8 @@ def finished_card(
     # a card's reported accuracy is that of its first network: only of the one distilled with
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
     published = settings.reported if own and bench.unofficial() is None else None
-    lower = synthetic.info.get("lower_precision")  # of its making, which is not that of its judging
+    # of its making, which is not that of its judging
+    said = {key: synthetic.info.get(key) for key in ("lower_precision", "imported")}
     return make_card(
         bench.data,
         results,
@@ -272,7 +281,7 @@ def finished_card(
         floor=synthetic.info.get("floor") is True,
         images_stored=len(synthetic.images),
         images_trained_on=len(synthetic),
-        lower_precision=printable(str(lower))[:LONGEST_LINE] if lower else None,
+        **{key: one_line(str(value))[:LONGEST_LINE] if value else None for key, value in said.items()},
         distilled_from=distilled_from,
         artefacts=artefacts,
     )

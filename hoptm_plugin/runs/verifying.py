@@ -261,7 +261,7 @@ def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[R
             f"dataset: the data are not those of the card: fingerprint {bench.data.fingerprint}, in the card "
             f"{card.dataset.fingerprint}; name the folder or file of the original data with dataset.root=PATH"
         )
-    bench.check()
+    bench.check(distils=False)
     distilled = _distilled(folder, card, bench)
     found = judge(distilled, bench, bench.evaluator())
     pairs = [
