@@ -166,8 +166,8 @@ class RunSettings(Settings):
         reported: what was published for this setting, or None.
         tuning: how these settings were chosen, for the card.
         note: what to know when reading the result, for the card and the tables.
-        scale: which scale filled in settings that nobody gave, by name; "published" only where none of these was changed
-            by hand; None: none did. (Composing takes "auto" as well.)
+        scale: which scale filled in settings that nobody gave, by name; "published" only where nothing was changed
+            by hand; None: none did.
         recipe: which recipe and scale filled in settings that nobody gave, in words; "" where none did.
         given: dotted paths of what was set by hand, which beats recipes and the settings of stored runs; not stored.
     """

@@ -241,7 +241,8 @@ class Workbench:
         settings = self.settings.experts
         epochs = max(epochs, settings.epochs or 0)
         # of one expert of usual length: how it is computed must not depend on how many there are, or for how long
-        passes = USUAL_EPOCHS * settings.training.images(len(self.task.train)) * (2 if settings.training.algorithm == "gsam" else 1)
+        passes = USUAL_EPOCHS * settings.training.images(len(self.task.train))
+        passes *= 2 if settings.training.algorithm == "gsam" else 1
         trajectories = build_experts(
             self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
             self.progress, self._compute(passes),

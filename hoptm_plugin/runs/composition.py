@@ -103,7 +103,7 @@ def _own_hydra() -> Iterator[None]:
 
 
 def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | None = None) -> RunSettings:
-    """Return the settings of a configuration that Hydra composed, with the recipe for its method and data set, and scale.
+    """Return the settings of a configuration that Hydra composed, with its recipe and its scale.
 
     Args:
         config: composed, a DictConfig.
@@ -207,8 +207,9 @@ def _apply_scale(
     Raises:
         ConfigurationError: no such scale, or one that is malformed.
     """
-    asked, given, layers = values.get("scale"), tuple(given), [part for part in map(scales.get, ("shared", "own")) if part]
-    known = {PUBLISHED, AUTO, *(name for layer in layers for name in layer)}
+    asked, given = values.get("scale"), tuple(given)
+    layers = [layer for layer in map(scales.get, ("shared", "own")) if layer]
+    known = {AUTO, *(name for layer in layers for name in layer)}
     if asked not in known:
         raise ConfigurationError(unknown_name(f"scale {asked!r}: no such choice", str(asked), known))
     name, note = asked, f"scale {asked}"

@@ -191,6 +191,7 @@ def _distil(
                 "images_are": images_made_of(method, initial[0], synthetic.images),
                 "floor": method.floor,
             } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
+            synthetic.info |= {"scale": settings.scale} if settings.scale else {}
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     per_iteration = distiller.seconds / settings.distillation.iterations
@@ -250,7 +251,9 @@ def finished_card(
     # a card's reported accuracy is that of its first network: only of the one distilled with
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
     published = settings.reported if own and bench.unofficial() is None else None
-    lower = synthetic.info.get("lower_precision")  # of its making, which is not that of its judging
+    # of its making, which is not that of its judging
+    lower, scale = (synthetic.info.get(key) for key in ("lower_precision", "scale"))
+    scale = settings.scale if bench.parts.method.whole_split else scale
     return make_card(
         bench.data,
         results,
@@ -273,6 +276,7 @@ def finished_card(
         images_stored=len(synthetic.images),
         images_trained_on=len(synthetic),
         lower_precision=printable(str(lower))[:LONGEST_LINE] if lower else None,
+        scale=printable(str(scale))[:LONGEST_LINE] if scale else None,
         distilled_from=distilled_from,
         artefacts=artefacts,
     )
