@@ -166,7 +166,9 @@ class RunSettings(Settings):
         reported: what was published for this setting, or None.
         tuning: how these settings were chosen, for the card.
         note: what to know when reading the result, for the card and the tables.
-        recipe: which recipe filled in settings that nobody gave, in words; "" where none did.
+        scale: which scale filled in settings that nobody gave, by name; "published" only where nothing was changed
+            by hand; None: none did.
+        recipe: which recipe and scale filled in settings that nobody gave, in words; "" where none did.
         given: dotted paths of what was set by hand, which beats recipes and the settings of stored runs; not stored.
     """
 
@@ -194,6 +196,7 @@ class RunSettings(Settings):
     reported: Told[Published | None] = None
     tuning: Nothing[Tuning | None] = None
     note: Nothing[Line | None] = None
+    scale: Nothing[Line | None] = None
     recipe: Nothing[str] = ""
     given: Nothing[tuple[str, ...]] = Field((), exclude=True, repr=False)
 
@@ -266,12 +269,14 @@ class RunSettings(Settings):
         named = {name: getattr(self, name).get("name") for name in fields}
         return [f"{name}.name={named[name]}" for name, kind in fields.items() if named[name] not in part_classes(kind)]
 
+    def as_published(self, given: Iterable[str]) -> bool:
+        """Tell whether none of the given paths changes what something was published for."""
+        return all(path in ("method=", "dataset=") or self.decided_by(path).published for path in given)
+
     def without_published(self, given: Iterable[str]) -> RunSettings:
         """Return the settings, without what was published where one of the given paths changes what it was for."""
         others = [path for path in given if path.partition(".")[0] not in ("reported", "reported=")]
-        kept = len(others) < len(list(given)) or all(
-            path in ("method=", "dataset=") or self.decided_by(path).published for path in others
-        )
+        kept = len(others) < len(list(given)) or (self.as_published(others) and self.scale in (None, "published"))
         return self if kept or self.reported is None else self.model_copy(update={"reported": None})
 
 

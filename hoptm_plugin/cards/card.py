@@ -175,6 +175,8 @@ class Card(Record):
         lower_precision: what of the set was computed in lower precision, such as "bf16 experts"; None: nothing, or not
             known.
         imported: the set was made by other software: what was read of it, in one line; None: it was not, or not known.
+        scale: which scale the set was made at, such as "laptop", whatever was changed by hand beside it; None: none was
+            chosen, as where a recipe or a method's own size holds, or not known.
         distilled_from: the data that the set says it was distilled from, where they are others than ``dataset``; None
             where they are the same, and where the set does not say it (a note then does).
         artefacts: SHA-256 of the run folder's files, by path within the folder.
@@ -208,6 +210,7 @@ class Card(Record):
     images_trained_on: Count | None = None
     lower_precision: Line | None = None
     imported: Line | None = None
+    scale: Line | None = None
     distilled_from: DistilledFrom | None = None
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None

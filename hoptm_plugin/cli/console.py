@@ -74,6 +74,8 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         lines.append(from_other_data(card, card.distilled_from))
     if card.split == "validation":
         lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
+    if card.scale is not None:
+        lines.append(f"scale: {card.scale}")
     if card.note is not None:
         lines.append(f"note: {card.note}")
     if card.tuning is not None:

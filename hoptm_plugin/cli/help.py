@@ -21,11 +21,13 @@ commands
 "{PROGRAM} COMMAND --help" explains a command."""
 
 SETTINGS_HELP = f"""\
-Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the data set.
+Settings are KEY=VALUE; later ones win, and all beat the scale, which beats the method's recipe for the data set.
 
   method=mtt dataset=pathmnist ipc=10 seed=1       choose a method, a data set, images per class, a seed
   dataset=npz dataset.root=FILE                    your own data: an npz in MedMNIST layout
   dataset=folder dataset.root=FOLDER               or image folders train/CLASS/*.png and test/CLASS/*.png
+  scale=laptop|workstation|published               20 minutes on two cores, two hours on a GPU, the method's own size;
+                                                   your own data take the first on a CPU, the second on a GPU
   network.width=32 network.depth=3                 a smaller ConvNet
   experts.count=10 distillation.iterations=500     a smaller budget
   method.matchers.shape.weight=0.1                 HoP-TM's lambda

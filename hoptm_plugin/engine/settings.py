@@ -72,6 +72,7 @@ class Protocol(Settings):
         repeats: networks per architecture.
         epochs: passes over the synthetic set; the published range 0...1000 makes 1001.
         batch: images per step; a short last batch is kept.
+        epoch_images: images of an epoch, in as many passes over the set as that takes; None: each once.
         precision: "float32", or "bf16": networks train under autocast to bfloat16, and are tested in float32.
         labels: "stored", or "hard": of soft labels only the likeliest class is used; hard ones are the same either way.
         learning_rate: of sets that carry no learned step size; a learned one is used for every architecture.
@@ -87,6 +88,8 @@ class Protocol(Settings):
     repeats: Judgement[PositiveInt] = 5
     epochs: Judgement[PositiveInt] = 1001
     batch: Judgement[PositiveInt] = 128
+    # left out where it says nothing, as in cards from before there was such a setting
+    epoch_images: Annotated[Judgement[PositiveInt | None], Field(exclude_if=lambda value: value is None)] = None
     precision: Judgement[TrainingPrecision] = "float32"
     labels: Judgement[Literal["stored", "hard"]] = "stored"
     learning_rate: Judgement[PositiveFloat] = 0.01
@@ -95,3 +98,7 @@ class Protocol(Settings):
     decay: Judgement[PositiveFloat] = 0.1
     random_subset: Annotated[bool, Decides("judgement", published=True, beside=True)] = True
     warm_start_average: Annotated[bool, Decides("judgement", beside=True)] = False
+
+    def images(self, size: int) -> int:
+        """Return how many images one epoch over a set of ``size`` trains on."""
+        return self.epoch_images or size

@@ -12,7 +12,7 @@ from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.interfaces import Augmentation, State
-from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.seeding import Seeds, epoch_order
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks.stack import TrainingLoss
@@ -122,7 +122,8 @@ class _Training:
     def epoch(self, sets: Sequence[tuple[Tensor, Tensor]], augmentation: Augmentation) -> None:
         """Train for one epoch; at the drop of the learning rate the momentum starts anew."""
         size, device = len(sets[0][0]), sets[0][0].device
-        shuffled = torch.stack([torch.randperm(size, generator=order) for order in self._generators["orders"]])
+        trained = self.protocol.epoch_images
+        shuffled = torch.stack([epoch_order(size, trained, order) for order in self._generators["orders"]])
         for indices in shuffled.to(device).split(self.protocol.batch, dim=1):
             pairs = list(zip(sets, indices, strict=True))
             batches = torch.stack([images[rows] for (images, _), rows in pairs])

@@ -246,7 +246,8 @@ class Workbench:
         settings = self.settings.experts
         epochs = max(epochs, settings.epochs or 0)
         # of one expert of usual length: how it is computed must not depend on how many there are, or for how long
-        passes = USUAL_EPOCHS * len(self.task.train) * (2 if settings.training.algorithm == "gsam" else 1)
+        passes = USUAL_EPOCHS * settings.training.images(len(self.task.train))
+        passes *= 2 if settings.training.algorithm == "gsam" else 1
         trajectories = build_experts(
             self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
             self.progress, self._compute(passes),
@@ -259,7 +260,7 @@ class Workbench:
         creators = {name: self.creator(builder) for name, builder in self.parts.evaluated.items()}
         method, protocol = self.parts.method, self.settings.protocol
         images = method.training_images(len(self.data.class_names), self.settings.ipc)
-        images = len(self.task.train) if method.whole_split else images
+        images = protocol.images(len(self.task.train) if method.whole_split else images)
         compute = self._compute(protocol.repeats * protocol.epochs * images, list(self.parts.evaluated.values()))
         return Evaluator(
             protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute

@@ -1,4 +1,4 @@
-"""From overrides to settings: Hydra composes the groups, a recipe fills in, what was given by hand wins.
+"""From overrides to settings: Hydra composes the groups, recipe and scale fill in, what was given by hand wins.
 
 Only this module, :mod:`hoptm_plugin.runs.hydra_errors` and the command line know Hydra's and OmegaConf's objects.
 """
@@ -14,15 +14,17 @@ from typing import Any
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import DatasetReader
-from hoptm_plugin.core.text import hydra_text
+from hoptm_plugin.core.text import hydra_text, unknown_name
+from hoptm_plugin.runtime.device import kind_of_device
 from hoptm_plugin.settings import RunSettings
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")
+PUBLISHED, AUTO = "published", "auto"
 
 
 def compose(*overrides: str, **settings: Any) -> RunSettings:
-    """Return the settings of a run, as ``hoptm-bench run`` would compose them, recipe included.
+    """Return the settings of a run, as ``hoptm-bench run`` would compose them, recipe and scale included.
 
     Args:
         overrides: ``key=value``, in the command line's grammar: ``compose("method=mtt", "network.width=32")``.
@@ -101,7 +103,7 @@ def _own_hydra() -> Iterator[None]:
 
 
 def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | None = None) -> RunSettings:
-    """Return the settings of a configuration that Hydra composed, with the recipe for its method and data set.
+    """Return the settings of a configuration that Hydra composed, with its recipe and its scale.
 
     Args:
         config: composed, a DictConfig.
@@ -123,17 +125,24 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
         values: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{error.full_key}: {explain(error)}") from error
-    recipe, note = values.pop("recipe", None), ""
+    recipe, scales, notes = values.pop("recipe", None), values.pop("scales"), []
+    if "method" in (whole or ()):  # another one than was composed
+        scales.pop("own", None)
     if recipe and not set(whole or ()) & set(RECIPE_GROUPS):  # which is of the method and the data set that it names
-        note = _apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}")
+        notes.append(_apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}"))
+    own_data = "dataset" in (whole or ()) or not _with_recipes(choices["dataset"])
+    if said := _apply_scale(values, scales, given, own_data):
+        notes.append(said)
     for key, part in (whole or {}).items():
         values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
         if key == "method":  # another one than was composed must not go by its name
             name = str(part.get("name"))
             own: dict[str, Any] = {"method_id": name, "method_title": name, "method_cites": [], "reported": None}
             values |= {field: value for field, value in own.items() if field not in given}
-    settings = RunSettings.of({**values, "recipe": note, "given": given})
-    return settings.without_published(given) if note else settings
+    settings = RunSettings.of({**values, "recipe": "; ".join(notes), "given": given})
+    if settings.scale == PUBLISHED and not settings.as_published(given):
+        settings = settings.model_copy(update={"scale": None})
+    return settings.without_published(given) if notes else settings
 
 
 def _given_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
@@ -170,6 +179,71 @@ def _apply_recipe(values: dict[str, Any], recipe: dict[str, Any], given: Iterabl
     for layer in layers:
         _merge(values, layer, "", tuple(given), name)
     return note
+
+
+def _with_recipes(dataset: str) -> bool:
+    """Tell whether there is a recipe for a data set, of any method."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    loader = GlobalHydra.instance().config_loader()
+    return any(dataset in loader.get_group_options(f"recipe/{method}") for method in loader.list_groups("recipe"))
+
+
+def _apply_scale(
+    values: dict[str, Any], scales: Mapping[str, Mapping[str, Any]], given: Iterable[str], own_data: bool
+) -> str:
+    """Merge the settings of ``values["scale"]`` into ``values``, except below paths that were given.
+
+    Args:
+        values: all settings; its ``scale`` becomes the name of the one that was used, or None.
+        scales: those for all methods, "shared", and the method's "own": by name, with the keys ``all``, ``most``,
+            ``ipc`` and ``instead_of`` (conf/scales/shared.yaml).
+        given: dotted paths of what was set by hand.
+        own_data: nobody published how to distil these data, so "auto" finds a scale for this machine.
+
+    Returns:
+        A note for the user.
+
+    Raises:
+        ConfigurationError: no such scale, or one that is malformed.
+    """
+    asked, given = values.get("scale"), tuple(given)
+    layers = [layer for layer in map(scales.get, ("shared", "own")) if layer]
+    known = {AUTO, *(name for layer in layers for name in layer)}
+    if asked not in known:
+        raise ConfigurationError(unknown_name(f"scale {asked!r}: no such choice", str(asked), known))
+    name, note = asked, f"scale {asked}"
+    if asked == AUTO:
+        on_gpu = kind_of_device(str(values["runtime"].get("device"))) == "cuda"
+        name = ("workstation" if on_gpu else "laptop") if own_data else None
+        note = (f"scale {name}, since nobody published how to distil this data set and "
+                f"{'there is a GPU' if on_gpu else 'it runs on a CPU'}: network, experts, distillation and evaluation "
+                f"are of that size; scale=published takes the method's own")  # fmt: skip
+    values["scale"] = name
+    if name in (None, PUBLISHED):
+        return "" if asked == AUTO else note
+    for layer in layers:
+        part = dict(layer.get(name) or {})
+        most, instead_of = part.pop("most", None) or {}, part.pop("instead_of", None) or {}
+        _apply_recipe(values, part, given, f"scale {name}")
+        _limit(values, most, "", given)
+        for path, settings in instead_of.items():
+            if not any(each == path or each.startswith(f"{path}.") or path.startswith(f"{each}.") for each in given):
+                _merge(values, settings, "", given, f"scale {name}")
+    return note
+
+
+def _limit(target: dict[str, Any], most: Mapping[str, Any], prefix: str, given: tuple[str, ...]) -> None:
+    """Lower the numbers in ``target`` that are above those in ``most``, except below paths that were given."""
+    for key, limit in most.items():
+        value, path = target.get(key), f"{prefix}{key}"
+        if path in given:
+            continue
+        if isinstance(limit, dict):
+            if isinstance(value, dict):
+                _limit(value, limit, f"{path}.", given)
+        elif isinstance(value, int | float) and value > limit:
+            target[key] = limit
 
 
 def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, given: tuple[str, ...], name: str) -> None:

@@ -188,9 +188,13 @@ def overlaid(stored: dict[str, Any], settings: RunSettings) -> RunSettings:
     """Return stored settings with what ``settings.given`` names taken from ``settings``.
 
     Raises:
-        ConfigurationError: the stored ones are no settings of a run.
+        ConfigurationError: the stored ones are no settings of a run, or of another scale than was given.
     """
     result, values = dict(stored), settings.values()
+    made, asked = (each or "published" for each in (stored.get("scale"), settings.scale))
+    if "scale" in settings.given and made != asked:
+        raise ConfigurationError(f"scale: the run was made at {made}, not at {asked}; leave it out (to judge its set "
+                                 f"otherwise, give settings of protocol)")  # fmt: skip
     for path in settings.given:
         if path == "method=":  # all that a method's YAML chooses of itself
             result |= {key: value for key, value in values.items() if key.partition("_")[0] == "method"}

@@ -142,6 +142,7 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
     synthetic, average = judged.synthetic, judged.average
     if judged.card is not None:  # of older sets it alone says it
         synthetic.info.setdefault("lower_precision", judged.card.lower_precision)
+        synthetic.info.setdefault("scale", judged.card.scale)
     with workbench(settings, progress) as bench:
         if bench.parts.method.whole_split:
             raise ConfigurationError("method: the one given trains on all images and has no set to judge; "

@@ -197,6 +197,7 @@ def _distil(
                 "images_are": images_made_of(method, initial[0], synthetic.images),
                 "floor": method.floor,
             } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
+            synthetic.info |= {"scale": settings.scale} if settings.scale else {}
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
     if method.imported is not None:
@@ -259,7 +260,9 @@ def finished_card(
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
     published = settings.reported if own and bench.unofficial() is None else None
     # of its making, which is not that of its judging
-    said = {key: synthetic.info.get(key) for key in ("lower_precision", "imported")}
+    said = {key: synthetic.info.get(key) for key in ("lower_precision", "imported", "scale")}
+    if bench.parts.method.whole_split:
+        said["scale"] = settings.scale
     return make_card(
         bench.data,
         results,

@@ -222,9 +222,11 @@ def _published(card: Card, evaluation: Evaluation) -> tuple[ReportedAccuracy, st
 def _row_names(members: Sequence[FoundCard]) -> list[str]:
     """Return each card's row: its title, with the method's short name or the folder where the title would mislead.
 
-    Only cards of different distillation seeds and otherwise equal settings share a row and an IPC.
+    Only cards of different distillation seeds and otherwise equal settings share a row and an IPC; of several scales
+    each has rows of its own.
     """
-    titles = [_title(card) for _, card in members]
+    several = len({card.scale for _, card in members}) > 1
+    titles = [f"{_title(card)}, {_scale(card)}" if several else _title(card) for _, card in members]
     methods: dict[str, set[str]] = {}
     for title, (_, card) in zip(titles, members, strict=True):
         methods.setdefault(title, set()).add(card.method)
@@ -247,6 +249,10 @@ def _title(card: Card) -> str:
     other = card.distilled_from
     from_other = "" if other is None else f" (distilled from {other.name})"
     return f"{card.title}{'' if card.lower_precision is None else f', {card.lower_precision}'}{from_other}"
+
+
+def _scale(card: Card) -> str:
+    return "no scale" if card.scale is None else f"scale {card.scale}"
 
 
 def _places(members: Sequence[FoundCard]) -> list[str]:

@@ -26,8 +26,8 @@ def notes_on(cells: Sequence[Cell], bounds: Sequence[Cell]) -> list[str]:
     """Return what sets the rows of one table, and the bounds below it, apart, and what a reader would not see."""
     own = [cell for cell in cells if cell.own]  # what was judged beside a set goes with its row
     return [
-        *_made_otherwise([*own, *bounds]), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(own),
-        *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]), *_given(own),
+        *_scales([*own, *bounds]), *_made_otherwise([*own, *bounds]), *_once(cells), *_alike(cells), *_seeds(cells),
+        *_sizes(own), *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]), *_given(own),
     ]  # fmt: skip
 
 
@@ -44,6 +44,13 @@ def _made_otherwise(cells: Sequence[Cell]) -> list[str]:
     if edited:
         notes.append(f"Made with edited files of hoptm_plugin, so by what code is not known: {_named(edited[True])}.")
     return notes
+
+
+def _scales(cells: Sequence[Cell]) -> list[str]:
+    rows = _rows(cells, lambda card: card.scale or "none, or not known")
+    if all(card.scale is None for cell in cells for (_, card), _ in cell.runs):
+        return []
+    return [f"Made at different scales: {_each(rows)}." if len(rows) > 1 else f"Made at scale {next(iter(rows))}."]
 
 
 def _known(of: Callable[[Card], str | None], card: Card) -> str:

@@ -67,6 +67,16 @@ def test_lower_precision_has_a_row_of_its_own():
     assert table(*cards).rows() == ["MTT", "MTT, bf16 experts"]
 
 
+def test_scales_are_named_and_never_pooled():
+    laptop, none = {"scale": "laptop"}, {"scale": None}
+    assert "Made at scale laptop." in notes(make("mtt", 0.5, **laptop), make("dm", 0.6, **laptop))
+    assert notes(make("mtt", 0.5, **none), make("dm", 0.6, **none)) == []
+    mixed = table(*seeds("mtt", (0.5,), (0.6,), **laptop), make("mtt", 0.4, seed=7, **none), make("dm", 0.3, **laptop))
+    assert mixed.rows() == ["DM, scale laptop", "MTT, no scale", "MTT, scale laptop"]
+    assert ("Made at different scales: laptop (\"DM, scale laptop\", \"MTT, scale laptop\"); "
+            "none, or not known (\"MTT, no scale\").") in mixed.notes  # fmt: skip
+
+
 def test_diverged_networks_are_told_beside_the_figure_also_of_the_best():
     def broken(card):
         figures = card.evaluations[0].model_dump() | {"macro_auroc": {"mean": None, "std": None, "values": [0.5, None]}}
