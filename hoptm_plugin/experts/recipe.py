@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hoptm_plugin.core.compute import TrainingPrecision
-from hoptm_plugin.core.roles import Result, Settings
+from hoptm_plugin.core.roles import Result, Settings, Symbol
 
 
 class ExpertTraining(Settings):
@@ -33,8 +33,8 @@ class ExpertTraining(Settings):
     weight_decay: Result[NonNegativeFloat] = 0.0
     batch: Result[PositiveInt] = 256
     precision: Result[TrainingPrecision] = "float32"
-    rho: Result[NonNegativeFloat] = 0.01
-    alpha: Result[float] = 0.3
+    rho: Annotated[Result[NonNegativeFloat], Symbol("GSAM rho")] = 0.01
+    alpha: Annotated[Result[float], Symbol("GSAM alpha")] = 0.3
     adaptive: Result[bool] = True
 
 
