@@ -134,7 +134,7 @@ def _runs(arguments: list[str]) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_const", dest="form", const="json", help="a record for each run, as JSON")
     form.add_argument("--csv", action="store_const", dest="form", const="csv", help="likewise as CSV")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     filters = [each for each in options.paths if "=" in each.partition("/")[0]]
     folders = [path_of(each) for each in options.paths if each not in filters] or [Path("runs")]
     from hoptm_plugin.cli.tables import show_runs

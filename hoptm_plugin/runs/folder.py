@@ -10,7 +10,7 @@ from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
-from hoptm_plugin.core.text import pasted, shortened
+from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.settings import RunSettings
@@ -22,6 +22,7 @@ KILLED = (
     "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
+LONGEST_FAILURE = 1000  # characters
 STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
 
 
@@ -89,7 +90,7 @@ class RunFolder:
         except Exception as error:
             if self._is_begun():
                 with suppress(HopTMError):
-                    write_text(self / FAILURE, f"{shortened(error)}\n")
+                    write_text(self / FAILURE, one_line(" ".join(str(error).split()))[:LONGEST_FAILURE] + "\n")
             raise
 
     @contextmanager

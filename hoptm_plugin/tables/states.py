@@ -193,8 +193,9 @@ def _changed(folder: Path) -> datetime | None:
 def _with_settings(read: Sequence[Read]) -> list[ListedRun]:
     """Return the runs with what sets each apart from others of its method and data set."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for number, (run, _) in enumerate(read):
-        groups.setdefault((run.method, run.dataset), []).append(number)
+    for number, (run, settings) in enumerate(read):
+        source = settings.get("dataset") or {}  # a finished run knows more of its data's name than one that is not
+        groups.setdefault((run.method, str(source.get("name", run.dataset))), []).append(number)
     runs = [run for run, _ in read]
     for numbers in groups.values():
         known = {number: read[number][1] for number in numbers if read[number][1]}
@@ -217,7 +218,10 @@ def _filter(text: str, runs: Sequence[tuple[ListedRun, Flat]]) -> Callable[[List
     if not given or not name:
         raise ConfigurationError(f"{text!r}: no filter; give name=value, such as dataset=digits or kappa.start=1e-6")
     if name in OWN:
-        return lambda run, settings: value in (str(getattr(run, name)), str(settings.get(f"{name}_id")))  # or its title
+        others = ("method_id", "dataset.name")  # as the command line calls them
+        return lambda run, settings: value in (
+            str(getattr(run, name)), *(str(settings.get(each)) for each in others if each.startswith(name))
+        )  # fmt: skip
     shorts = {short: path for run, _ in runs for path, short in zip(run.paths, run.settings, strict=True)}
     paths = {path for _, settings in runs for path in settings}
     found = {path for path in paths if f".{path}".removesuffix(".name").endswith(f".{name}") or path == name}
