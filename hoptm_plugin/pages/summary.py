@@ -46,9 +46,11 @@ def _part(table: ComparisonTable, column: Column, runs: Sequence[Run], real_imag
         "row": best.row,
         "figure": f"{percent(best.mean, best.std if len(best.values) > 1 else None)} %",
         "what": f"{table.measured.title.lower()}, {_counted(best)}",
-        "lines": [_lead(table, best, others), _floor(table, best), *_bound(table, best), _cost(best)],
+        "lines": [
+            _lead(table, best, others), *_picked(table, best), _floor(table, best), *_bound(table, best), _cost(best)
+        ],
         **_images(best, runs, real_images),
-    }
+    }  # fmt: skip
 
 
 def _counted(cell: Cell) -> str:
@@ -60,6 +62,15 @@ def _lead(table: ComparisonTable, best: Cell, others: Sequence[Cell]) -> str:
     if not others:
         return "The only method here, so nothing says whether another would do better."
     return f"{_by(best, others[0])} {others[0].row}, the next best: {_sure(table, best, others[0])}."
+
+
+def _picked(table: ComparisonTable, best: Cell) -> list[str]:
+    """Say that the best of several settings of a method was picked by what it was judged on."""
+    rows = {cell.row for cell in table.cells if (cell.column, cell.method) == (best.column, best.method)}
+    if not best.settings or len(rows) < 2 or table.split == "validation":
+        return []
+    return [f"It is the best of {len(rows)} settings of the method by the test images themselves, which flatters it; "
+            f"choose settings on the validation split."]  # fmt: skip
 
 
 def _by(best: Cell, other: Cell) -> str:
@@ -87,7 +98,7 @@ def _floor(table: ComparisonTable, best: Cell) -> str:
     if not floors:
         return "Random images of the same number were not judged beside it, so what it gains over them is not known."
     floor = max(floors, key=lambda cell: (cell.merit or 0.0, cell.row))
-    said = f"{_by(best, floor)} real images taken at random ({floor.row}): {_sure(table, best, floor)}."
+    said = f"{_by(best, floor)} training images taken at random ({floor.row}): {_sure(table, best, floor)}."
     worse = (best.merit or 0.0) <= (floor.merit or 0.0)
     return f"{'No method is better than random images here. ' if worse else ''}{said}"
 
@@ -102,7 +113,7 @@ def _cost(best: Cell) -> str:
     costs = [card.cost for (_, card), _ in best.runs]
     stages = (("experts", "experts_s"), ("distillation", "distill_s"), ("evaluation", "evaluate_s"))
     means = {name: [seconds for cost in costs if (seconds := getattr(cost, key)) is not None] for name, key in stages}
-    took = ", ".join(f"{name} {duration(fmean(seconds))}" for name, seconds in means.items() if seconds)
+    took = ", ".join(f"{name} {duration(fmean(seconds))}" for name, seconds in means.items() if any(seconds))
     memory = max((cost.peak_memory_bytes or 0 for cost in costs), default=0)
     devices = sorted({cost.device for cost in costs})
     return f"Cost of a run: {took}; at most {memory / 2**30:.2f} GiB of memory; {', '.join(devices)}."

@@ -16,6 +16,7 @@ from hoptm_plugin.core.errors import ConfigurationError, UserError
 from hoptm_plugin.engine.significance import RULES
 from hoptm_plugin.tables.compare import compare
 from hoptm_plugin.tables.formats import latex_text, markdown_text
+from hoptm_plugin.tables.metrics import METRICS
 
 FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 
@@ -173,8 +174,9 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
     comparison = tables(*CARDS)
     rows = json.loads(comparison.text("json"))
     assert list(rows[0]) == [
-        "group", "method", "dataset", "ipc", "network", "mean", "std", "networks", "diverged", "runs", "seeds",
-        "values", "best", "reported", "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high",
+        "group", "method", "settings", "dataset", "ipc", "network", "metric", "mean", "std", "networks", "diverged",
+        "runs", "seeds", "values", "best", *(f"{name}{more}" for name in METRICS for more in ("", "_std")),
+        "reported", "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high",
         "pairs", "p", "p_holm", "notes",
     ]  # fmt: skip
     named = {row["method"]: row for row in rows}
