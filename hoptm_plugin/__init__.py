@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.mosaic import expand_mosaic
     from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
     from hoptm_plugin.core.registry import register, registry
-    from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result
+    from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result, Symbol
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.data.in_memory import Arrays
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.runs.verifying import verify
     from hoptm_plugin.settings import RunSettings
     from hoptm_plugin.tables.compare import Comparison, compare
+    from hoptm_plugin.tables.states import ListedRun, list_runs
     from hoptm_plugin.trajectory.initial import class_major
 
 _HOMES = {
@@ -68,7 +69,7 @@ _HOMES = {
     "core.mosaic": "expand_mosaic",
     "core.observations": "FeaturePair TrajectoryPair",
     "core.registry": "register registry",
-    "core.roles": "Chance Judgement Machine Nothing Result",
+    "core.roles": "Chance Judgement Machine Nothing Result Symbol",
     "core.seeding": "Seeds",
     "core.synthetic": "SyntheticSet",
     "cards.card": "Card",
@@ -87,6 +88,7 @@ _HOMES = {
     "settings": "RunSettings",
     "runs.verifying": "verify",
     "tables.compare": "Comparison compare",
+    "tables.states": "ListedRun list_runs",
     "trajectory.initial": "class_major",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
@@ -37,6 +37,8 @@ from hoptm_plugin.core.roles import (
     Settings,
     decides,
     of_part,
+    symbol_of,
+    symbols_of_part,
 )
 from hoptm_plugin.data.preprocess import BesideReader
 from hoptm_plugin.engine.settings import Distillation, Protocol
@@ -278,6 +280,35 @@ class RunSettings(Settings):
         others = [path for path in given if path.partition(".")[0] not in ("reported", "reported=")]
         kept = len(others) < len(list(given)) or (self.as_published(others) and self.scale in (None, "published"))
         return self if kept or self.reported is None else self.model_copy(update={"reported": None})
+
+
+def symbols(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return the symbols of those of a run's settings, plain values, that have one, by dotted path."""
+    return dict(_symbols(RunSettings, plain, ""))
+
+
+def _symbols(settings: type[Settings], plain: Mapping[str, Any], at: str) -> Iterator[tuple[str, str]]:
+    for name in plain.keys() & settings.model_fields.keys():
+        text, describes = symbol_of(settings.model_fields[name].metadata), _describes(settings, name)
+        if text is not None:
+            yield f"{at}{name}", text
+        if describes is not None:
+            yield from _symbols_of_part(plain[name], describes.kind, f"{at}{name}")
+        elif decides(settings, name) is None and isinstance(plain[name], Mapping):
+            yield from _symbols(settings.model_fields[name].annotation, plain[name], f"{at}{name}.")  # type: ignore[arg-type]
+
+
+def _symbols_of_part(spec: Any, kind: type, at: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(spec, Mapping):
+        return
+    if "name" not in spec:  # parts by names of their own, such as matchers
+        for key, each in spec.items():
+            yield from _symbols_of_part(each, kind, f"{at}.{key}")
+        return
+    yield from ((f"{at}.{key}", text) for key, text in symbols_of_part(spec, kind).items())
+    for key, (_, inner) in of_part(spec, kind).items():
+        if inner is not None:
+            yield from _symbols_of_part(spec.get(key), inner, f"{at}.{key}")
 
 
 def _described(settings: type[Settings], name: str) -> type | None:

@@ -179,6 +179,10 @@ class Card(Record):
             chosen, as where a recipe or a method's own size holds, or not known.
         distilled_from: the data that the set says it was distilled from, where they are others than ``dataset``; None
             where they are the same, and where the set does not say it (a note then does).
+        settings: what determines the set, seeds and paths left out, as the run's configuration has it; None where that
+            is not known.
+        began_from: what the images were that the distillation began from, as ``images_are`` has it; "unknown" in older
+            cards, and of a set that was judged alone.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
         sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files alone: written with
             a card, checked and dropped when it is read.
@@ -212,16 +216,18 @@ class Card(Record):
     imported: Line | None = None
     scale: Line | None = None
     distilled_from: DistilledFrom | None = None
+    settings: dict[str, JsonValue] | None = None
+    began_from: ImagesAre = "unknown"
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None
 
-    @field_validator("protocol")
+    @field_validator("protocol", "settings")
     @classmethod
-    def _finite(cls, protocol: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        json.dumps(protocol, allow_nan=False)
-        if not all_printable(protocol):
+    def _finite(cls, settings: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        json.dumps(settings, allow_nan=False)
+        if not all_printable(settings):
             raise ValueError("control characters in a text")
-        return protocol
+        return settings
 
     @model_validator(mode="after")
     def _fits(self) -> Card:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hoptm_plugin.cards.card import Card, DistilledFrom, ReportedAccuracy
 
+FRESH = "fresh random subsets"
+"""What stands beside a set: random training images, drawn anew for every network, where a method draws them once."""
 SELECTIONS = {
     "last": "last iteration",
     "validation": "best on the validation split",

@@ -15,7 +15,7 @@ from rich.text import Text
 from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.words import from_other_data, percent, published, selected
+from hoptm_plugin.cards.words import FRESH, from_other_data, percent, published, selected
 from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
 from hoptm_plugin.runs.verifying import Verification
@@ -51,7 +51,7 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         table.add_column(name)
     for name in ("accuracy", "balanced\naccuracy", "macro\nAUROC", "macro\nF1"):
         table.add_column(name, justify="right", no_wrap=True)  # 80 columns suffice
-    beside = ((f"{card.title}, EMA", card.averaged), ("random subset", card.random_subset))
+    beside = ((f"{card.title}, EMA", card.averaged), (FRESH, card.random_subset))
     for evaluation in card.evaluations:
         table.add_row(*_cells(evaluation, card.title), style="bold")
         for name, evaluations in beside:
@@ -152,17 +152,17 @@ def print_by_class(card: Card, console: Console) -> None:
     """Print recall per class and calibration error of every network, the random subset's beside them, in percent."""
     for evaluation in card.evaluations:
         beside = [each for each in card.random_subset or () if each.network == evaluation.network]
-        sets = {card.title: evaluation, **({"random subset": beside[0]} if beside else {})}
+        sets = [(card.title, evaluation), *((FRESH, each) for each in beside[:1])]
         present = rare_first(evaluation.support)
         shown = present[:MOST_CLASSES]
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("class")
-        for name in (f"{card.split} images", *sets):
+        for name in (f"{card.split} images", *(name for name, _ in sets)):
             table.add_column(text_of(name), justify="right")
         for label in [*shown, *absent(evaluation.support)[:MOST_CLASSES]]:
-            recalls = [_by_class(*recall(each, label)) for each in sets.values()]
+            recalls = [_by_class(*recall(each, label)) for _, each in sets]
             table.add_row(text_of(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
-        errors = [each.ece for each in sets.values()]
+        errors = [each.ece for _, each in sets]
         if any(error is not None for error in errors):
             table.add_section()
             shown_errors = ["-" if error is None else _by_class(error.mean, error.std) for error in errors]

@@ -13,6 +13,7 @@ commands
   import    a set that other software distilled, as a run       {PROGRAM} import images.pt labels.pt dataset=digits
   verify    checksums of a run, and its evaluation once more    {PROGRAM} verify RUN
   compare   one table from several runs, differences tested     {PROGRAM} compare runs --format latex
+  runs      run folders, how far they are, and their results    {PROGRAM} runs --state interrupted
   report    one HTML page on several runs, to look at and share {PROGRAM} report runs -o report.html
   export    a distilled set for people without this software    {PROGRAM} export RUN --format medmnist
   cite      the BibTeX of what a run would use                  {PROGRAM} cite method=hoptm dataset=pathmnist

@@ -65,7 +65,13 @@ def value_at(number: Number, step: int) -> float:
 
 
 class Matcher(Part, ABC):
-    """Compares what the synthetic set does to a network with what the real data does."""
+    """Compares what the synthetic set does to a network with what the real data does.
+
+    Attributes:
+        weight_symbol: what papers call its weight in the total loss, such as "λ"; "" where they have no symbol.
+    """
+
+    weight_symbol: ClassVar[str] = ""
 
     @abstractmethod
     def loss(self, pair: TrajectoryPair) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hoptm_plugin.core.compute import TrainingPrecision
-from hoptm_plugin.core.roles import Result, Settings
+from hoptm_plugin.core.roles import Result, Settings, Symbol
 
 
 class ExpertTraining(Settings):
@@ -37,8 +37,8 @@ class ExpertTraining(Settings):
     # left out where it says nothing, as in stores from before there was such a setting
     epoch_images: Annotated[Result[PositiveInt | None], Field(exclude_if=lambda value: value is None)] = None
     precision: Result[TrainingPrecision] = "float32"
-    rho: Result[NonNegativeFloat] = 0.01
-    alpha: Result[float] = 0.3
+    rho: Annotated[Result[NonNegativeFloat], Symbol("GSAM rho")] = 0.01
+    alpha: Annotated[Result[float], Symbol("GSAM alpha")] = 0.3
     adaptive: Result[bool] = True
 
     def images(self, size: int) -> int:

@@ -31,7 +31,7 @@ def curve_parts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str
         key = f"curves-{number}"
         logged = {each for run in members for each in run.curves}
         quantities = [*(each for each in TITLES if each in logged), *sorted(logged - TITLES.keys())]
-        titles = sorted({run.card.title for run in members}, key=lambda title: (styles[title], title))
+        titles = sorted({run.title for run in members}, key=lambda title: (styles[title], title))
         parts.append({
             "name": where, "key": key, "legend": [(swatch(styles[title], key), title) for title in titles],
             "notes": [f"Not shown: {', '.join(quantities[MOST_QUANTITIES:])}."] * (len(quantities) > MOST_QUANTITIES),
@@ -43,11 +43,11 @@ def curve_parts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str
 def _figure(quantity: str, members: Sequence[Run], where: str, styles: Mapping[str, int]) -> Markup:
     found = [run for run in members if quantity in run.curves]
     title = TITLES.get(quantity, quantity)
-    name = f"{title} over the iterations, {where}: {', '.join(dict.fromkeys(run.card.title for run in found))}"
+    name = f"{title} over the iterations, {where}: {', '.join(dict.fromkeys(run.title for run in found))}"
     if len(found) == 1:
         values = found[0].curves[quantity].values
         name += f"; from {values[0]:.3g} to {values[-1]:.3g}"
-    lines = [(styles[run.card.title], run.curves[quantity]) for run in found]
+    lines = [(styles[run.title], run.curves[quantity]) for run in found]
     return figures.curves(name, title, lines, quantity in FRACTIONS)
 
 

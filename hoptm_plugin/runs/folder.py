@@ -10,18 +10,19 @@ from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
-from hoptm_plugin.core.text import pasted
+from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.settings import RunSettings
-from hoptm_plugin.storage.files import is_leftover, remove_leftovers, sha256
+from hoptm_plugin.storage.files import is_leftover, remove_leftovers, sha256, write_text
 from hoptm_plugin.storage.locks import Lock
-from hoptm_plugin.storage.run_files import CARD, CONFIG, LOCK, read_config, write_config
+from hoptm_plugin.storage.run_files import CARD, CONFIG, FAILURE, LOCK, read_config, write_config
 
 KILLED = (
     "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
+LONGEST_FAILURE = 1000  # characters
 STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
 
 
@@ -74,11 +75,23 @@ class RunFolder:
                 with self.held():
                     self.check(settings, go_on)  # another process may have been at it until now
                     if not (go_on and (self / CARD).exists()):
-                        yield None
+                        with self._failure_noted():
+                            yield None
                         return
             finally:
                 remove_if_empty(self.path)  # where it was refused before anything was written
         yield self.finished()
+
+    @contextmanager
+    def _failure_noted(self) -> Iterator[None]:
+        """Write down why the work in the folder failed, for those who look at many; :meth:`begin` takes it away."""
+        try:
+            yield
+        except Exception as error:
+            if self._is_begun():
+                with suppress(HopTMError):
+                    write_text(self / FAILURE, one_line(" ".join(str(error).split()))[:LONGEST_FAILURE] + "\n")
+            raise
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -137,6 +150,7 @@ class RunFolder:
     def begin(self, settings: RunSettings) -> None:
         """Make the folder and store the settings in it."""
         self.path.mkdir(parents=True, exist_ok=True)
+        (self / FAILURE).unlink(missing_ok=True)
         if not self._is_begun():
             write_config(settings.plain(), self / CONFIG)
 

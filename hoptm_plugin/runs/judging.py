@@ -167,8 +167,8 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         }
         # nothing else says how it was made
         config = judged.config
-        origin = read_settings(config).set_digest() if config is not None and config.exists() else None
-        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin,
+        made_with = read_settings(config) if config is not None and config.exists() else None
+        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, made_with,
                              other, note)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()

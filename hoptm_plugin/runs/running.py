@@ -33,6 +33,7 @@ from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, write_json
+from hoptm_plugin.storage.paths import without_paths
 from hoptm_plugin.storage.run_files import (
     AVERAGE,
     CARD,
@@ -91,9 +92,8 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
         foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
         seed, note = (None, not_said(distilled.synthetic)) if foreign else (settings.seed, None)
-        card = finished_card(
-            bench, results, cost, artefacts, seed, distilled.synthetic, settings.set_digest(), note=note
-        )
+        card = finished_card(bench, results, cost, artefacts, seed, distilled.synthetic, settings, note=note,
+                             began_from=bench.parts.method.images_are)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()
         return card
@@ -237,9 +237,10 @@ def finished_card(
     artefacts: dict[str, str],
     distillation_seed: int | None,
     synthetic: SyntheticSet,
-    origin: str | None,
+    made_with: RunSettings | None,
     distilled_from: DistilledFrom | None = None,
     note: str | None = None,
+    began_from: ImagesAre = "unknown",
 ) -> Card:
     """Return the card of results that :func:`judge` gave.
 
@@ -250,9 +251,10 @@ def finished_card(
         artefacts: the card's.
         distillation_seed: the card's.
         synthetic: what was judged.
-        origin: what :meth:`RunSettings.set_digest` gave.
+        made_with: the settings of its making, where they are known.
         distilled_from: other data that it is from.
         note: to be told beside that of the settings.
+        began_from: what the images were that its making began from.
     """
     settings = bench.settings
     ipc = None if bench.parts.method.whole_split else settings.ipc
@@ -278,7 +280,7 @@ def finished_card(
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,
         config_sha256=settings.digest(),
-        distillation_sha256=origin,
+        distillation_sha256=None if made_with is None else made_with.set_digest(),
         labels="soft" if synthetic.soft else "hard",
         images_are=images_are(synthetic),
         floor=synthetic.info.get("floor") is True,
@@ -286,6 +288,8 @@ def finished_card(
         images_trained_on=len(synthetic),
         **{key: one_line(str(value))[:LONGEST_LINE] if value else None for key, value in said.items()},
         distilled_from=distilled_from,
+        settings=None if made_with is None else without_paths(made_with.deciding(["result"])),
+        began_from=began_from,
         artefacts=artefacts,
     )
 

@@ -106,9 +106,9 @@ def test_a_set_of_other_data_is_named_and_never_the_best():
 def test_random_subsets_beside_a_set_of_other_data_are_of_the_data_it_is_judged_on():
     other = make("mtt", 0.5, 0.5, seed=5, random=(0.6, 0.7), distilled_from=OTHER)
     found = table(*seeds("dm", (0.1, 0.2), (0.15, 0.2), random=(0.6, 0.7)), other)
-    assert not any(note.startswith("random subset*: distilled from") for note in found.notes)
+    assert not any(note.startswith("fresh random subsets*: distilled from") for note in found.notes)
     assert {cell.row: cell.from_other_data for cell in found.cells} == {
-        "DM": False, "MTT (distilled from other)": True, "random subset*": False,
+        "DM": False, "MTT (distilled from other)": True, "fresh random subsets*": False,
     }  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_names_with_commas_can_be_told_apart():
     assert notes(*cards) == ['Rows have different seeds: 0 ("MTT, wide"); 1 (DM).']
 
 
-@pytest.mark.parametrize("title", ["random subset*", "MTT, EMA"])
+@pytest.mark.parametrize("title", ["fresh random subsets*", "MTT, EMA"])
 def test_no_title_passes_for_a_row_of_another_kind(title):
     cards = [make("mine", 0.9, title=title), make("mtt", 0.5, random=(0.2,), averaged=(0.6,))]
     found = table(*cards)
