@@ -257,10 +257,18 @@ class Task:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once."""
+    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once.
+
+    Attributes:
+        loss: 0-d.
+        logs: numbers worth a line in ``metrics.jsonl``.
+        watched: 0-d, without gradient: what can be compared between iterations and is smaller where the set is better.
+            A run is stopped where it grows far beyond its beginning. None: no number of the method's is such.
+    """
 
     loss: Tensor
     logs: Mapping[str, float | Tensor] = field(default_factory=dict)
+    watched: Tensor | None = None
 
 
 class LabelPolicy(Part, ABC):
@@ -273,6 +281,10 @@ class LabelPolicy(Part, ABC):
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, why it does not fit the task; one line each, in the user's words."""
+        return []
 
 
 class Initialiser(Part, ABC):
@@ -292,6 +304,10 @@ class Initialiser(Part, ABC):
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, why it does not fit the task; one line each, in the user's words."""
+        return []
 
 
 class SegmentSampler(Part, ABC):
@@ -315,10 +331,13 @@ class Method(Part, ABC):
         images_are: what the images of the set are that :meth:`setup` returns; an instance may know better than its
             class, from its initialiser. Whether they were changed after that is measured.
         floor: its set is a random subset of the training images, anew for each seed: what every method must beat.
+        no_progress: what ``LossTerm.watched`` comes to, summed over an iteration's terms, where nothing is learned; 0
+            where that is not known.
     """
 
     whole_split: ClassVar[bool] = False
     floor: ClassVar[bool] = False
+    no_progress: ClassVar[float] = 0.0
     images_are: ImagesAre = "unknown"
 
     def problems(self, task: Task) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,11 +17,12 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, DistilledFrom, make_card, peak_memory_bytes, write_card
 from hoptm_plugin.cards.record import LONGEST_LINE
 from hoptm_plugin.core.dataset import Split
+from hoptm_plugin.core.errors import DivergedError
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import printable
-from hoptm_plugin.engine.distil import Distilled, Distiller
+from hoptm_plugin.core.text import pasted, printable
+from hoptm_plugin.engine.distil import Distilled, Distiller, Selected
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.exchange.origin import images_are
 from hoptm_plugin.loggers import GuardedLoggers
@@ -78,6 +80,7 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         bench.check()
         bench.check_experts()
         bench.say_what_is_dropped()
+        _say_longer(bench, folder.shorter(settings), folder)
         folder.begin(settings)
         if "split" in bench.data.provenance:
             write_json(folder / SPLIT, bench.data.provenance["split"])
@@ -89,10 +92,21 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
             cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
             logger.scalars(settings.distillation.iterations, _means(results))
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
-        card = finished_card(bench, results, cost, artefacts, settings.seed, distilled.synthetic, settings.set_digest())
+        card = finished_card(bench, results, cost, artefacts, settings.seed, distilled, settings.set_digest())
         write_card(card, folder / CARD)
         finished.discard()
         return card
+
+
+def _say_longer(bench: Workbench, planned: int | None, folder: RunFolder) -> None:
+    """Say that a run is made longer, and where it will have other last bits than one that was planned so long."""
+    if planned is None:
+        return
+    more = bench.settings.distillation.iterations
+    bench.progress(f"{folder.path}: goes on from {planned} iterations to {more}; its result so far is replaced", 0)
+    if bench.compiled(planned) != bench.compiled(more):
+        warnings.warn(f"runtime.compile=auto compiles the longer run only, so its last bits are not those of a run "
+                      f"that was planned for {more} iterations", stacklevel=2)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,7 +184,28 @@ def _distil(
         logger,
         begun,
     )
-    distilled = distiller.run()
+    try:
+        distilled = distiller.run()
+    except DivergedError as error:
+        kept = distiller.kept()
+        planned = settings.distillation.iterations
+        said = {"stopped": f"stopped since it diverged; this is iteration {kept.iteration} of {planned}, {kept.why}"}
+        _write_sets(bench, folder, Distilled(kept.synthetic, None), initial[0], said | {"iteration": kept.iteration})
+        raise type(error)(
+            f"{error}. The set of iteration {kept.iteration}, {kept.why}, is kept; judge it by: hoptm-bench eval "
+            f"{pasted('synthetic', folder.path)}"
+        ) from error
+    chosen = distilled.selected
+    _write_sets(bench, folder, distilled, initial[0], {} if chosen is None else {"iteration": chosen.iteration})
+    per_iteration = distiller.seconds / settings.distillation.iterations
+    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
+
+
+def _write_sets(
+    bench: Workbench, folder: RunFolder, distilled: Distilled, initial: Tensor, more: dict[str, Any]
+) -> None:
+    """Write a set and its average into the folder with what they say of their making, and the set's pictures."""
+    settings, method = bench.settings, bench.parts.method
     if hashes := bench.data.image_hashes:
         write_trained_on(hashes["train"], bench.data.split_sha256["train"], folder / TRAINED_ON)
     info = {
@@ -182,19 +217,18 @@ def _distil(
         "ipc": settings.ipc,
         "seed": settings.seed,
         "selection": settings.distillation.selection,
+        **more,
     }
     info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
             synthetic.info |= {
-                "images_are": images_made_of(method, initial[0], synthetic.images),
+                "images_are": images_made_of(method, initial, synthetic.images),
                 "floor": method.floor,
             } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
-    per_iteration = distiller.seconds / settings.distillation.iterations
-    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 
 def images_made_of(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
@@ -227,7 +261,7 @@ def finished_card(
     cost: dict[str, Any],
     artefacts: dict[str, str],
     distillation_seed: int | None,
-    synthetic: SyntheticSet,
+    distilled: Distilled,
     origin: str | None,
     distilled_from: DistilledFrom | None = None,
     note: str | None = None,
@@ -240,12 +274,12 @@ def finished_card(
         cost: fields of the card's.
         artefacts: the card's.
         distillation_seed: the card's.
-        synthetic: what was judged.
+        distilled: what was judged.
         origin: what :meth:`RunSettings.set_digest` gave.
         distilled_from: other data that it is from.
         note: to be told beside that of the settings.
     """
-    settings = bench.settings
+    settings, synthetic = bench.settings, distilled.synthetic
     ipc = None if bench.parts.method.whole_split else settings.ipc
     # a card's reported accuracy is that of its first network: only of the one distilled with
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
@@ -260,6 +294,9 @@ def finished_card(
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.deciding()["augment"]},
         selection=settings.distillation.selection,
+        selected=_selected(distilled.selected),
+        averaged_selected=_selected(distilled.average_selected),
+        saturation=None if distilled.saturation is None else asdict(distilled.saturation),
         tuning=settings.tuning,
         note="; ".join(filter(None, (note, settings.note)))[:LONGEST_LINE] or None,
         reported=None if published is None else published.of(ipc),
@@ -276,6 +313,14 @@ def finished_card(
         distilled_from=distilled_from,
         artefacts=artefacts,
     )
+
+
+def _selected(selected: Selected | None) -> dict[str, Any] | None:
+    """Return how an iteration was chosen, as the card has it; None where an earlier version scored some of them."""
+    if selected is None or selected.iteration not in (iteration for iteration, _ in selected.curve):
+        return None
+    iterations, accuracies = zip(*selected.curve, strict=True)
+    return {"iteration": selected.iteration, "iterations": iterations, "accuracies": accuracies}
 
 
 def device_name(bench: Workbench) -> str:
