@@ -16,7 +16,7 @@ from typing import Any
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import DatasetReader
 from hoptm_plugin.core.text import hydra_text
-from hoptm_plugin.runs.exchanging import drop_leftovers, given_leaves
+from hoptm_plugin.runs.exchanging import drop_leftovers, given_leaves, loosened
 from hoptm_plugin.settings import RunSettings
 
 # a recipe belongs to these two, so choosing them does not shut it out
@@ -56,7 +56,7 @@ def compose(*overrides: str, **settings: Any) -> RunSettings:
     with_plugins_found()
     try:
         with _own_hydra(), hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name="hoptm"):
-            return settled(hydra.compose("config", lines, return_hydra_config=True), whole=whole)
+            return settled(hydra.compose("config", loosened(lines), return_hydra_config=True), whole=whole)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{explain(error)}\nSee hoptm-bench list") from error
     except ValueError as error:

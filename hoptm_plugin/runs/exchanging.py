@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from hoptm_plugin.core.registry import part_classes
 from hoptm_plugin.core.roles import of_part, wrapper_of
 from hoptm_plugin.settings import RunSettings, described_fields
+
+
+def loosened(overrides: Sequence[str]) -> list[str]:
+    """Return overrides with which keywords may be given that the YAML of an exchanged part does not list.
+
+    Of parts that are described whole or named anew, ``method.sampler={name: mine, rate: 2}``, ``network.name=mine
+    network.size=3``: their builders check them, so Hydra need not know them.
+    """
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    named = [f"{key.lstrip('+').removesuffix('name')}" for key in keys if key.endswith(".name")]
+    return [
+        f"++{override}"
+        if key[:1] not in ("+", "~")
+        and "." in key
+        and not key.startswith("hydra.")
+        and (override.partition("=")[2].lstrip().startswith("{") or any(key.startswith(each) for each in named))
+        else override
+        for override, key in zip(overrides, keys, strict=True)
+    ]
 
 
 def given_leaves(overrides: Mapping[str, Any]) -> set[str]:
