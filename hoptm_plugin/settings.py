@@ -171,6 +171,8 @@ class RunSettings(Settings):
         scale: which scale filled in settings that nobody gave, by name; "published" only where nothing was changed
             by hand; None: none did.
         recipe: which recipe and scale filled in settings that nobody gave, in words; "" where none did.
+        tied: dotted paths of settings that were told as a function of ``distillation.iterations``, such as where a
+            schedule ends; a run that has any cannot be made longer.
         given: dotted paths of what was set by hand, which beats recipes and the settings of stored runs; not stored.
     """
 
@@ -200,6 +202,7 @@ class RunSettings(Settings):
     note: Nothing[Line | None] = None
     scale: Nothing[Line | None] = None
     recipe: Nothing[str] = ""
+    tied: Nothing[tuple[str, ...]] = ()
     given: Nothing[tuple[str, ...]] = Field((), exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -314,6 +317,12 @@ def _symbols_of_part(spec: Any, kind: type, at: str) -> Iterator[tuple[str, str]
 def _described(settings: type[Settings], name: str) -> type | None:
     describes = _describes(settings, name)
     return None if describes is None else describes.kind
+
+
+def described_fields(settings: type[Settings]) -> dict[str, Describes]:
+    """Return what the fields that describe one part each describe, by their names."""
+    found = {name: _describes(settings, name) for name in settings.model_fields}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _describes(settings: type[Settings], name: str) -> Describes | None:

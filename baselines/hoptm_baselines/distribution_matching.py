@@ -63,13 +63,15 @@ class DistributionMatching(Method):
         return self.initial_images.last_expert_epoch()
 
     def problems(self, task: Task) -> list[str]:
-        """Return why the network's features cannot be matched."""
-        return feature_problems(task)
+        """Return why the initial images do not fit, or the network's features cannot be matched."""
+        own = [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
+        return [*own, *feature_problems(task)]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Return the initial synthetic set."""
         self._task = task
         images = self.initial_images.images(task)
+        self.images_are = self.initial_images.images_are  # it may know better by now
         return SyntheticSet(images, class_major(task), None, task.data.class_names, task.data.normalisation)
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
@@ -77,7 +79,8 @@ class DistributionMatching(Method):
         network = self._task.network(self._task.seeds.generator("network", step)).train().requires_grad_(False)
         classes = list(range(len(synthetic.class_names)))
         for labels in [[label] for label in classes] if self.stepping == "per_class" else [classes]:
-            yield LossTerm(torch.stack(self._matched(network, synthetic, step, labels)).sum())
+            loss = torch.stack(self._matched(network, synthetic, step, labels)).sum()
+            yield LossTerm(loss, watched=loss.detach())
 
     def _matched(self, network: nn.Module, synthetic: SyntheticSet, step: int, labels: list[int]) -> list[Tensor]:
         """Return the matcher's loss of each class."""

@@ -42,6 +42,7 @@ from hoptm_plugin.core.text import all_printable
 from hoptm_plugin.storage.run_files import CARD as FILE_NAME
 
 LARGEST_BYTES = 64 * 2**20
+MOST_SCORED = 100_000
 
 
 class DuplicatesRecord(Record):
@@ -123,6 +124,40 @@ class DistilledFrom(Record):
     test_images_seen: Count | None = None
 
 
+class Selected(Record):
+    """How the iteration of a set was chosen by its accuracy; the first of equals is taken.
+
+    Attributes:
+        iteration: that was chosen, as a number of iterations done.
+        iterations: after which the set was scored, ascending.
+        accuracies: of one fresh network on the split that ``selection`` names, for each.
+    """
+
+    iteration: PositiveInt
+    iterations: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=MOST_SCORED)]
+    accuracies: tuple[Fraction, ...]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Selected:
+        if len(self.accuracies) != len(self.iterations) or sorted(set(self.iterations)) != list(self.iterations):
+            raise ValueError("accuracies and ascending iterations are not of one length")
+        if self.iteration != self.iterations[self.accuracies.index(max(self.accuracies))]:
+            raise ValueError("iteration: is not the first of the best accuracy")
+        return self
+
+
+class SaturationRecord(Record):
+    """Shares of the set's pixel values that lie outside the range of pictures by more than a quarter of it.
+
+    Attributes:
+        start: of the initial images.
+        end: of the distilled ones, those of the last iteration.
+    """
+
+    start: Fraction
+    end: Fraction
+
+
 class Cost(Record):
     """Wall-clock seconds and memory; None where a stage did not take place or is not known.
 
@@ -160,6 +195,10 @@ class Card(Record):
         random_subset: the same for random training images of the same IPC under the same protocol, or None.
         reported: a published figure to hold beside it, or None.
         selection: how the iteration was chosen; "test_leaky" looked at the test split.
+        selected: which iteration was chosen by score, and the whole curve; None where it is the last, in older cards,
+            and where a set is judged anew.
+        averaged_selected: the same for the moving average.
+        saturation: of the images; None in older cards, and where a set is judged anew.
         tuning: how the settings were chosen, if there was a search.
         note: what to know when reading the result, such as that the setting was reduced.
         cost: time and memory.
@@ -201,6 +240,9 @@ class Card(Record):
     random_subset: tuple[Evaluation, ...] | None = None
     reported: Reported | None = None
     selection: Literal["last", "validation", "test_leaky"]
+    selected: Selected | None = None
+    averaged_selected: Selected | None = None
+    saturation: SaturationRecord | None = None
     tuning: Tuning | None = None
     note: Line | None = None
     cost: Cost

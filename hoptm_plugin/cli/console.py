@@ -23,6 +23,7 @@ from hoptm_plugin.runtime.bars import is_terminal
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
 MOST_CLASSES = 10
+NOTABLE_SATURATION = 0.5
 
 
 def output_console(stream: TextIO | None = None) -> Console:
@@ -83,11 +84,25 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         of = "" if tried.reused is None else f" in the search of {tried.reused}"
         lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split{of} "
                      f"(seed {tried.seed}, networks for each: {tried.networks})")  # fmt: skip
-    lines += [f"chosen: {selected(card)}", f"cost: {_cost(card.cost)}"]
+    lines += [f"chosen: {selected(card)}{_chosen(card)}", f"cost: {_cost(card.cost)}"]
+    if (found := card.saturation) is not None and found.end - found.start > NOTABLE_SATURATION:
+        lines.append(f"saturated: {found.end:.0%} of the pixel values lie far outside the range of pictures "
+                     f"({found.start:.0%} at the start); distillation.images.learning_rate may be too high")  # fmt: skip
     if folder is not None:
         lines.append(f"folder: {folder}")
     for line in lines:
         console.print(text_of(line), soft_wrap=True)
+
+
+def _chosen(card: Card) -> str:
+    """Return which iteration was chosen by score, out of how many, and what the last one came to."""
+    said = []
+    for name, chosen in (("", card.selected), ("of the moving average ", card.averaged_selected)):
+        if chosen is not None:
+            best, last = max(chosen.accuracies), chosen.accuracies[-1]
+            said.append(f"{name}iteration {chosen.iteration:,} of {chosen.iterations[-1]:,} ({100 * best:.2f} %, the "
+                        f"last {100 * last:.2f} %, {len(chosen.iterations)} scored)")  # fmt: skip
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _trained_on(card: Card) -> str:

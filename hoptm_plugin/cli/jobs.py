@@ -101,12 +101,13 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
 
     from hoptm_plugin.cli.sweeps import with_named_folders
     from hoptm_plugin.runs.composition import with_plugins_found
+    from hoptm_plugin.runs.exchanging import loosened
     from hoptm_plugin.runs.hydra_errors import explain, group_error, of_a_launcher
 
     with_plugins_found()
     # makes Hydra raise instead of printing a traceback of its own and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [PROGRAM, *(["--multirun", *with_named_folders(overrides)] if sweep else overrides)]
+    sys.argv = [PROGRAM, *(["--multirun", *with_named_folders(loosened(overrides))] if sweep else loosened(overrides))]
     try:
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(JOBS[command])()
     except (HydraException, OmegaConfBaseException) as error:

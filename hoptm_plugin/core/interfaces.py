@@ -264,10 +264,18 @@ class Task:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once."""
+    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once.
+
+    Attributes:
+        loss: 0-d.
+        logs: numbers worth a line in ``metrics.jsonl``.
+        watched: 0-d, without gradient: what can be compared between iterations and is smaller where the set is better.
+            A run is stopped where it grows far beyond its beginning. None: no number of the method's is such.
+    """
 
     loss: Tensor
     logs: Mapping[str, float | Tensor] = field(default_factory=dict)
+    watched: Tensor | None = None
 
 
 class LabelPolicy(Part, ABC):
@@ -280,6 +288,10 @@ class LabelPolicy(Part, ABC):
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, why it does not fit the task; one line each, in the user's words."""
+        return []
 
 
 class Initialiser(Part, ABC):
@@ -299,6 +311,10 @@ class Initialiser(Part, ABC):
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, why it does not fit the task; one line each, in the user's words."""
+        return []
 
 
 class SegmentSampler(Part, ABC):
@@ -324,10 +340,13 @@ class Method(Part, ABC):
         floor: its set is a random subset of the training images, anew for each seed: what every method must beat.
         imported: the set that :meth:`setup` returns was made elsewhere, of data that nobody named: what was read, in
             one line, once that is known. None: it is made here, of the task's data.
+        no_progress: what ``LossTerm.watched`` comes to, summed over an iteration's terms, where nothing is learned; 0
+            where that is not known.
     """
 
     whole_split: ClassVar[bool] = False
     floor: ClassVar[bool] = False
+    no_progress: ClassVar[float] = 0.0
     images_are: ImagesAre = "unknown"
     imported: str | None = None
 

@@ -117,6 +117,15 @@ def _marks(hint: Any) -> tuple[Any, ...]:
 
 def _kind(hint: Any) -> type | None:
     """Return the kind of part that an annotation asks for: alone, optional, or as a mapping's value."""
-    inner = [each for option in typing.get_args(hint) for each in (option, *typing.get_args(option))]
-    kinds = [getattr(each, "kind", each) for each in (hint, *inner) if isinstance(each, type)]
+    kinds = [getattr(each, "kind", each) for each in _types(hint)]
     return next((kind for kind in kinds if part_classes(kind)), None)
+
+
+def wrapper_of(cls: type, keyword: str) -> type | None:
+    """Return the class that a keyword of a part holds parts in, such as a matcher with its weight; None for none."""
+    return next((each for each in _types(keyword_hints(cls).get(keyword)) if hasattr(each, "from_spec")), None)
+
+
+def _types(hint: Any) -> list[type]:
+    inner = [each for option in typing.get_args(hint) for each in (option, *typing.get_args(option))]
+    return [each for each in (hint, *inner) if isinstance(each, type)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import State
+from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 KIND, VERSION, SEPARATOR = "distillation checkpoint", 2, "/"
@@ -58,6 +59,24 @@ def take_back(tensor: Tensor, stored: Tensor) -> Tensor:
         raise ValueError(f"stored {stored.dtype} {tuple(stored.shape)}, here {tensor.dtype} {tuple(tensor.shape)}")
     with torch.no_grad():
         return tensor.copy_(stored)
+
+
+def tensors_of(synthetic: SyntheticSet) -> State:
+    """Return a set's tensors by name."""
+    parts = {"images": synthetic.images, "labels": synthetic.labels, "step_size": synthetic.step_size}
+    return {name: tensor for name, tensor in parts.items() if tensor is not None}
+
+
+def set_of(like: SyntheticSet, stored: State) -> SyntheticSet:
+    """Return the set that :func:`tensors_of` was asked of, in all else as ``like``.
+
+    Raises:
+        KeyError, ValueError: what is stored does not fit ``like``.
+    """
+    made = like.detached()
+    for name, tensor in tensors_of(made).items():
+        take_back(tensor, stored[name])
+    return made
 
 
 def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

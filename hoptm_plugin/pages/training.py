@@ -13,7 +13,8 @@ from hoptm_plugin.pages.reading import Run
 from hoptm_plugin.pages.svg import swatch
 
 MOST_QUANTITIES = 16
-FRACTIONS = ("mask_fraction",)
+FRACTIONS = ("mask_fraction", "saturation")
+SCORES = ("validation_accuracy", "test_accuracy")  # by which an iteration is chosen
 KINDS = ("distilled", "initial")
 
 
@@ -44,6 +45,10 @@ def _figure(quantity: str, members: Sequence[Run], where: str, styles: Mapping[s
     found = [run for run in members if quantity in run.curves]
     title = TITLES.get(quantity, quantity)
     name = f"{title} over the iterations, {where}: {', '.join(dict.fromkeys(run.title for run in found))}"
+    if quantity in SCORES:
+        chosen = dict.fromkeys(f"{run.card.selected.iteration:,}" for run in found if run.card.selected is not None)
+        name += f"; chosen: iteration {', '.join(chosen)}" if chosen else ""
+        title += f", chosen: {', '.join(chosen)}" if chosen else ""
     if len(found) == 1:
         values = found[0].curves[quantity].values
         name += f"; from {values[0]:.3g} to {values[-1]:.3g}"

@@ -142,8 +142,15 @@ class Workbench:
             experts=self.experts,
             seeds=self.seeds.child("distillation"),
         )
-        passes = self.parts.method.image_passes(len(self.data.class_names), settings.ipc)
-        self.task = replace(self.task, compute=self._compute(settings.distillation.iterations * passes))
+        self.task = replace(self.task, compute=self._distilling(settings.distillation.iterations))
+
+    def _distilling(self, iterations: int) -> Compute:
+        passes = self.parts.method.image_passes(len(self.data.class_names), self.settings.ipc)
+        return self._compute(iterations * passes)
+
+    def compiled(self, iterations: int) -> bool:
+        """Tell whether a distillation of so many iterations is compiled."""
+        return self._distilling(iterations).compiled
 
     def _compute(self, image_passes: float, networks: Sequence[NetworkBuilder] = ()) -> Compute:
         """Return how work of so many image passes, forward and backward, through each of ``networks`` is computed."""

@@ -5,6 +5,7 @@ Only this module, :mod:`hoptm_plugin.runs.hydra_errors` and the command line kno
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -15,12 +16,15 @@ from typing import Any
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import DatasetReader
 from hoptm_plugin.core.text import hydra_text, unknown_name
+from hoptm_plugin.runs.exchanging import drop_leftovers, given_leaves, loosened
 from hoptm_plugin.runtime.device import kind_of_device
 from hoptm_plugin.settings import RunSettings
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")
 PUBLISHED, AUTO = "published", "auto"
+# what a setting names that depends on how long the run is planned, and where such settings may stand
+TOTAL, TIED = "${distillation.iterations}", ["method", "distillation"]
 
 
 def compose(*overrides: str, **settings: Any) -> RunSettings:
@@ -54,7 +58,7 @@ def compose(*overrides: str, **settings: Any) -> RunSettings:
     with_plugins_found()
     try:
         with _own_hydra(), hydra.initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name="hoptm"):
-            return settled(hydra.compose("config", lines, return_hydra_config=True), whole=whole)
+            return settled(hydra.compose("config", loosened(lines), return_hydra_config=True), whole=whole)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(f"{explain(error)}\nSee hoptm-bench list") from error
     except ValueError as error:
@@ -135,14 +139,44 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
         notes.append(said)
     for key, part in (whole or {}).items():
         values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
-        if key == "method":  # another one than was composed must not go by its name
-            name = str(part.get("name"))
-            own: dict[str, Any] = {"method_id": name, "method_title": name, "method_cites": [], "reported": None}
-            values |= {field: value for field, value in own.items() if field not in given}
+        if key == "method":
+            _call_by_its_own_name(values, given)
+    _exchange(values, [*map(str, overrides)], given)
+    values["tied"] = _tied(config)
     settings = RunSettings.of({**values, "recipe": "; ".join(notes), "given": given})
     if settings.scale == PUBLISHED and not settings.as_published(given):
         settings = settings.model_copy(update={"scale": None})
     return settings.without_published(given) if notes else settings
+
+
+def _call_by_its_own_name(values: dict[str, Any], given: Iterable[str]) -> None:
+    """Let a method that is another one than was composed not go by that one's name."""
+    name = str(values["method"].get("name"))
+    own: dict[str, Any] = {"method_id": name, "method_title": name, "method_cites": [], "reported": None}
+    values |= {field: value for field, value in own.items() if field not in given}
+
+
+def _exchange(values: dict[str, Any], overrides: list[str], given: Iterable[str]) -> None:
+    """Take out of parts that were exchanged by name what was meant for the old ones; warn of it."""
+    leaves = given_leaves(parsed(overrides))
+    for line in drop_leftovers(values, leaves):
+        warnings.warn(line, stacklevel=3)
+    if "method.name" in leaves and isinstance(values.get("method"), dict):
+        _call_by_its_own_name(values, given)
+
+
+def _tied(config: Any) -> list[str]:
+    """Return the dotted paths of settings that are told as a function of ``distillation.iterations``."""
+    from omegaconf import OmegaConf
+
+    def found(value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from found(inner, f"{path}.{key}" if path else str(key))
+        elif isinstance(value, str) and TOTAL in value:
+            yield path
+
+    return [*found(OmegaConf.to_container(OmegaConf.masked_copy(config, TIED), resolve=False), "")]
 
 
 def _given_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card, write_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import pasted
+from hoptm_plugin.core.text import pasted, printable
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import check_against_card, is_export, load_distilled, why_no_set
@@ -151,6 +151,8 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         check_fit(judged.name, synthetic, source, bench)
         bench.check(distils=False)
         other, note = other_data(source, bench, judged.trained_on), None if source else not_said(synthetic)
+        if "stopped" in synthetic.info:
+            note = f"its distillation was {printable(str(synthetic.info['stopped']))}"
         said = told(other, bench) if other else note
         if said:
             warnings.warn(f"{judged.name}: {said}", stacklevel=2)
@@ -168,7 +170,7 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         # nothing else says how it was made
         config = judged.config
         made_with = read_settings(config) if config is not None and config.exists() else None
-        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, made_with,
+        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), distilled, made_with,
                              other, note)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,11 +17,12 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, DistilledFrom, make_card, peak_memory_bytes, write_card
 from hoptm_plugin.cards.record import LONGEST_LINE
 from hoptm_plugin.core.dataset import Split
+from hoptm_plugin.core.errors import DivergedError
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import one_line
-from hoptm_plugin.engine.distil import Distilled, Distiller
+from hoptm_plugin.core.text import one_line, pasted
+from hoptm_plugin.engine.distil import Distilled, Distiller, Selected
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.exchange.origin import images_are, not_said
 from hoptm_plugin.loggers import GuardedLoggers
@@ -79,6 +81,7 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         bench.check()
         bench.check_experts()
         bench.say_what_is_dropped()
+        _say_longer(bench, folder.shorter(settings), folder)
         folder.begin(settings)
         if "split" in bench.data.provenance:
             write_json(folder / SPLIT, bench.data.provenance["split"])
@@ -92,11 +95,22 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
         foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
         seed, note = (None, not_said(distilled.synthetic)) if foreign else (settings.seed, None)
-        card = finished_card(bench, results, cost, artefacts, seed, distilled.synthetic, settings, note=note,
+        card = finished_card(bench, results, cost, artefacts, seed, distilled, settings, note=note,
                              began_from=bench.parts.method.images_are)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()
         return card
+
+
+def _say_longer(bench: Workbench, planned: int | None, folder: RunFolder) -> None:
+    """Say that a run is made longer, and where it will have other last bits than one that was planned so long."""
+    if planned is None:
+        return
+    more = bench.settings.distillation.iterations
+    bench.progress(f"{folder.path}: goes on from {planned} iterations to {more}; its result so far is replaced", 0)
+    if bench.compiled(planned) != bench.compiled(more):
+        warnings.warn(f"runtime.compile=auto compiles the longer run only, so its last bits are not those of a run "
+                      f"that was planned for {more} iterations", stacklevel=2)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -175,7 +189,30 @@ def _distil(
         logger,
         begun,
     )
-    distilled = distiller.run()
+    try:
+        distilled = distiller.run()
+    except DivergedError as error:
+        kept = distiller.kept()
+        planned = settings.distillation.iterations
+        said = {"stopped": f"stopped since it diverged; this is iteration {kept.iteration} of {planned}, {kept.why}"}
+        _write_sets(bench, folder, Distilled(kept.synthetic, None), initial[0], said | {"iteration": kept.iteration})
+        raise type(error)(
+            f"{error}. The set of iteration {kept.iteration}, {kept.why}, is kept; judge it by: hoptm-bench eval "
+            f"{pasted('synthetic', folder.path)}"
+        ) from error
+    chosen = distilled.selected
+    _write_sets(bench, folder, distilled, initial[0], {} if chosen is None else {"iteration": chosen.iteration})
+    if method.imported is not None:
+        return distilled, {"distill_s": None, "seconds_per_iteration": None}
+    per_iteration = distiller.seconds / settings.distillation.iterations
+    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
+
+
+def _write_sets(
+    bench: Workbench, folder: RunFolder, distilled: Distilled, initial: Tensor, more: dict[str, Any]
+) -> None:
+    """Write a set and its average into the folder with what they say of their making, and the set's pictures."""
+    settings, method = bench.settings, bench.parts.method
     if method.imported is None and (hashes := bench.data.image_hashes):
         write_trained_on(hashes["train"], bench.data.split_sha256["train"], folder / TRAINED_ON)
     info: dict[str, Any] = {
@@ -183,6 +220,7 @@ def _distil(
         "method_title": settings.method_title,
         "ipc": settings.ipc,
         "selection": settings.distillation.selection,
+        **more,
     }
     if method.imported is not None:
         info["imported"] = method.imported
@@ -194,16 +232,12 @@ def _distil(
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
             synthetic.info |= {
-                "images_are": images_made_of(method, initial[0], synthetic.images),
+                "images_are": images_made_of(method, initial, synthetic.images),
                 "floor": method.floor,
             } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
             synthetic.info |= {"scale": settings.scale} if settings.scale else {}
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
-    if method.imported is not None:
-        return distilled, {"distill_s": None, "seconds_per_iteration": None}
-    per_iteration = distiller.seconds / settings.distillation.iterations
-    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 
 def images_made_of(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
@@ -236,7 +270,7 @@ def finished_card(
     cost: dict[str, Any],
     artefacts: dict[str, str],
     distillation_seed: int | None,
-    synthetic: SyntheticSet,
+    distilled: Distilled,
     made_with: RunSettings | None,
     distilled_from: DistilledFrom | None = None,
     note: str | None = None,
@@ -250,13 +284,13 @@ def finished_card(
         cost: fields of the card's.
         artefacts: the card's.
         distillation_seed: the card's.
-        synthetic: what was judged.
+        distilled: what was judged.
         made_with: the settings of its making, where they are known.
         distilled_from: other data that it is from.
         note: to be told beside that of the settings.
         began_from: what the images were that its making began from.
     """
-    settings = bench.settings
+    settings, synthetic = bench.settings, distilled.synthetic
     ipc = None if bench.parts.method.whole_split else settings.ipc
     # a card's reported accuracy is that of its first network: only of the one distilled with
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
@@ -274,6 +308,9 @@ def finished_card(
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.deciding()["augment"]},
         selection=settings.distillation.selection,
+        selected=_selected(distilled.selected),
+        averaged_selected=_selected(distilled.average_selected),
+        saturation=None if distilled.saturation is None else asdict(distilled.saturation),
         tuning=settings.tuning,
         note="; ".join(filter(None, (note, settings.note)))[:LONGEST_LINE] or None,
         reported=None if published is None else published.of(ipc),
@@ -292,6 +329,14 @@ def finished_card(
         began_from=began_from,
         artefacts=artefacts,
     )
+
+
+def _selected(selected: Selected | None) -> dict[str, Any] | None:
+    """Return how an iteration was chosen, as the card has it; None where an earlier version scored some of them."""
+    if selected is None or selected.iteration not in (iteration for iteration, _ in selected.curve):
+        return None
+    iterations, accuracies = zip(*selected.curve, strict=True)
+    return {"iteration": selected.iteration, "iterations": iterations, "accuracies": accuracies}
 
 
 def device_name(bench: Workbench) -> str:

@@ -18,6 +18,7 @@ from hoptm_plugin.core.interfaces import (
     Matcher,
     Method,
     Number,
+    Schedule,
     Scheduler,
     SegmentSampler,
     State,
@@ -86,6 +87,7 @@ class TrajectoryMatching(Method):
     """
 
     cites = ("cazenavette2022mtt",)
+    no_progress = 1.0  # losses are ratios to the segment's length
 
     def __init__(
         self,
@@ -124,6 +126,8 @@ class TrajectoryMatching(Method):
             for name, term in self.matchers.items()
             for problem in term.matcher.problems(self.expert_epochs, self.student_steps)
         ]
+        found += [f"method.labels.{problem}" for problem in self.labels.problems(task)]
+        found += [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
         for name, scheduler in self.schedulers.items():
             bounds = [scheduler.start_epochs(step) for step in (0, LATE)]
             if any(bound is not None and bound[1] > self.sampler.last_start_epoch() for bound in bounds):
@@ -145,6 +149,7 @@ class TrajectoryMatching(Method):
         self._network = FlatNetwork(task.network(task.seeds.generator("container")))
         self._step = StudentStep(self._network, task.compute.compiled, task.compute.precision)
         images = self.initial_images.images(task)
+        self.images_are = self.initial_images.images_are  # it may know better by now
         labels = self.labels.initial(images, class_major(task), task)
         step_size = torch.tensor(self.step_size, dtype=images.dtype, device=images.device)
         synthetic = SyntheticSet(images, labels, step_size, task.data.class_names, task.data.normalisation)
@@ -171,7 +176,13 @@ class TrajectoryMatching(Method):
             logs.update(scheduler.logs())
         for term in self.matchers.values():
             logs.update(term.matcher.logs())
-        yield LossTerm(total, logs)
+        yield LossTerm(total, logs, self._watched(detached, weights, total.detach()))
+
+    def _watched(self, pair: TrajectoryPair, weights: Tensor | None, total: Tensor) -> Tensor:
+        """Return the loss, or where that is of other parameters or weights each time, the student's distance, 0-d."""
+        if weights is None and not any(isinstance(term.weight, Schedule) for term in self.matchers.values()):
+            return total
+        return pair.squared_errors.sum() / pair.squared_distances.sum()
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
         """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
