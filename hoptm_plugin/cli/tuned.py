@@ -23,7 +23,7 @@ def print_tuned(tuned: Tuned) -> None:
     last = tuned.table.drop_duplicates("candidate", keep="last")
     for row in last.sort_values("accuracy", ascending=False, kind="stable", na_position="last").to_dict("records"):
         settings = record.candidates[row["candidate"]].settings
-        failed, chosen = row["failed"], settings == record.chosen
+        failed, chosen = row["failed"] if isinstance(row["failed"], str) else "", settings == record.chosen
         accuracy = Text("failed") if failed else Text(percent(row["accuracy"], row["std"]))
         aside = failed or ("the best" if chosen else "")
         table.add_row(text_of(settings), str(row["iterations"]), accuracy, text_of(aside),

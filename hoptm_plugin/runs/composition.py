@@ -129,7 +129,9 @@ def read_settings_file(path: Path) -> list[str]:
         lines, tuning = content.pop("settings"), content.pop("tuning", None)
         if content or not isinstance(lines, list) or not all(isinstance(line, str) and line for line in lines):
             raise ValueError("it may hold `settings`, a list of KEY=VALUE, and `tuning`")
-        record = None if tuning is None else Tuning.model_validate(tuning).model_dump(mode="json")
+        record = (
+            None if tuning is None else Tuning.model_validate(tuning).model_dump(mode="json", exclude_defaults=True)
+        )
     except ValidationError as error:
         raise ConfigurationError(f"settings: {path}: its tuning is none: {faults(error)}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, FileFormatError, yaml.YAMLError) as error:

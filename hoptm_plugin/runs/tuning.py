@@ -245,10 +245,8 @@ class _Plan:
         if not over or not all(over.values()):
             raise ConfigurationError("over: names no setting with values to try; give over.KEY=VALUE,VALUE, such as "
                                      "over.distillation.images.learning_rate=1,10,100")  # fmt: skip
-        lines = [
-            *written_out(overrides),
-            *(f"{key}={as_override(each)}" for key, each in keywords.items() if _is_plain(each)),
-        ]
+        plain = {key: each for key, each in keywords.items() if _is_plain(each)}
+        lines = [*written_out(overrides), *(f"{key}={as_override(each)}" for key, each in plain.items())]
         if len(runs := expand(lines)) > 1:
             several = sorted({key_of(line) for line in {*runs[0]} ^ {*runs[-1]}})
             raise ConfigurationError(f"{', '.join(several)}: several values; a tuning takes one value of every setting "
@@ -467,7 +465,7 @@ def _finished(plan: _Plan, place: Path, file: _File, ranked: Sequence[_Trial]) -
         candidates=tuple(_candidate(file, _last(file, each)) for each in range(len(file.candidates))),
     )  # fmt: skip
     chosen = [*plan.base, *plan.candidates[best.candidate]]
-    tuning = record.model_dump(mode="json")
+    tuning = record.model_dump(mode="json", exclude_defaults=True)
     settings = compose(*chosen, f"tuning={as_override(tuning)}", **plan.keywords)
     decisive = [line for line in chosen if settings.decided_by(key_of(line)).role in ("result", "chance", "judgement")]
     command = None
