@@ -18,7 +18,7 @@ def write_figure(tuned: Tuned) -> Path:
     """Write ``candidates.svg`` into the tuning's folder: accuracy on the validation split of every candidate."""
     path = tuned.folder / FILE_NAME
     best = tuned.record.chosen
-    text = _candidates(f"accuracy on the validation split of each candidate; the best is {best}", tuned)
+    text = str(_candidates(f"accuracy on the validation split of each candidate; the best is {best}", tuned))
     # a file of its own says what it is, where a page does it for those that are part of it
     write_text(path, text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1))
     return path

@@ -129,22 +129,20 @@ def read_settings_file(path: Path) -> list[str]:
         lines, tuning = content.pop("settings"), content.pop("tuning", None)
         if content or not isinstance(lines, list) or not all(isinstance(line, str) and line for line in lines):
             raise ValueError("it may hold `settings`, a list of KEY=VALUE, and `tuning`")
-        record = (
-            None if tuning is None else Tuning.model_validate(tuning).model_dump(mode="json", exclude_defaults=True)
-        )
+        record = None if tuning is None else Tuning.model_validate(tuning)
     except ValidationError as error:
         raise ConfigurationError(f"settings: {path}: its tuning is none: {faults(error)}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, FileFormatError, yaml.YAMLError) as error:
         reason = "it has no list `settings`" if isinstance(error, AttributeError | KeyError | TypeError) else error
-        raise ConfigurationError(
-            f"settings: {path}: not a file of settings ({' '.join(str(reason).split())})"
-        ) from None
+        text = " ".join(str(reason).split())
+        raise ConfigurationError(f"settings: {path}: not a file of settings ({text})") from None
     for line in lines:
         ((key, value),) = parsed([line]).items()
         whole = key == "experts" and not isinstance(value, str)
         if re.split(r"[./@]", key)[0] in OF_THE_MACHINE or key == "experts.root" or whole:
             raise ConfigurationError(f"settings: {path}: {line}: no file may say this; give it on the command line")
-    return [*lines, *([] if record is None else [f"tuning={as_override(record)}"])]
+    chosen = [] if record is None else [f"tuning={as_override(record.model_dump(exclude_defaults=True))}"]
+    return [*lines, *chosen]
 
 
 def parsed(overrides: Iterable[str]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class _File(Record):
     networks: PositiveInt
     images: NonNegativeInt = 0
     tried: tuple[_Trial, ...] = ()
+    found: Tuning | None = None
     sha256: Digest | None = None
 
 
@@ -172,6 +173,19 @@ def tune(
     with closing(lock):
         _check_folder(place, plan, resume)
         return _tuned(plan, place, told, launch or partial(_one_after_the_other, place, told))
+
+
+def read_tuning(folder: Path) -> Tuning:
+    """Read what a finished tuning found from its folder.
+
+    Raises:
+        FileFormatError: there is none, or it is damaged.
+        RunFolderError: it is not finished, or all candidates failed.
+    """
+    found = _read(folder).found
+    if found is None:
+        raise RunFolderError(f"{folder}: nothing is chosen yet; the same command with resume=auto goes on")
+    return found
 
 
 def attempt(settings: RunSettings, folder: Path, progress: ProgressFactory) -> str | None:
@@ -265,10 +279,12 @@ class _Plan:
         values = [[f"{key}={as_override(value)}" for value in tried] for key, tried in over.items()]
         candidates = [list(each) for each in itertools.product(*values)]
         problems = Problems()
+        problems.found += _alike(over, strategy)
+        problems.raise_if_any()
         composed = [problems.attempt(partial(_checked, [*base, *each, *own], whole)) for each in candidates]
         problems.raise_if_any()
         settings = [each for each in composed if each is not None]
-        problems.found += _unfit(over, settings[0], strategy)
+        problems.found += _no_result(over, settings[0])
         if any(len(" ".join(each)) > LONGEST_LINE for each in candidates):
             problems.found.append(f"over: a candidate of more than {LONGEST_LINE} characters, which no card can hold; "
                                   f"try fewer settings at once")  # fmt: skip
@@ -313,21 +329,24 @@ def _checked(overrides: list[str], whole: Mapping[str, Any]) -> RunSettings:
     return settings
 
 
-def _unfit(over: Mapping[str, Sequence[Any]], settings: RunSettings, strategy: Strategy) -> list[str]:
-    """Return what is tried that is no choice between settings of a method, in words."""
+def _alike(over: Mapping[str, Sequence[Any]], strategy: Strategy) -> list[str]:
+    """Return what would make candidates that cannot be held against each other, in words."""
     problems = []
     for key in over:
-        path = key.lstrip("+~")
-        role = settings.decided_by(path).role
-        if role != "result":
-            what = {"chance": "a seed, and the best of several seeds is luck", "judgement": "how a set is judged"}
-            problems.append(f"over.{key}: decides {what.get(role, 'no result')}; only what decides the distilled set "
-                            f"can be tuned")  # fmt: skip
-        elif path in ("dataset", "ipc"):
+        path = key.lstrip("+")
+        if path in ("dataset", "ipc"):
             problems.append(f"over.{key}: candidates would not be judged alike; tune for one value of {path} at a time")
         elif path == "distillation.iterations" and strategy == "halving":
             problems.append(f"over.{key}: halving gives candidates their iterations itself; use strategy=grid")
     return problems
+
+
+def _no_result(over: Mapping[str, Sequence[Any]], settings: RunSettings) -> list[str]:
+    """Return what is tried that does not decide the distilled set, in words."""
+    what = {"chance": "a seed, and the best of several seeds is luck", "judgement": "how a set is judged"}
+    roles = {key: settings.decided_by(key.lstrip("+")).role for key in over}
+    return [f"over.{key}: decides {what.get(role, 'no result')}; only what decides the distilled set can be tuned"
+            for key, role in roles.items() if role != "result"]  # fmt: skip
 
 
 def _rounds(candidates: int, least: int, strategy: Strategy) -> list[tuple[int, int]]:
@@ -377,13 +396,13 @@ def _tuned(plan: _Plan, place: Path, progress: ProgressFactory, launch: Launch) 
     place.mkdir(parents=True, exist_ok=True)
     write_record(file, place / FILE_NAME)
     progress(_announced(plan, file), 0)
-    left = range(len(plan.candidates))
+    left: Sequence[int] = range(len(plan.candidates))
     for number, (divisor, count) in enumerate(file.rounds):
         if number:
-            left = _best_of(file, left, count)
+            left = sorted(each.candidate for each in _ranked(file, left, number - 1)[:count])
         iterations = {each: max(1, plan.settings[each].distillation.iterations // divisor) for each in left}
         file = _round(plan, place, file, iterations, launch)
-    ranked = _ranked(file, left)
+    ranked = _ranked(file, left, len(file.rounds) - 1)
     if not ranked:
         reasons = [f"{file.candidates[each.candidate]}: {each.failed}" for each in file.tried if each.failed]
         raise ConfigurationError([f"every candidate failed, so there is nothing to choose; see {place}", *reasons])
@@ -443,27 +462,25 @@ def _trial(place: Path, candidate: int, job: Job, reason: str | None = None) -> 
     return _Trial(**fields, accuracies=values, random_subset=random)
 
 
-def _last(file: _File, candidate: int) -> _Trial:
-    """Return a candidate's trial of the most iterations."""
-    return [each for each in file.tried if each.candidate == candidate][-1]
+def _trial_of(file: _File, candidate: int, number: int = -1) -> _Trial:
+    """Return what a candidate gave in a round; in its last one unless told."""
+    return [each for each in file.tried if each.candidate == candidate][number]
 
 
-def _ranked(file: _File, candidates: Sequence[int]) -> list[_Trial]:
-    """Return the trials of candidates that were judged, the best first; the first of equals."""
-    judged = [each for each in (_last(file, candidate) for candidate in candidates) if each.accuracy is not None]
+def _ranked(file: _File, candidates: Sequence[int], number: int) -> list[_Trial]:
+    """Return what candidates that were judged gave in a round, the best first; the first of equals."""
+    found = [_trial_of(file, candidate, number) for candidate in candidates]
+    judged = [each for each in found if each.accuracy is not None]
     return sorted(judged, key=lambda each: (-(each.accuracy or 0), each.candidate))
-
-
-def _best_of(file: _File, candidates: Sequence[int], count: int) -> list[int]:
-    return sorted(each.candidate for each in _ranked(file, candidates)[:count])
 
 
 def _finished(plan: _Plan, place: Path, file: _File, ranked: Sequence[_Trial]) -> Tuned:
     best = ranked[0]
     record = Tuning(
         split="validation", networks=file.networks, seed=file.seed, chosen=file.candidates[best.candidate],
-        candidates=tuple(_candidate(file, _last(file, each)) for each in range(len(file.candidates))),
+        candidates=tuple(_candidate(file, _trial_of(file, each)) for each in range(len(file.candidates))),
     )  # fmt: skip
+    write_record(file.model_copy(update={"found": record}), place / FILE_NAME)
     chosen = [*plan.base, *plan.candidates[best.candidate]]
     tuning = record.model_dump(mode="json", exclude_defaults=True)
     settings = compose(*chosen, f"tuning={as_override(tuning)}", **plan.keywords)
