@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.runs.judging import evaluate
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
+    from hoptm_plugin.runs.tuning import Tuned, tune
     from hoptm_plugin.runs.verifying import verify
     from hoptm_plugin.settings import RunSettings
     from hoptm_plugin.tables.compare import Comparison, compare
@@ -86,6 +87,7 @@ _HOMES = {
     "runs.reading": "Run read_run",
     "runs.running": "build_experts run",
     "settings": "RunSettings",
+    "runs.tuning": "Tuned tune",
     "runs.verifying": "verify",
     "tables.compare": "Comparison compare",
     "tables.states": "ListedRun list_runs",

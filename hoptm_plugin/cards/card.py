@@ -164,7 +164,9 @@ class Cost(Record):
     Attributes:
         experts_s: training of the experts that were read, also where an earlier run trained them.
         distill_s: distillation.
-        evaluate_s: evaluation, that of the random subset included.
+        evaluate_s: evaluation, that of the random subset included, also where an earlier run made it.
+        reused_s: of ``evaluate_s``, what an earlier run spent on the random subset or on all training images, whose
+            figures were reused; None where all were computed, as in older cards.
         seconds_per_iteration: of distillation.
         peak_memory_bytes: see :func:`peak_memory_bytes`.
         device: in words.
@@ -176,6 +178,13 @@ class Cost(Record):
     seconds_per_iteration: NonNegativeFloat | None
     peak_memory_bytes: Count | None
     device: Line
+    reused_s: NonNegativeFloat | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Cost:
+        if (self.reused_s or 0) > self.evaluate_s:
+            raise ValueError("reused_s is part of evaluate_s, and larger")
+        return self
 
 
 class Card(Record):

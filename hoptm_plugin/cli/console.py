@@ -122,6 +122,8 @@ def _cells(evaluation: Evaluation, trained_on: str) -> list[Text]:
 def _cost(cost: Cost) -> str:
     stages = {"experts": cost.experts_s, "distillation": cost.distill_s, "evaluation": cost.evaluate_s}
     parts = [f"{name} {seconds:.1f} s" for name, seconds in stages.items() if seconds is not None]
+    if cost.reused_s is not None:
+        parts[-1] += f" (of these {cost.reused_s:.1f} s by an earlier run, whose figures of real images are reused)"
     if cost.seconds_per_iteration is not None:
         parts.append(f"{cost.seconds_per_iteration:.3g} s per iteration")
     if cost.peak_memory_bytes is not None:

@@ -9,6 +9,7 @@ OVERVIEW = f"""\
 commands
   run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
+  tune      the best of some settings, on validation images     {PROGRAM} tune method=mtt dataset=digits over.KEY=1,10
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
   import    a set that other software distilled, as a run       {PROGRAM} import images.pt labels.pt dataset=digits
   verify    checksums of a run, and its evaluation once more    {PROGRAM} verify RUN
@@ -40,6 +41,7 @@ Settings are KEY=VALUE; later ones win, and all beat the scale, which beats the 
   experts.training.precision=bf16  protocol.precision=bf16   train experts and evaluated networks in bfloat16
   hydra.run.dir=PATH                               where the run is written
   hydra.run.dir=PATH resume=true                   go on with the run that lies there; auto: begin it if none does
+  settings=FILE                                    those of a file such as a tuning's best.yaml, in this place
   -m method=hoptm,mtt ipc=1,10                     all combinations, one after the other
   --cfg job                                        print the settings, recipe included, and stop
 
@@ -50,6 +52,17 @@ HELP = {
     f"and write a run folder with the result card.\n\n{SETTINGS_HELP}",
     "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with "
     f"the same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
+    "tune": f"usage: {PROGRAM} tune over.KEY=VALUE,VALUE [over.KEY=...] [strategy=grid|halving] [KEY=VALUE ...]\n\n"
+    f"Try all combinations of the values behind over. and keep the best. Every candidate is an ordinary run with one "
+    f"seed and few networks, judged on the validation split: no test image is looked at. Candidates that fail are rows "
+    f"like others. Ends with a table, candidates.csv, candidates.svg, best.yaml and the command that runs the best.\n\n"
+    f"  {PROGRAM} tune method=mtt dataset=digits over.distillation.images.learning_rate=10,100,1000\n\n"
+    f"  over.KEY=1,10,100            values to try; as in a sweep: range(1,5), [a,b],[c], 'quoted, text'\n"
+    f"  strategy=halving             all for few iterations, the best third for three times as many, and so on\n"
+    f"  seed=100 protocol.repeats=2  of the tuning alone, these unless given\n"
+    f"  hydra/launcher=processes     candidates side by side; hydra.launcher.n_jobs=4\n"
+    f"  hydra.sweep.dir=PATH         where it is written\n"
+    f"  hydra.sweep.dir=PATH resume=auto   go on with the tuning that lies there\n\n{SETTINGS_HELP}",
     "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set "
     f"(a run folder, a .safetensors file, or an exported folder) and test them. Settings come from the run the "
     f"set lies in, where it lies in one; otherwise name the data set.\n\n"

@@ -5,26 +5,37 @@ Only this module, :mod:`hoptm_plugin.runs.hydra_errors` and the command line kno
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hoptm_plugin.core.errors import ConfigurationError
+import yaml
+from pydantic import ValidationError
+
+from hoptm_plugin.cards.record import faults
+from hoptm_plugin.cards.tuning import Tuning
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.interfaces import DatasetReader
-from hoptm_plugin.core.text import hydra_text, unknown_name
+from hoptm_plugin.core.text import hydra_text, pasted, unknown_name
 from hoptm_plugin.runs.exchanging import drop_leftovers, given_leaves, loosened
 from hoptm_plugin.runtime.device import kind_of_device
 from hoptm_plugin.settings import RunSettings
+from hoptm_plugin.storage.files import read_bounded, write_text
+from hoptm_plugin.storage.plain_yaml import load_plain
 
 # a recipe belongs to these two, so choosing them does not shut it out
 RECIPE_GROUPS = ("method", "dataset")
 PUBLISHED, AUTO = "published", "auto"
 # what a setting names that depends on how long the run is planned, and where such settings may stand
 TOTAL, TIED = "${distillation.iterations}", ["method", "distillation"]
+LARGEST_SETTINGS = 2**20
+# of files of settings, which may come from elsewhere: what is started, where is written, whose results are gone on with
+OF_THE_MACHINE = ("hydra", "settings", "resume", "synthetic", "loggers", "worker")
 
 
 def compose(*overrides: str, **settings: Any) -> RunSettings:
@@ -46,7 +57,7 @@ def compose(*overrides: str, **settings: Any) -> RunSettings:
 
     if odd := [each for each in overrides if not isinstance(each, str)]:
         raise ConfigurationError(f'compose: {odd[0]!r} is no override; give texts such as "ipc=10", or keywords')
-    lines, whole = list(overrides), dict[str, Any]()
+    lines, whole = written_out(overrides), dict[str, Any]()
     for key, value in settings.items():
         if isinstance(value, DatasetReader):
             lines.append(f"{key}=arrays")
@@ -63,6 +74,81 @@ def compose(*overrides: str, **settings: Any) -> RunSettings:
         raise ConfigurationError(f"{explain(error)}\nSee hoptm-bench list") from error
     except ValueError as error:
         raise group_error(error) from error
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of every single run of a sweep, in the order of its jobs, as ``hoptm-bench run -m`` does.
+
+    Raises:
+        ConfigurationError: an override that Hydra cannot parse or sweep.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from hoptm_plugin.runs.hydra_errors import explain
+
+    try:
+        return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
+    except HydraException as error:
+        raise ConfigurationError(explain(error)) from None
+
+
+def key_of(override: str) -> str:
+    """Return what an override sets, without what it does to it (``+``, ``~``)."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def written_out(overrides: Iterable[str]) -> list[str]:
+    """Return overrides with those of a file in the place of ``settings=PATH``, see :func:`write_settings`.
+
+    Raises:
+        ConfigurationError: the file does not exist, or holds no such settings.
+    """
+    lines = []
+    for line in overrides:
+        if isinstance(line, str) and line.startswith("settings="):
+            lines += read_settings_file(Path(str(next(iter(parsed([line]).values())))))
+        else:
+            lines.append(line)
+    return lines
+
+
+def write_settings(path: Path, overrides: Sequence[str], tuning: Mapping[str, Any] | None, note: str) -> None:
+    """Write settings that ``run`` takes as ``settings=PATH``: overrides in order, and how they were chosen."""
+    content = {"settings": list(overrides), **({} if tuning is None else {"tuning": dict(tuning)})}
+    head = f"# {note} {pasted('settings', path)} stands for these settings; later ones on the command line win.\n"
+    write_text(path, head + yaml.safe_dump(content, sort_keys=False, width=1000))
+
+
+def read_settings_file(path: Path) -> list[str]:
+    """Read what :func:`write_settings` wrote, or a person: as overrides.
+
+    Raises:
+        ConfigurationError: it does not exist, holds no settings, or some that say where this machine writes or what
+            Hydra starts, which no file may.
+    """
+    if not path.is_file():
+        raise ConfigurationError(f"settings: {path} does not exist; name a YAML file such as the best.yaml of a tuning")
+    try:
+        content = load_plain(read_bounded(path, LARGEST_SETTINGS, "file of settings").decode())
+        lines, tuning = content.pop("settings"), content.pop("tuning", None)
+        if content or not isinstance(lines, list) or not all(isinstance(line, str) and line for line in lines):
+            raise ValueError("it may hold `settings`, a list of KEY=VALUE, and `tuning`")
+        record = None if tuning is None else Tuning.model_validate(tuning)
+    except ValidationError as error:
+        raise ConfigurationError(f"settings: {path}: its tuning is none: {faults(error)}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, FileFormatError, yaml.YAMLError) as error:
+        reason = "it has no list `settings`" if isinstance(error, AttributeError | KeyError | TypeError) else error
+        text = " ".join(str(reason).split())
+        raise ConfigurationError(f"settings: {path}: not a file of settings ({text})") from None
+    for line in lines:
+        ((key, value),) = parsed([line]).items()
+        whole = key == "experts" and not isinstance(value, str)
+        if re.split(r"[./@]", key)[0] in OF_THE_MACHINE or key == "experts.root" or whole:
+            raise ConfigurationError(f"settings: {path}: {line}: no file may say this; give it on the command line")
+    chosen = [] if record is None else [f"tuning={as_override(record.model_dump(exclude_defaults=True))}"]
+    return [*lines, *chosen]
 
 
 def parsed(overrides: Iterable[str]) -> dict[str, Any]:
@@ -293,8 +379,16 @@ def _merge(target: dict[str, Any], source: dict[str, Any], prefix: str, given: t
             target[key] = deepcopy(value)
 
 
+class Written(str):
+    """A value that is written in Hydra's grammar of overrides already."""
+
+    __slots__ = ()
+
+
 def as_override(value: Any) -> str:
     """Return a value as Hydra's grammar of overrides has it."""
+    if isinstance(value, Written):
+        return str(value)
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{as_override(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

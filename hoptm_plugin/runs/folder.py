@@ -144,7 +144,7 @@ class RunFolder:
         """
         if not resume:
             path = self.path
-            if path.exists() and (not path.is_dir() or any(map(_is_content, path.iterdir()))):
+            if path.exists() and (not path.is_dir() or any(map(is_content, path.iterdir()))):
                 raise RunFolderError(
                     f"{self.path}: not empty. To continue the run in it add resume=true; "
                     f"for a new run choose another hydra.run.dir."
@@ -194,7 +194,7 @@ class RunFolder:
         return {name: sha256(self / name) for name in names if (self / name).is_file()}
 
 
-def _is_content(path: Path) -> bool:
+def is_content(path: Path) -> bool:
     """Tell whether a file is more than what a process leaves that is killed before it has written anything."""
     return path.name != LOCK and not is_leftover(path)
 

@@ -23,6 +23,7 @@ from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.fitting import check_fit, other_data, told
 from hoptm_plugin.runs.folder import RunFolder, as_settings, overlaid, read_settings, trusted
 from hoptm_plugin.runs.running import finished_card, finished_networks, judge
+from hoptm_plugin.runs.shared import SharedEvaluations
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
@@ -67,6 +68,8 @@ def evaluate(
     if memory is None and judged is not None:
         path = as_path(getattr(judged, "folder", judged), "what is judged")
         settings = settings.model_copy(update={"synthetic": path})
+    # of this command, and not of the file that the set lies beside, which may come from elsewhere
+    root = None if folder is None else settings.experts.root
     with TemporaryDirectory() as place:
         kept = Path(place) / "judged" if folder is None else as_path(folder, "folder")
         if memory is None:
@@ -77,7 +80,7 @@ def evaluate(
             found = _Judged(_checked(memory, "the set"), None, [])
         settings, run_folder = _described_by(found, settings), RunFolder(kept)
         with run_folder.taken(settings) as finished:
-            return finished or _judge(settings, found, run_folder, progress or usual_progress())
+            return finished or _judge(settings, found, run_folder, root, progress or usual_progress())
 
 
 def settings_to_judge(settings: RunSettings, whole: bool = False) -> RunSettings:
@@ -138,7 +141,9 @@ class _Judged:
         return self.files[0].parent / CONFIG if self.files else None
 
 
-def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory) -> Card:
+def _judge(
+    settings: RunSettings, judged: _Judged, folder: RunFolder, root: Path | None, progress: ProgressFactory
+) -> Card:
     synthetic, average = judged.synthetic, judged.average
     if judged.card is not None:  # of older sets it alone says it
         synthetic.info.setdefault("lower_precision", judged.card.lower_precision)
@@ -162,8 +167,10 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         if not judged.files:  # in memory, so the folder must hold what its card judges
             write_set(synthetic, folder / SYNTHETIC)
         finished = finished_networks(folder, bench, distilled)
-        results = judge(distilled, bench, replace(bench.evaluator(), finished=finished))
-        cost = {"experts_s": None, "distill_s": None, "evaluate_s": finished.seconds, "seconds_per_iteration": None}
+        shared = None if root is None else SharedEvaluations(root, bench)
+        results = judge(distilled, bench, replace(bench.evaluator(), finished=finished), shared)
+        evaluated = {"evaluate_s": finished.seconds} if shared is None else shared.cost(finished.seconds)
+        cost = {"experts_s": None, "distill_s": None, "seconds_per_iteration": None, **evaluated}
         artefacts = folder.artefacts(CONFIG, *([] if judged.files else [SYNTHETIC])) | {
             file.name: sha256(file) for file in judged.files
         }

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -31,6 +32,7 @@ from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
 from hoptm_plugin.runs.folder import RunFolder, as_settings
 from hoptm_plugin.runs.grid import write_grid
+from hoptm_plugin.runs.shared import SharedEvaluations
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
@@ -89,8 +91,9 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         with closing(GuardedLoggers(bench.parts.loggers)) as logger:
             distilled, cost = _distil(bench, evaluator, folder, logger)
             finished = finished_networks(folder, bench, distilled)
-            results = judge(distilled, bench, replace(evaluator, finished=finished))
-            cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
+            shared = SharedEvaluations(settings.experts.root, bench)
+            results = judge(distilled, bench, replace(evaluator, finished=finished), shared)
+            cost |= {"experts_s": bench.experts_seconds, **shared.cost(finished.seconds)}
             logger.scalars(settings.distillation.iterations, _means(results))
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
         foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
@@ -247,18 +250,25 @@ def images_made_of(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
     return "from_real"
 
 
-def judge(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
-    """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split."""
+def judge(
+    distilled: Distilled, bench: Workbench, evaluator: Evaluator, shared: SharedEvaluations | None = None
+) -> dict[str, Any]:
+    """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split.
+
+    What needs no distillation is read from ``shared`` where it is there; without it everything is computed.
+    """
     settings, average = bench.settings, distilled.average
     tested: Split = getattr(bench.data, settings.protocol.split)
     results: dict[str, Any] = {"averaged": None, "random_subset": None}
-    results["evaluations"] = evaluator.evaluate(lambda repeat: distilled.synthetic, tested, "synthetic set")
+    once = evaluator.evaluate if shared is None else partial(shared.evaluate, evaluator)
+    own = once if bench.parts.method.whole_split else evaluator.evaluate
+    results["evaluations"] = own(lambda repeat: distilled.synthetic, tested, "synthetic set")
     if average is not None:
         warm_up = distilled.synthetic if settings.protocol.warm_start_average else None
         results["averaged"] = evaluator.evaluate(lambda repeat: average, tested, "moving average", warm_up)
     if settings.protocol.random_subset and not bench.parts.method.whole_split:
         seeds = bench.seeds.child("random subset")
-        results["random_subset"] = evaluator.evaluate(
+        results["random_subset"] = once(
             lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), tested, "random subset"
         )
     return results

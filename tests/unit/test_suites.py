@@ -14,11 +14,11 @@ import yaml
 from estimate import expert_passes
 from small_suite import SIZE, SMALL, small
 from suite_file import SUITES, DataSize, Suite, load_suite
-from suite_plan import Plan, expand, expert_stores
+from suite_plan import Plan, expert_stores
 from suite_search import supposed
 
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.runs.composition import as_override
+from hoptm_plugin.runs.composition import as_override, expand
 
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
