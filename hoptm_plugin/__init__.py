@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.interfaces import (
         Augmentation,
         DatasetReader,
+        Excerpt,
         FeatureMatcher,
         Initialiser,
         LabelPolicy,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.pages.report import report
     from hoptm_plugin.runs.composition import compose
     from hoptm_plugin.runs.judging import evaluate
+    from hoptm_plugin.runs.planning import Plan, plan
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
     from hoptm_plugin.runs.verifying import verify
@@ -60,7 +62,7 @@ _HOMES = {
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
     "core.interfaces": (
-        "Augmentation DatasetReader FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
+        "Augmentation DatasetReader Excerpt FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
         "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at"
     ),
     "core.loggers": "RunLogger",
@@ -80,6 +82,7 @@ _HOMES = {
     "pages.report": "report",
     "runs.composition": "compose",
     "runs.judging": "evaluate",
+    "runs.planning": "Plan plan",
     "runs.reading": "Run read_run",
     "runs.running": "build_experts run",
     "settings": "RunSettings",

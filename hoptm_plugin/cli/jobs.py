@@ -36,7 +36,8 @@ def with_settings(command: str, arguments: list[str]) -> None:
     elif command != "cite":
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument("-m", "--multirun", action="store_true")
-        mode.add_argument("--cfg", choices=["job"])
+        if command != "plan":
+            mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args(arguments)
     prepare()
@@ -44,6 +45,8 @@ def with_settings(command: str, arguments: list[str]) -> None:
         _verify(options.run, options.settings, options.checksums)
     elif command == "cite":
         _cite(options.settings)
+    elif command == "plan":
+        _plan(options.settings, options.multirun)
     elif options.cfg:
         _print_settings(options.settings)
     else:
@@ -66,6 +69,35 @@ def _cite(overrides: list[str]) -> None:
     from hoptm_plugin.runs.composition import compose
 
     print(bibliography(compose(*overrides).plain()), end="")
+
+
+def _plan(overrides: list[str], sweep: bool) -> None:
+    from hoptm_plugin.cli.plans import lines, print_plans
+    from hoptm_plugin.runs.composition import compose, expanded
+    from hoptm_plugin.runs.planning import plan, plans
+    from hoptm_plugin.runtime.bars import console_progress
+    from hoptm_plugin.runtime.progress import Progress
+
+    jobs, progress = expanded(overrides) if sweep else [overrides], console_progress()
+    composed = [compose(*each) for each in jobs]
+    for recipe in dict.fromkeys(each.recipe for each in composed):
+        _say(recipe)
+    if not sweep:
+        for line in lines(plan(composed[0], progress), overrides):
+            tell(line)
+        return
+    told: dict[str, None] = {}  # what is done to data is said once, however many runs read them
+
+    def once(title: str, total: int, done: int = 0) -> Progress:
+        if total or title not in told:
+            told.setdefault(title)
+            return progress(title, total, done)
+        return Progress()
+
+    with progress("planning", len(jobs)) as bar:
+        found = plans(composed, lambda settings: plan(settings, once), bar.advance)
+    common = set.intersection(*map(set, jobs))
+    print_plans([" ".join(each for each in job if each not in common) or " ".join(job) for job in jobs], found)
 
 
 def _print_settings(overrides: list[str]) -> None:
@@ -168,13 +200,15 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
 def _run(config: DictConfig) -> None:
     def work(settings: RunSettings, folder: Path) -> None:
         from hoptm_plugin.cli.console import print_card
+        from hoptm_plugin.cli.plans import lines
         from hoptm_plugin.runs.running import run
         from hoptm_plugin.runtime.bars import console_progress
         from hoptm_plugin.storage.run_files import CARD, CONFIG
 
         if not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists()):
             _say(settings.recipe)
-        card = run(settings, folder, console_progress())
+        overrides = list(_hydra_config().overrides.task)
+        card = run(settings, folder, console_progress(), lambda plan: [say(line) for line in lines(plan, overrides)])
         show(lambda: print_card(card, folder), folder / CARD)
 
     _job("run", work, config)

@@ -59,6 +59,23 @@ def compose(*overrides: str, **settings: Any) -> RunSettings:
         raise group_error(error) from error
 
 
+def expanded(overrides: Iterable[str]) -> list[list[str]]:
+    """Return the overrides of every single run of a sweep, in the order of its jobs, as ``hoptm-bench run -m`` does.
+
+    Raises:
+        ConfigurationError: an override that Hydra cannot parse or sweep.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException, OverrideParseException
+
+    try:
+        return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
+    except HydraException as error:
+        given = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
+        raise ConfigurationError(f"{given}{str(error).splitlines()[0]}") from None
+
+
 def parsed(overrides: Iterable[str]) -> dict[str, Any]:
     """Return the value of each override by its dotted path, without composing anything.
 
