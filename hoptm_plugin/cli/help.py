@@ -45,8 +45,8 @@ Settings are KEY=VALUE; later ones win, and all beat the method's recipe for the
 HELP = {
     "run": f"usage: {PROGRAM} run [-m] [--cfg job] [KEY=VALUE ...]\n\nTrain the missing experts, distil, evaluate, "
     f"and write a run folder with the result card.\n\n{SETTINGS_HELP}",
-    "plan": f"usage: {PROGRAM} plan [-m] [KEY=VALUE ...]\n\nSay what `run` would do with the same settings and about how "
-    f"long each part would take on this machine, from a moment of each; of a sweep as a table with a total, where "
+    "plan": f"usage: {PROGRAM} plan [-m] [KEY=VALUE ...]\n\nSay what `run` would do with the same settings and about "
+    f"how long each part would take on this machine, from a moment of each; of a sweep as a table with a total, where "
     f"experts that several runs read count once. Nothing is started or written.\n\n"
     f"  {PROGRAM} plan method=hoptm dataset=digits\n"
     f"  {PROGRAM} plan -m method=hoptm,mtt,dm ipc=1,10\n\n{SETTINGS_HELP}",

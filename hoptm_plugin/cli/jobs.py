@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def _cite(overrides: list[str]) -> None:
 def _plan(overrides: list[str], sweep: bool) -> None:
     from hoptm_plugin.cli.plans import lines, print_plans
     from hoptm_plugin.runs.composition import compose, expanded
-    from hoptm_plugin.runs.planning import plan, plans
+    from hoptm_plugin.runs.planning import alike, plan, plans
     from hoptm_plugin.runtime.bars import console_progress
     from hoptm_plugin.runtime.progress import Progress
 
@@ -95,7 +96,7 @@ def _plan(overrides: list[str], sweep: bool) -> None:
         return Progress()
 
     with progress("planning", len(jobs)) as bar:
-        found = plans(composed, lambda settings: plan(settings, once), bar.advance)
+        found = plans([(alike(each), partial(plan, each, once)) for each in composed], bar.advance)
     common = set.intersection(*map(set, jobs))
     print_plans([" ".join(each for each in job if each not in common) or " ".join(job) for job in jobs], found)
 

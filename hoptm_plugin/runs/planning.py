@@ -179,22 +179,30 @@ def planned(bench: Workbench, folder: Path | None = None, judged: bool = False) 
 
 
 def plans(
-    runs: Iterable[RunSettings], make: Callable[[RunSettings], Plan] = plan, after_each: Callable[[], object] = int
+    runs: Iterable[tuple[str, Callable[[], Plan]]], after_each: Callable[[], object] = lambda: None
 ) -> list[Plan]:
-    """Return the plans, by ``make``, of runs that follow each other; those that differ in the seed are timed once."""
+    """Return the plans of runs that follow each other: what one trains of experts is stored for the next.
+
+    Args:
+        runs: of each, what makes it take as long as another, see :func:`alike`, and what plans it.
+        after_each: is called after each run.
+    """
     known: dict[str, Plan] = {}
     found = []
-    for settings in runs:
-        key = repr(settings.model_copy(update={"seed": 0}))
+    for key, make in runs:
         if key not in known:
-            known[key] = make(settings)
+            known[key] = make()
         found.append(known[key])
         after_each()
-    return one_after_the_other(found)
+    return _one_after_the_other(found)
 
 
-def one_after_the_other(plans: Iterable[Plan]) -> list[Plan]:
-    """Return plans of runs that follow each other: what one trains of experts is stored for the next."""
+def alike(settings: RunSettings) -> str:
+    """Return what is the same for runs that differ in their seed alone."""
+    return repr(settings.model_copy(update={"seed": 0}))
+
+
+def _one_after_the_other(plans: Iterable[Plan]) -> list[Plan]:
     trained: dict[tuple[Path | None, int], int] = {}
     found = []
     for each in plans:

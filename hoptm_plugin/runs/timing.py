@@ -29,8 +29,9 @@ from hoptm_plugin.runs.assembly import Workbench
 from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.trajectory.initial import RealImages
 
-MOST, PART = 0.4, 0.02  # seconds that one part is tried for; less, where that is more than this part of all its work
+PART, GROWTH = 0.05, 8.0  # of all work of a kind, that is tried at most; from one share of it to the next
 FEW, HELD = 2, 512  # images that memory is measured with; that are trained on at most
+TICK = 1e-7  # seconds, below what clocks can tell
 STILL = 1e-9  # a learning rate at which nothing diverges
 
 
@@ -57,41 +58,52 @@ class Tried:
         share: of the work, above 0 and up to 1.
         seconds: of it.
         held: share of what the whole holds in memory at once.
-        begin: seconds of what is done once beforehand, if the whole were.
+        begin: seconds of what is done once beforehand.
+        seen: share of the data that this looked at.
     """
 
     share: float
     seconds: float
     held: float = 1.0
     begin: float = 0.0
+    seen: float = 1.0
 
 
-def timed(work: Callable[[float], Tried], times: float, device: torch.device) -> Timing:
+def timed(work: Callable[[float], Tried], times: float, device: torch.device, most: float = 0.4) -> Timing:
     """Return what a piece of work takes, from a moment of it.
+
+    A small share is tried, then larger ones as long as they can be tried twice: the first time fetches memory.
 
     Args:
         work: does about the share of it that it is told, the least it can for 0.
         times: how often the whole will be done; what takes little is tried for less.
         device: where it is computed.
+        most: seconds that it is tried for, unless its least share takes longer.
     """
     work(0)  # what a process does once
     before, began = peak_memory_bytes(device), time.perf_counter()
-    tried = work(0)
-    whole = [tried]
-    memory = _memory(before, tried, device)
+    least = last = work(0)
+    first = cost = max(TICK, time.perf_counter() - began)
+    memory, again = before, list[Tried]()
     while True:
-        seconds = median(each.seconds / each.share for each in whole)
-        left = min(MOST, PART * times * seconds) - (time.perf_counter() - began)
-        share = min(1.0, left / (seconds + median(each.begin for each in whole)))
-        if share < min(1.0, 2 * tried.share):  # no more of it could be tried
-            return Timing(seconds, median(each.begin for each in whole), memory)
-        tried = work(share)
-        memory = max(memory, _memory(before, tried, device))
-        whole = [*whole, tried] if whole[0].share == tried.share == 1 else [tried]
-
-
-def _memory(before: int, tried: Tried, device: torch.device) -> int:
-    return before + int((peak_memory_bytes(device) - before) / tried.held)
+        memory = max(memory, before + int((peak_memory_bytes(device) - before) / last.held))
+        seconds = median(each.seconds / each.share for each in again or [last])
+        left = min(most, PART * (times * seconds + last.begin / last.seen)) - (time.perf_counter() - began)
+        # what a share costs grows more slowly than the share
+        slope = cost / last.share
+        if last.share > least.share:
+            slope = max(slope / GROWTH, (cost - first) / (last.share - least.share))
+        share = min(1.0, GROWTH * last.share, last.share + (left / 2 - cost) / slope)
+        if not again and share >= min(1.0, 2 * last.share) and last.share < 1:
+            at = time.perf_counter()
+            last = work(share)
+            cost = max(TICK, time.perf_counter() - at)
+        elif (last is not least and not again) or left > cost:
+            again.append(work(last.share))
+        else:
+            rest = last.begin / last.seen if last.seen == least.seen else (
+                (last.begin - least.begin) / (last.seen - least.seen))  # fmt: skip
+            return Timing(seconds, last.begin + max(0.0, rest) * (1 - last.seen), memory)
 
 
 def _clock(device: torch.device) -> float:
@@ -225,10 +237,10 @@ def iteration(bench: Workbench, iterations: int) -> Timing:
         known = min(part.time, of_data)
         seconds = (_clock(bench.device) - ready) * known / part.time
         parts.append(part)
-        return Tried(known, seconds, part.memory, (ready - began) / of_data)
+        return Tried(known, seconds, part.memory, ready - began, of_data)
 
     parts: list[Excerpt] = []
-    timing = timed(work, iterations, bench.device)
+    timing = timed(work, iterations, bench.device, most=0.8)
     # what may be held of steps that were left out
     more = whole.compute.memory_budget if parts[-1].memory > parts[-1].time else 0
     return replace(timing, memory_bytes=timing.memory_bytes + more)

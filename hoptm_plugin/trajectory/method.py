@@ -216,9 +216,14 @@ class TrajectoryMatching(Method):
         part, whole = copy.copy(self), self._images(stored)
         part.student_steps = max((n for n in possible if n <= share * self.student_steps), default=possible[0])
         batch = min(self.student_batch or stored, stored)
-        part.student_batch = max(1, min(batch, round(batch * share * self.student_steps / part.student_steps)))
-        time, images = part._images(stored) / whole, part.student_batch / batch
-        return Excerpt(part, time, time if task.compute.unroll == "full" else images)
+        if part.student_steps > share * self.student_steps:
+            wanted = max(part.student_steps, share * whole)
+            for size in range(1, batch + 1):  # a first mini-batch is what a whole number of them leaves of the set
+                part.student_batch = size
+                if part._images(stored) >= wanted:
+                    break
+        time, images = part._images(stored) / whole, (part.student_batch or stored) / batch
+        return Excerpt(part, time, time if task.compute.unroll == "full" else min(1.0, images))
 
     def _images(self, stored: int) -> int:
         """Return how many images one unroll looks at."""
