@@ -22,6 +22,7 @@ from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from hoptm_plugin.runs.planning import Plan
     from hoptm_plugin.settings import RunSettings
 
 UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
@@ -206,10 +207,13 @@ def _run(config: DictConfig) -> None:
         from hoptm_plugin.runtime.bars import console_progress
         from hoptm_plugin.storage.run_files import CARD, CONFIG
 
+        def told(plan: Plan) -> None:
+            for line in lines(plan, list(_hydra_config().overrides.task)):
+                say(line)
+
         if not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists()):
             _say(settings.recipe)
-        overrides = list(_hydra_config().overrides.task)
-        card = run(settings, folder, console_progress(), lambda plan: [say(line) for line in lines(plan, overrides)])
+        card = run(settings, folder, console_progress(), told)
         show(lambda: print_card(card, folder), folder / CARD)
 
     _job("run", work, config)
