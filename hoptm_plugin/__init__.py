@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.interfaces import (
         Augmentation,
         DatasetReader,
+        Excerpt,
         FeatureMatcher,
         Initialiser,
         LabelPolicy,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.runs.composition import compose
     from hoptm_plugin.runs.importing import import_set
     from hoptm_plugin.runs.judging import evaluate
+    from hoptm_plugin.runs.planning import Plan, plan
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
     from hoptm_plugin.runs.tuning import Tuned, tune
@@ -63,7 +65,7 @@ _HOMES = {
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
     "core.interfaces": (
-        "Augmentation DatasetReader FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
+        "Augmentation DatasetReader Excerpt FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
         "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at"
     ),
     "core.loggers": "RunLogger",
@@ -84,6 +86,7 @@ _HOMES = {
     "runs.composition": "compose",
     "runs.importing": "import_set",
     "runs.judging": "evaluate",
+    "runs.planning": "Plan plan",
     "runs.reading": "Run read_run",
     "runs.running": "build_experts run",
     "settings": "RunSettings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
+    Excerpt,
     FeatureMatcher,
     FeaturePair,
     Initialiser,
@@ -109,6 +111,15 @@ class DistributionMatching(Method):
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return the synthetic images, and a third of the real ones, which only go forward."""
         return classes * (ipc + self.real_batch / 3)
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return it with fewer real images."""
+        if share >= 1:
+            return Excerpt(self)
+        part, sizes = copy.copy(self), (len(task.data.class_names), task.ipc)
+        part.real_batch = max(1, round(share * self.real_batch))
+        time = part.image_passes(*sizes) / self.image_passes(*sizes)
+        return Excerpt(part, time, time)
 
 
 def _joint_features(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:

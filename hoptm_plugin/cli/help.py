@@ -8,6 +8,7 @@ OVERVIEW = f"""\
 
 commands
   run       experts, distillation, evaluation, result           {PROGRAM} run method=hoptm dataset=digits ipc=1
+  plan      what a run would do and how long it would take      {PROGRAM} plan -m method=hoptm,mtt ipc=1,10
   experts   train and store the experts of a run, nothing more  {PROGRAM} experts method=mtt dataset=digits
   tune      the best of some settings, on validation images     {PROGRAM} tune method=mtt dataset=digits over.KEY=1,10
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
@@ -50,6 +51,11 @@ Settings are KEY=VALUE; later ones win, and all beat the scale, which beats the 
 HELP = {
     "run": f"usage: {PROGRAM} run [-m] [--cfg job] [KEY=VALUE ...]\n\nTrain the missing experts, distil, evaluate, "
     f"and write a run folder with the result card.\n\n{SETTINGS_HELP}",
+    "plan": f"usage: {PROGRAM} plan [-m] [KEY=VALUE ...]\n\nSay what `run` would do with the same settings and about "
+    f"how long each part would take on this machine, from a moment of each; of a sweep as a table with a total, where "
+    f"experts that several runs read count once. Nothing is started or written.\n\n"
+    f"  {PROGRAM} plan method=hoptm dataset=digits\n"
+    f"  {PROGRAM} plan -m method=hoptm,mtt,dm ipc=1,10\n\n{SETTINGS_HELP}",
     "experts": f"usage: {PROGRAM} experts [KEY=VALUE ...]\n\nTrain and store the experts that `run` would read with "
     f"the same settings. An interrupted build goes on at the missing expert.\n\n{SETTINGS_HELP}",
     "tune": f"usage: {PROGRAM} tune over.KEY=VALUE,VALUE [over.KEY=...] [strategy=grid|halving] [KEY=VALUE ...]\n\n"

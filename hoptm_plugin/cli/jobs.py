@@ -25,6 +25,7 @@ from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from hoptm_plugin.runs.planning import Plan
     from hoptm_plugin.runs.tuning import Job
     from hoptm_plugin.settings import RunSettings
 
@@ -41,7 +42,8 @@ def with_settings(command: str, arguments: list[str]) -> None:
     elif command not in ("cite", "tune"):
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument("-m", "--multirun", action="store_true")
-        mode.add_argument("--cfg", choices=["job"])
+        if command != "plan":
+            mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args(arguments)
     prepare()
@@ -53,6 +55,8 @@ def with_settings(command: str, arguments: list[str]) -> None:
         _tune(options.settings)
     elif command == "cite":
         _cite(options.settings)
+    elif command == "plan":
+        _plan(options.settings, options.multirun)
     elif options.cfg:
         _print_settings(options.settings)
     else:
@@ -84,6 +88,35 @@ def _cite(overrides: list[str]) -> None:
     from hoptm_plugin.runs.composition import compose
 
     print(bibliography(compose(*overrides).plain()), end="")
+
+
+def _plan(overrides: list[str], sweep: bool) -> None:
+    from hoptm_plugin.cli.plans import lines, print_plans
+    from hoptm_plugin.runs.composition import compose, expand
+    from hoptm_plugin.runs.planning import alike, plan, plans
+    from hoptm_plugin.runtime.bars import console_progress
+    from hoptm_plugin.runtime.progress import Progress
+
+    jobs, progress = expand(overrides) if sweep else [overrides], console_progress()
+    composed = [compose(*each) for each in jobs]
+    for recipe in dict.fromkeys(each.recipe for each in composed):
+        _say(recipe)
+    if not sweep:
+        for line in lines(plan(composed[0], progress), overrides):
+            tell(line)
+        return
+    told: dict[str, None] = {}  # what is done to data is said once, however many runs read them
+
+    def once(title: str, total: int, done: int = 0) -> Progress:
+        if total or title not in told:
+            told.setdefault(title)
+            return progress(title, total, done)
+        return Progress()
+
+    with progress("planning", len(jobs)) as bar:
+        found = plans([(alike(each), partial(plan, each, once)) for each in composed], bar.advance)
+    common = set.intersection(*map(set, jobs))
+    print_plans([" ".join(each for each in job if each not in common) or " ".join(job) for job in jobs], found)
 
 
 def _print_settings(overrides: list[str]) -> None:
@@ -186,13 +219,18 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
 def _run(config: DictConfig) -> None:
     def work(settings: RunSettings, folder: Path) -> None:
         from hoptm_plugin.cli.console import print_card
+        from hoptm_plugin.cli.plans import lines
         from hoptm_plugin.runs.running import run
         from hoptm_plugin.runtime.bars import console_progress
         from hoptm_plugin.storage.run_files import CARD, CONFIG
 
+        def told(plan: Plan) -> None:
+            for line in lines(plan, list(_hydra_config().overrides.task)):
+                say(line)
+
         if not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists()):
             _say(settings.recipe)
-        card = run(settings, folder, console_progress())
+        card = run(settings, folder, console_progress(), told)
         show(lambda: print_card(card, folder), folder / CARD)
 
     _job("run", work, config)

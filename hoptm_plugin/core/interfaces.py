@@ -278,6 +278,21 @@ class LossTerm:
     watched: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """A method whose iteration is a part of another's, to time it by.
+
+    Attributes:
+        method: the smaller one, as yet told of no task.
+        time: its share of the time that the whole takes, above 0 and up to 1.
+        memory: its share of what the whole holds at once.
+    """
+
+    method: Method
+    time: float = 1.0
+    memory: float = 1.0
+
+
 class LabelPolicy(Part, ABC):
     """Decides the synthetic labels and whether they are learned."""
 
@@ -377,6 +392,13 @@ class Method(Part, ABC):
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return about how many images go forward and backward through a network per iteration, to estimate cost."""
         return 0
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return a method whose iteration takes about ``share`` of this one's time: the least it can be made for 0.
+
+        Worth overriding where an iteration may take seconds, since a run tries one to say how long it will take.
+        """
+        return Excerpt(self)
 
 
 matchers: Registry[Matcher] = Registry("matcher", Matcher)

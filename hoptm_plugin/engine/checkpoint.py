@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.storage.tensors import read_tensors, write_tensors
+from hoptm_plugin.storage.tensors import read_header, read_tensors, write_tensors
 
 KIND, VERSION, SEPARATOR = "distillation checkpoint", 2, "/"
 REMEDY = "restore it, or delete it to begin again what it is of"
@@ -47,6 +48,13 @@ def read_checkpoint(path: Path, kind: str = KIND, allow_nan: bool = False) -> St
                 raise FileFormatError(f"{path}: {name} lies within a value; {REMEDY}")
         inner[leaf] = value
     return state
+
+
+def iterations_done(path: Path) -> int:
+    """Return how many iterations a checkpoint of a distillation holds; 0 where there is none that can be read."""
+    with suppress(HopTMError, LookupError, TypeError, ValueError):
+        return int(read_header(path, KIND, REMEDY)[1]["values"]["done"])
+    return 0
 
 
 def take_back(tensor: Tensor, stored: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from hoptm_plugin.runtime.randomness import reseed, seeded
 from hoptm_plugin.runtime.stopping import asked_to_stop, stop_if_asked
 
 SAVE_EVERY = 300.0  # seconds between copies of a training on disk
+PREDICTED_AT_ONCE = 512  # images
 
 
 def epochs_before_decay(epochs: int) -> int:
@@ -172,7 +173,7 @@ class _Training:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, split: Split, batch: int = 512) -> Tensor:
+def predict(network: nn.Module, split: Split, batch: int = PREDICTED_AT_ONCE) -> Tensor:
     """Return class probabilities (n, K) for a split, without augmentation, on the CPU."""
     network.eval()
     starts = range(0, len(split), batch)

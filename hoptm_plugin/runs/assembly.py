@@ -122,17 +122,25 @@ class Workbench:
         parts: that they describe.
         device: where it computes.
         progress: reports what takes long.
+        data: read already; None reads those that the settings name.
 
     Raises:
         DataError: the data cannot be read.
     """
 
-    def __init__(self, settings: RunSettings, parts: Parts, device: torch.device, progress: ProgressFactory) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        parts: Parts,
+        device: torch.device,
+        progress: ProgressFactory,
+        data: ImageData | None = None,
+    ) -> None:
         self.settings, self.parts, self.device, self.progress = settings, parts, device, progress
         self.seeds = Seeds(settings.seed)
         # splits have a seed of their own: runs of several seeds must share experts and test images
         with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
-            self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
+            self.data = load(settings.dataset, Seeds(settings.data_seed), self.device) if data is None else data
         self.experts_seconds = 0.0
         self.task = Task(
             data=self.data,
@@ -191,7 +199,7 @@ class Workbench:
             self.progress(line, 0)
 
     def unofficial(self) -> str | None:
-        """Say why what was published was not for these data; None of those that a reader knows to be the official ones."""
+        """Say why what was published was not for these data; None of official data."""
         said, found = self.data.provenance, sum(map(len, (self.data.train, self.data.validation, self.data.test)))
         if said.get("official_file") is False:
             return "its file is not the official one"
@@ -232,11 +240,12 @@ class Workbench:
             nearest = next(path for path in (root, *root.parents) if path.exists())
             if not nearest.is_dir():
                 raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
-            store = self._store()
+            store = self.store()
             if store.missing(self.settings.experts.count, epochs):
                 store.begin()
 
-    def _store(self) -> ExpertStore:
+    def store(self) -> ExpertStore:
+        """Return the store of the experts that the settings describe, which may not exist."""
         settings, deciding = self.settings.experts, self.settings.deciding()
         recipe = ExpertRecipe(
             data=self.data.fingerprint,
@@ -252,15 +261,18 @@ class Workbench:
         """Return experts that reach at least ``epochs``, training what is missing."""
         settings = self.settings.experts
         epochs = max(epochs, settings.epochs or 0)
-        # of one expert of usual length: how it is computed must not depend on how many there are, or for how long
-        passes = USUAL_EPOCHS * settings.training.images(len(self.task.train))
-        passes *= 2 if settings.training.algorithm == "gsam" else 1
         trajectories = build_experts(
-            self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
-            self.progress, self._compute(passes),
+            self.store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
+            self.progress, self.expert_compute(),
         )  # fmt: skip
         self.experts_seconds = trajectories.seconds
         return trajectories
+
+    def expert_compute(self) -> Compute:
+        """Return how experts are computed: as one of usual length, however many there are, and for how long."""
+        training = self.settings.experts.training
+        passes = USUAL_EPOCHS * training.images(len(self.task.train)) * (2 if training.algorithm == "gsam" else 1)
+        return self._compute(passes)
 
     def evaluator(self) -> Evaluator:
         """Return the evaluator of the asked architectures."""
@@ -272,3 +284,13 @@ class Workbench:
         return Evaluator(
             protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute
         )
+
+
+def device_name(bench: Workbench) -> str:
+    """Return the device in words, and the precision of the unroll where it is lower."""
+    precision = bench.settings.runtime.precision
+    lower = "" if precision == "float32" else f", {precision}"
+    if bench.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(bench.device)}{lower}"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"

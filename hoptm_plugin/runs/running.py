@@ -23,18 +23,20 @@ from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.core.text import one_line, pasted
-from hoptm_plugin.engine.distil import Distilled, Distiller, Selected
+from hoptm_plugin.engine.checkpoint import iterations_done
+from hoptm_plugin.engine.distil import CHECKPOINT, Distilled, Distiller, Selected
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.exchange.origin import images_are, not_said
 from hoptm_plugin.loggers import GuardedLoggers
-from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
+from hoptm_plugin.runs.assembly import Workbench, device_name, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
 from hoptm_plugin.runs.folder import RunFolder, as_settings
 from hoptm_plugin.runs.grid import write_grid
+from hoptm_plugin.runs.planning import Plan, planned
 from hoptm_plugin.runs.shared import SharedEvaluations
 from hoptm_plugin.runtime.bars import usual_progress
-from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.runtime.progress import ProgressFactory, silent
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, write_json
 from hoptm_plugin.storage.paths import without_paths
@@ -55,7 +57,12 @@ from hoptm_plugin.storage.tensors import digest
 UNCHANGED = 1e-4  # of normalised values: far below a level of 8-bit pixels
 
 
-def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | None = None) -> Card:
+def run(
+    settings: RunSettings,
+    folder: str | Path,
+    progress: ProgressFactory | None = None,
+    told: Callable[[Plan], None] | None = None,
+) -> Card:
     """Train missing experts, distil, evaluate, and write it all into the folder; return the card.
 
     Nothing is written before settings, data and folder have been checked. With ``settings.resume`` an interrupted run
@@ -65,6 +72,8 @@ def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | N
         settings: as :func:`hoptm_plugin.compose` gives them.
         folder: a new one, or the one to go on in.
         progress: reports what takes long; None: bars on a terminal or in a notebook, else nothing.
+        told: is given the plan before the work; None has ``progress`` say it in a line. Where there is neither, and
+            where nothing is left to be distilled, none is made.
 
     Raises:
         ConfigurationError: all that does not fit together, at once, before any work.
@@ -75,15 +84,19 @@ def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | N
     taken = RunFolder(as_path(folder, "folder"))
     settings = taken.continued(as_settings(settings))
     with taken.taken(settings) as finished:
-        return finished or _run(settings, taken, progress or usual_progress())
+        return finished or _run(settings, taken, progress or usual_progress(), told)
 
 
-def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:
+def _run(
+    settings: RunSettings, folder: RunFolder, progress: ProgressFactory, told: Callable[[Plan], None] | None
+) -> Card:
     with workbench(settings, progress) as bench:
         bench.check()
         bench.check_experts()
         bench.say_what_is_dropped()
         _say_longer(bench, folder.shorter(settings), folder)
+        if told is not None or progress is not silent:
+            _tell(bench, folder, told or (lambda plan: progress(str(plan), 0)))
         folder.begin(settings)
         if "split" in bench.data.provenance:
             write_json(folder / SPLIT, bench.data.provenance["split"])
@@ -114,6 +127,12 @@ def _say_longer(bench: Workbench, planned: int | None, folder: RunFolder) -> Non
     if bench.compiled(planned) != bench.compiled(more):
         warnings.warn(f"runtime.compile=auto compiles the longer run only, so its last bits are not those of a run "
                       f"that was planned for {more} iterations", stacklevel=2)  # fmt: skip
+
+
+def _tell(bench: Workbench, folder: RunFolder, told: Callable[[Plan], object]) -> None:
+    """Tell what is left to be done and how long it takes; not where only networks are left to be evaluated."""
+    if iterations_done(folder / CHECKPOINT) < bench.settings.distillation.iterations:
+        told(planned(bench, folder.path))
 
 
 @dataclass(frozen=True)
@@ -347,16 +366,6 @@ def _selected(selected: Selected | None) -> dict[str, Any] | None:
         return None
     iterations, accuracies = zip(*selected.curve, strict=True)
     return {"iteration": selected.iteration, "iterations": iterations, "accuracies": accuracies}
-
-
-def device_name(bench: Workbench) -> str:
-    """Return the device in words, and the precision of the unroll where it is lower."""
-    precision = bench.settings.runtime.precision
-    lower = "" if precision == "float32" else f", {precision}"
-    if bench.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(bench.device)}{lower}"
-    threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"
 
 
 def lower_precision(bench: Workbench) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import (
+    Excerpt,
     Gradient,
     Initialiser,
     LabelPolicy,
@@ -214,6 +216,29 @@ class TrajectoryMatching(Method):
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return N mini-batches three times: forward, again on the way back, and the second derivatives."""
         return 3.0 * self.student_steps * min(self.student_batch or classes * ipc, classes * ipc)
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return it with fewer student steps and, where the fewest are too many, smaller mini-batches."""
+        if share >= 1:
+            return Excerpt(self)
+        stored, steps = len(task.data.class_names) * task.ipc, range(1, self.student_steps + 1)
+        terms = [term.matcher for term in self.matchers.values()]
+        possible = [n for n in steps if not any(each.problems(self.expert_epochs, n) for each in terms)]
+        part, whole = copy.copy(self), self._images(stored)
+        part.student_steps = max((n for n in possible if n <= share * self.student_steps), default=possible[0])
+        batch = min(self.student_batch or stored, stored)
+        if part.student_steps > share * self.student_steps:
+            wanted = max(part.student_steps, share * whole)
+            for size in range(1, batch + 1):  # a first mini-batch is what a whole number of them leaves of the set
+                part.student_batch = size
+                if part._images(stored) >= wanted:
+                    break
+        time, images = part._images(stored) / whole, (part.student_batch or stored) / batch
+        return Excerpt(part, time, time if task.compute.unroll == "full" else min(1.0, images))
+
+    def _images(self, stored: int) -> int:
+        """Return how many images one unroll looks at."""
+        return sum(plan_batches(stored, self.student_batch, self.student_steps, torch.Generator())[1])
 
     def _bounds(self, step: int) -> tuple[int, int] | None:
         ranges = [bounds for part in self.schedulers.values() if (bounds := part.start_epochs(step)) is not None]
