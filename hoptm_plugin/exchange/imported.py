@@ -54,7 +54,7 @@ class Found:
 
     def ipc(self) -> int | None:
         """Return the images of each class, as far as the labels tell; None where there are none."""
-        if self.labels is None:
+        if self.labels is None or not self.labels.numel():
             return None
         labels = self.labels.reshape(len(self.labels), -1) if self.labels.ndim else self.labels.reshape(1, 1)
         classes = labels.shape[1] if labels.shape[1] > 1 else len(labels.unique())
@@ -87,11 +87,18 @@ def read_files(files: Sequence[Path], experiment: int = 0) -> Found:
             content = sets[experiment]
             told = f"set {experiment} of {len(sets)}" if len(sets) > 1 else ""
         parts |= _named(content, place, len(files), file)
-    if not isinstance(parts.get("images"), Tensor):
-        raise FileFormatError(f"{files[0]}: holds no images, which are an array of three or four dimensions")
     names = ", ".join(map(str, files))
+    images = parts.get("images")
+    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+        raise FileFormatError(f"{files[0]}: holds no images, which are an array of three or four dimensions")
+    for tensor in (each for each in parts.values() if isinstance(each, Tensor)):
+        size = tensor.numel() * tensor.element_size()
+        if tensor.numel() > MOST_VALUES or size > tensor.untyped_storage().nbytes():
+            raise FileFormatError(f"{names}: an array claims {tensor.numel():,} values, more than are there or than "
+                                  f"{MOST_VALUES:,}")  # fmt: skip
+        require(BYTES_PER_VALUE * tensor.numel(), CPU, f"{names}: its arrays")
     labels, rate = _labels(parts.get("labels"), names), _rate(parts.get("step_size"), names)
-    return Found(parts["images"].detach(), labels, rate, told)
+    return Found(images.detach(), labels, rate, told)
 
 
 def _named(content: Any, place: int, files: int, file: Path) -> dict[str, Any]:
@@ -106,8 +113,12 @@ def _named(content: Any, place: int, files: int, file: Path) -> dict[str, Any]:
             names = one_line(", ".join(map(str, content)))[:200] or "nothing"
             raise FileFormatError(f"{file}: holds {names}, of which nothing is known; {known}")  # fmt: skip
         return {part: value for part, value in found.items() if value is not None}
-    if isinstance(content, list | tuple):
+    if isinstance(content, list | tuple) and place == 0 and len(content) <= len(NAMES):
         return dict(zip(NAMES, content, strict=False))
+    if isinstance(content, list | tuple):
+        raise FileFormatError(
+            f"{file}: holds a list of {len(content)}; save its images as one array, its labels as one"
+        )
     if isinstance(content, Tensor) and content.ndim > 0 and content.numel() > 1:
         return {("images", "labels", "step_size")[place]: content}
     if place == 0 and isinstance(content, Tensor):
@@ -227,9 +238,6 @@ def as_input(found: Tensor, values: Values, data: ImageData, names: str) -> tupl
     """
     channels, height, width = data.image_shape
     shape, size = tuple(found.shape), "x".join(map(str, data.image_shape))
-    if found.numel() > MOST_VALUES:
-        raise ConfigurationError(f"{names}: more than {MOST_VALUES} pixel values")
-    require(BYTES_PER_VALUE * found.numel(), CPU, f"{names}: its images")
     if shape[1:] == (height, width) and channels == 1:
         found = found[:, None]
     elif shape[1:] == (height, width, channels) and shape[1:] != data.image_shape:

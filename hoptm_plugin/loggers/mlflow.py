@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ class Mlflow(PictureLogger):
 
     def begin(self, folder: Path, first: int) -> None:
         """Start the run, or go on with the one that an interrupted process started here."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # to its makers
         from mlflow import MlflowClient
         from mlflow.entities import Param
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -67,5 +66,7 @@ def settings_of(folder: Path) -> Mapping[str, Any]:
     """Return the settings of the run in a folder by dotted path, without paths of the machine; empty without a run."""
     if not (folder / CONFIG).is_file():
         return {}
-    flat: dict[str, Any] = pd.json_normalize(without_paths(read_config(folder / CONFIG))).iloc[0].to_dict()
-    return flat
+    import pandas as pd  # slow to import
+
+    flat = pd.json_normalize(without_paths(read_config(folder / CONFIG))).iloc[0].to_dict()
+    return {str(key): value for key, value in flat.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ class Wandb(PictureLogger):
 
     def begin(self, folder: Path, first: int) -> None:
         """Start the run, or go on with the one that an interrupted process started here."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers
         import wandb
 
         self._file = folder / STATE

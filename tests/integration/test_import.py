@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -146,3 +147,15 @@ def test_from_python(tmp_path):
     assert export(tmp_path / "run", "safetensors", tmp_path / "out").images_are == "unknown"
     with pytest.raises(ConfigurationError, match="mosaics of 3x3"):
         import_set([tmp_path / "set.npz"], *settings, dataset=arrays, mosaic=3, folder=tmp_path / "other")
+
+
+def test_loggers_are_told_of_a_run_and_one_that_fails_ends_none(bench, tmp_path, data, saved):
+    given = f"loggers=[csv,{{name:mlflow,tracking_uri:'file:{tmp_path / saved[0]}'}}]"  # a file, and no store
+    pytest.importorskip("mlflow")
+    done = succeed(bench("import", *saved, *data, given, "hydra.run.dir=run"))
+    assert done.err.count("warning: logger mlflow failed and is left out from here on") == 1
+    with (tmp_path / "run/metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    accuracy = read_card(tmp_path / "run").evaluations[0].accuracy.mean
+    assert [row["step"] for row in rows] == ["0", "1"]
+    assert float(rows[-1]["evaluation/evaluations/convnet(depth=2,width=4)"]) == accuracy
