@@ -265,8 +265,8 @@ def _rows(members: Sequence[FoundCard]) -> list[tuple[str, Mapping[str, Any]]]:
     named = [(card.method, title, card) for title, (_, card) in zip(titles, members, strict=True)]
     counts = Counter((method, title, card.ipc, distillation_seed(card)) for method, title, card in named)
     repeated = {key[:2] for key, count in counts.items() if count > 1}
-    settings = {(method, title, card.ipc, _origin(card)) for method, title, card in named if _origin(card)}
-    variants = Counter(key[:3] for key in settings)
+    origins = {(method, title, card.ipc, _origin(card)) for method, title, card in named if _origin(card)}
+    variants = Counter(key[:3] for key in origins)
     repeated |= {key[:2] for key, count in variants.items() if count > 1}
     labelled = {(method, _title(card)) for (method, _, card), (text, _) in zip(named, told, strict=True) if text}
     rows = []

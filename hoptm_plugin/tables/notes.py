@@ -42,7 +42,7 @@ def _uneven(cells: Sequence[Cell]) -> list[str]:
     most, fewest = (pick(evaluation.present, key=counts.__getitem__) for pick in (max, min))
     if cells[0].metric != "accuracy" or counts[most] < UNEVEN * counts[fewest]:
         return []
-    rows = {}
+    rows: dict[str, list[float]] = {}
     for cell in cells:
         recalls = [each.recall_per_class[fewest] for _, each in cell.runs]
         rows.setdefault(cell.row, []).extend(value for value in recalls if value is not None)

@@ -138,17 +138,17 @@ def _read(folder: Path) -> Read:
     except (ConfigurationError, FileFormatError) as error:
         settings, fault = None, one_line(str(error))
     run = replace(_state(folder, settings), changed=_changed(folder))
-    if settings is None and run.card is None:
-        return replace(run, state="damaged", told=run.told or fault), {}
-    if settings is None:
-        told = {**(settings_of((folder / CARD, run.card)) or {}), "protocol": run.card.protocol}
-    else:
+    card, told = run.card, dict[str, Any]()
+    if settings is not None:
         told = without_paths(settings.deciding(["result", "judgement"]))
         run = replace(run, method=settings.method_title, ipc=settings.ipc, seed=settings.seed,
                       dataset=str(settings.dataset.get("name")))  # fmt: skip
-    if run.card is not None:
-        of = run.card
-        run = replace(run, method=of.title, dataset=of.dataset.name, ipc=of.ipc, seed=of.seed)
+    elif card is not None:
+        told = {**(settings_of((folder / CARD, card)) or {}), "protocol": card.protocol}
+    else:
+        run = replace(run, state="damaged", told=run.told if run.state == "damaged" else fault)
+    if card is not None:
+        run = replace(run, method=card.title, dataset=card.dataset.name, ipc=card.ipc, seed=card.seed)
     return run, {name: value for name, value in told.items() if name not in ELSEWHERE}
 
 

@@ -215,7 +215,7 @@ def only_best(table: ComparisonTable, count: int) -> ComparisonTable:
     """
     behind, rows = table.behind(), dict[tuple[str, bool], dict[str, None]]()
     for cell in table.cells:
-        if cell.row != RANDOM_ROW:
+        if cell.row not in (RANDOM_ROW, table.against):
             rows.setdefault((cell.method, AVERAGED in cell.row), {})[cell.row] = None
     out = [row for members in rows.values() for row in sorted(members, key=lambda row: (behind[row], row))[count:]]
     if not out:

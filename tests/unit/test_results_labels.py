@@ -141,8 +141,8 @@ def test_values_are_short(value, text):
 
 
 def test_numbers_in_names_are_sorted_as_numbers():
-    names = ["A, κ 1e-10", "A, κ 2e-9", "A, κ 0.5", "A, κ 10", "B2", "B10", "b3"]
-    assert sorted(reversed(names), key=natural) == ["A, κ 1e-10", "A, κ 2e-9", "A, κ 0.5", "A, κ 10", "B2", "b3", "B10"]
+    names = ["b3", "B10", "B2", "A, κ 10", "A, κ 0.5", "A, κ 2e-9", "A, κ 1e-10"]
+    assert sorted(names, key=natural) == ["A, κ 1e-10", "A, κ 2e-9", "A, κ 0.5", "A, κ 10", "B2", "b3", "B10"]
 
 
 def test_hostile_settings_are_no_markup_and_no_crash():
