@@ -89,7 +89,11 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     from hoptm_plugin.runs.hydra_errors import explain
 
     try:
-        return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
+        found = OverridesParser.create().parse_overrides(list(overrides))
+        if endless := [each for each in found if each.is_sweep_override() and not each.is_discrete_sweep()]:
+            raise ConfigurationError(f"{endless[0].input_line}: an interval has no values to try one after the other; "
+                                     f"list them, or give range(FIRST,LAST,STEP)")  # fmt: skip
+        return BasicSweeper.split_arguments(found, None)[0]
     except HydraException as error:
         raise ConfigurationError(explain(error)) from None
 
