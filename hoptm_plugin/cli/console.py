@@ -87,7 +87,7 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     lines += [f"chosen: {selected(card)}{_chosen(card)}", f"cost: {_cost(card.cost)}"]
     if (found := card.saturation) is not None and found.end - found.start > NOTABLE_SATURATION:
         lines.append(f"saturated: {found.end:.0%} of the pixel values lie far outside the range of pictures "
-                     f"({found.start:.0%} at the start); distillation.images.learning_rate may be too high")  # fmt: skip
+                     f"({found.start:.0%} at the start); lower distillation.images.learning_rate?")  # fmt: skip
     if folder is not None:
         lines.append(f"folder: {folder}")
     for line in lines:

@@ -49,9 +49,9 @@ class GuardSettings(Settings):
         window: iterations.
     """
 
-    step_size: Nothing[float | None] = Field(100.0, gt=1)
-    loss: Nothing[float | None] = Field(2.0, gt=1)
-    saturation: Nothing[float | None] = Field(0.5, ge=0, lt=1)
+    step_size: Nothing[float | None] = Field(default=100.0, gt=1)
+    loss: Nothing[float | None] = Field(default=2.0, gt=1)
+    saturation: Nothing[float | None] = Field(default=0.5, ge=0, lt=1)
     window: Nothing[PositiveInt] = 20
 
 

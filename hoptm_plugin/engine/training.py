@@ -63,7 +63,7 @@ def train_networks(
     if not learning_rate > 0:
         raise HopTMError(
             f"the step size to train with is {learning_rate:g}; it must be above 0. Distil again with "
-            "distillation.step_size.constraint=clamped or log, or a smaller distillation.step_size.learning_rate."
+            "distillation.step_size.constraint=damped, or a smaller distillation.step_size.learning_rate."
         )
     training = _Training(networks, loss, protocol, learning_rate, seeds)
     if begun is not None:

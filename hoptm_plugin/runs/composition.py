@@ -248,10 +248,10 @@ def _call_by_its_own_name(values: dict[str, Any], given: Iterable[str]) -> None:
 
 def _exchange(values: dict[str, Any], overrides: list[str], given: Iterable[str]) -> None:
     """Take out of parts that were exchanged by name what was meant for the old ones; warn of it."""
-    leaves = given_leaves(parsed(overrides))
-    for line in drop_leftovers(values, leaves):
+    lines = drop_leftovers(values, given_leaves(parsed(overrides)))
+    for line in lines:
         warnings.warn(line, stacklevel=3)
-    if "method.name" in leaves and isinstance(values.get("method"), dict):
+    if any(line.startswith("method.name=") for line in lines):
         _call_by_its_own_name(values, given)
 
 

@@ -76,9 +76,10 @@ def _without_leftovers(
         kept = {key: value for key, value in spec.items() if key not in left_over}
     hints = of_part(kept, kind)
     for key, inner in kept.items():
-        if isinstance(inner, Mapping) and hints[key][1] is not None:
+        inner_kind = hints[key][1]
+        if isinstance(inner, Mapping) and inner_kind is not None:
             wrapped = wrapper_of(cls, key)
             extra = () if wrapped is None else tuple(inspect.signature(wrapped).parameters)
-            kept[key], found = _without_leftovers(inner, hints[key][1], extra, f"{path}.{key}", given)
+            kept[key], found = _without_leftovers(inner, inner_kind, extra, f"{path}.{key}", given)
             lines += found
     return kept, lines

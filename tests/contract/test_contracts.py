@@ -16,6 +16,8 @@ import hoptm_plugin.builtin  # noqa: F401
 from hoptm_plugin import Arrays, ConfigurationError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.testing import (
     AugmentationContract,
     Contract,
@@ -101,6 +103,32 @@ class TestInitialisersThatAskExperts(InitialiserContract):
     def task(self, seed=0):
         # many experts that know nothing: each class is predicted correctly by some of them
         return example_task(ipc=1, experts=20, seed=seed)
+
+
+def stored_set(spec, folder, soft):
+    """Write a set of training images of the example, its classes in no order, and name it in the spec."""
+    task = example_task(ipc=2)
+    order = torch.tensor([5, 0, 3, 1, 4, 2])  # of two rounds of three classes
+    labels = torch.nn.functional.one_hot(task.train.labels[order], 3).float() if soft else task.train.labels[order]
+    images, names = task.train.images[order], task.data.class_names
+    made = SyntheticSet(images, labels, None, names, task.data.normalisation, {"images_are": "real"})
+    write_set(made, folder / "set.safetensors")
+    return spec | {"path": folder / "set.safetensors"}
+
+
+class TestStoredImages(InitialiserContract):
+    specs: ClassVar = [{"name": "stored"}]
+    deterministic = True
+
+    def complete(self, spec, folder):
+        return stored_set(spec, folder, soft=False)
+
+
+class TestStoredLabels(LabelPolicyContract):
+    specs: ClassVar = [{"name": "stored"}]
+
+    def complete(self, spec, folder):
+        return stored_set(spec, folder, soft=True)
 
 
 class TestAugmentations(AugmentationContract):

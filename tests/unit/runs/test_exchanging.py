@@ -79,6 +79,7 @@ def test_an_exchanged_method_goes_by_its_own_name():
     with pytest.warns(UserWarning, match=DROPPED):
         settings = compose("method=hoptm", "dataset=pathmnist", "method.name=random_subset")
     assert (settings.method_id, settings.method_title, settings.reported) == ("random_subset", "random_subset", None)
+    assert compose("method=mtt", "method.name=trajectory_matching").method_id == "mtt", "it is the same one"
 
 
 def test_a_part_of_a_stored_run_is_exchanged_as_well():
