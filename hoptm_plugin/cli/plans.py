@@ -40,21 +40,19 @@ def print_plans(names: Sequence[str], plans: Sequence[Plan], console: Console | 
     table.add_column("run")
     for name in ("experts", "distillation", "evaluation", "in all", "memory", "disk"):
         table.add_column(name, justify="right")
-    for name, each in zip(names, plans, strict=True):
-        stages = [each.experts.seconds, each.distillation.seconds, each.evaluation.seconds, each.seconds]
+    rows = [_seconds(each) for each in plans]
+    for name, each, stages in zip(names, plans, rows, strict=True):
         table.add_row(text_of(name), *_cells(stages, each.memory_bytes, each.disk_bytes))
-    columns = [
-        [each.experts.seconds for each in plans],
-        [each.distillation.seconds for each in plans],
-        [each.evaluation.seconds for each in plans],
-        [each.seconds for each in plans],
-    ]
-    sums = [None if None in column else sum(filter(None, column)) for column in columns]
+    sums = [None if None in column else sum(filter(None, column)) for column in zip(*rows, strict=True)]
     most, written = max(each.memory_bytes for each in plans), sum(each.disk_bytes for each in plans)
     table.add_row(f"total, {len(plans)} runs", *_cells(sums, most, written), style="bold")
     console.print(table)
     console.print(text_of(f"one after the other, on {plans[0].device}, each part tried for a moment; nothing was "
                           f"started"), soft_wrap=True)  # fmt: skip
+
+
+def _seconds(plan: Plan) -> list[float | None]:
+    return [plan.experts.seconds, plan.distillation.seconds, plan.evaluation.seconds, plan.seconds]
 
 
 def _cells(stages: Sequence[float | None], memory: int, disk: int) -> list[Text]:

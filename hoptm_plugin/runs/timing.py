@@ -225,7 +225,7 @@ def iteration(bench: Workbench, iterations: int) -> Timing:
         method, split = part.method, _of_every_class(whole.train, share, classes, ipc)
         compute = replace(whole.compute, compiled=False, memory_budget=int(part.time * whole.compute.memory_budget))
         task = replace(whole, data=replace(whole.data, train=split), compute=compute,
-                       experts=lambda epochs: StandIns(whole, epochs))  # type: ignore[arg-type]  # fmt: skip
+                       experts=lambda epochs: StandIns(whole, epochs))  # fmt: skip
         began = _clock(bench.device)
         synthetic = method.setup(task)
         optimisers = Optimisers(synthetic, settings)

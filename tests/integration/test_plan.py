@@ -29,8 +29,8 @@ def test_a_run_says_what_it_will_do_and_its_bits_stay(bench, tiny, tmp_path):
     assert len(TOLD.findall(said.err)) == 1
     assert re.search(r"^plan: 2 experts about \d+ s, 4 iterations about", said.err, re.M)
     told = []
-    run(compose(*tiny, "experts.root=b"), tmp_path / "silent", silent)
-    run(compose(*tiny, "experts.root=a"), tmp_path / "told", silent, told.append)
+    run(compose(*tiny, f"experts.root={tmp_path / 'b'}"), tmp_path / "silent", silent)
+    run(compose(*tiny, f"experts.root={tmp_path / 'a'}"), tmp_path / "told", silent, told.append)
     assert [type(each) for each in told] == [Plan]
     cards = [card(tmp_path / name) for name in ("said", "silent", "told")]
     for name in ("synthetic.safetensors", "metrics.jsonl"):

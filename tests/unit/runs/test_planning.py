@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from hoptm_plugin.core.interfaces import Excerpt, Method
+from hoptm_plugin.engine.checkpoint import write_checkpoint
+from hoptm_plugin.engine.distil import CHECKPOINT
 from hoptm_plugin.runs import planning, timing
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
@@ -242,3 +244,11 @@ def test_every_kind_of_method_is_timed_without_experts_and_without_a_trace(metho
     assert (found.experts.seconds > 0) == (method in ("hoptm", "datm", "herding"))
     assert found.memory_bytes > 2**20
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_is_planned_from_its_checkpoint(counted, tmp_path):
+    write_checkpoint(tmp_path / CHECKPOINT, {"done": 4})
+    loop = counted("method=mtt", "distillation.iterations=10", folder=tmp_path).distillation
+    assert (loop.amount, loop.done, loop.seconds) == (10, 4, 7 + 6)
+    (tmp_path / CHECKPOINT).write_bytes(b"damaged")
+    assert counted("method=mtt", "distillation.iterations=10", folder=tmp_path).distillation.done == 0
