@@ -126,19 +126,18 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{error.full_key}: {explain(error)}") from error
     recipe, scales, notes = values.pop("recipe", None), values.pop("scales"), []
-    if "method" in (whole or ()):  # another one than was composed
-        scales.pop("own", None)
-    if recipe and not set(whole or ()) & set(RECIPE_GROUPS):  # which is of the method and the data set that it names
-        notes.append(_apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}"))
-    own_data = "dataset" in (whole or ()) or not _with_recipes(choices["dataset"])
-    if said := _apply_scale(values, scales, given, own_data):
-        notes.append(said)
     for key, part in (whole or {}).items():
         values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
         if key == "method":  # another one than was composed must not go by its name
             name = str(part.get("name"))
             own: dict[str, Any] = {"method_id": name, "method_title": name, "method_cites": [], "reported": None}
             values |= {field: value for field, value in own.items() if field not in given}
+            scales.pop("own", None)
+    if recipe and not set(whole or ()) & set(RECIPE_GROUPS):  # which is of the method and the data set that it names
+        notes.append(_apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}"))
+    own_data = "dataset" in (whole or ()) or not _with_recipes(choices["dataset"])
+    if said := _apply_scale(values, scales, given, own_data):
+        notes.append(said)
     settings = RunSettings.of({**values, "recipe": "; ".join(notes), "given": given})
     if settings.scale == PUBLISHED and not settings.as_published(given):
         settings = settings.model_copy(update={"scale": None})
