@@ -220,17 +220,16 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
     except OmegaConfBaseException as error:
         raise ConfigurationError(f"{error.full_key}: {explain(error)}") from error
     recipe, scales, notes = values.pop("recipe", None), values.pop("scales"), []
-    if "method" in (whole or ()):  # another one than was composed
-        scales.pop("own", None)
+    for key, part in (whole or {}).items():
+        values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
+        if key == "method":
+            _call_by_its_own_name(values, given)
+            scales.pop("own", None)
     if recipe and not set(whole or ()) & set(RECIPE_GROUPS):  # which is of the method and the data set that it names
         notes.append(_apply_recipe(values, recipe, given, f"{choices['method']}/{choices['dataset']}"))
     own_data = "dataset" in (whole or ()) or not _with_recipes(choices["dataset"])
     if said := _apply_scale(values, scales, given, own_data):
         notes.append(said)
-    for key, part in (whole or {}).items():
-        values[key] = values[key] | {"data": part} if isinstance(part, DatasetReader) else part
-        if key == "method":
-            _call_by_its_own_name(values, given)
     _exchange(values, [*map(str, overrides)], given)
     values["tied"] = _tied(config)
     settings = RunSettings.of({**values, "recipe": "; ".join(notes), "given": given})

@@ -99,6 +99,7 @@ def test_own_data_are_of_a_workstation_s_size_on_a_gpu_unless_it_computes_on_the
     assert compose(OWN).scale == "workstation"
     assert "there is a GPU" in compose(OWN).recipe
     assert compose(OWN, "runtime.device=cpu").scale == "laptop"
+    assert compose(OWN, runtime={"device": "cpu"}).scale == "laptop"
 
 
 @pytest.mark.parametrize("dataset", ["folder", "table", "bloodmnist"])
