@@ -297,12 +297,13 @@ def _tune(arguments: list[str]) -> None:
         fail(f"resume={own['resume']}: must be true, false or auto", 2)
     now = time.strftime("%Y-%m-%d/%H-%M-%S")
     folder = Path(str([*parsed(place).values(), f"runs/tunings/{now}-{os.getpid()}"][0]))
-    resume = {"true": True, "false": False}.get(own["resume"].lower(), "auto")
+    resume: Any = {"true": True, "false": False}.get(own["resume"].lower(), "auto")
     # of the launcher, or of what starts a job
     launch = partial(_launched, of_hydra, folder) if of_hydra else None
     try:
-        tuned = tune(*lines, over=over, folder=folder, strategy=own["strategy"], resume=resume, launch=launch,
-                     progress=console_progress())  # type: ignore[arg-type]  # fmt: skip
+        strategy: Any = own["strategy"]  # which tune() checks
+        tuned = tune(*lines, over=over, folder=folder, strategy=strategy, resume=resume, launch=launch,
+                     progress=console_progress())  # fmt: skip
     except Stopped as stopped:
         again = f"the same command with {pasted('hydra.sweep.dir', folder)} and resume=auto goes on"
         fail(f"{'interrupted' if stopped.exit_code == INTERRUPTED else f'stopped by {stopped}'}; {again}",

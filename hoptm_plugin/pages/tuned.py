@@ -35,8 +35,8 @@ def _candidates(tuned: Tuned) -> Axes:
             100 * judged["accuracy"].astype(float), judged["candidate"], xerr=100 * judged["std"].astype(float),
             **style(index) | {"linestyle": "none"}, ms=6, capsize=2, elinewidth=1, label=f"{iterations} iterations",
         )  # fmt: skip
-    for row in tuned.table[tuned.table["failed"].notna()].itertuples():
-        ax.text(0.02, row.candidate, "failed", transform=ax.get_yaxis_transform(), va="center", color=COLOURS[1])
+    for candidate in tuned.table["candidate"][tuned.table["failed"].notna()]:
+        ax.text(0.02, candidate, "failed", transform=ax.get_yaxis_transform(), va="center", color=COLOURS[1])
     if tuned.random_subset is not None:
         ax.axvline(100 * tuned.random_subset, color=INK, lw=1, ls=":", label="random subset")
     names = [f"{label(each.settings, LONGEST)}{' (best)' if each.settings == tuned.record.chosen else ''}"
