@@ -201,7 +201,7 @@ class Distiller:
         row = {} if terms is None else self._row(terms)
         if scored and self.score is not None:
             row |= self._select(step + 1, self.score)
-        if row:
+        if row or terms is not None:  # a method without losses has its lines as well
             metrics.scalars(step, row)
             self.logger.scalars(step, row)
         if terms is not None:
