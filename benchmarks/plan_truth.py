@@ -2,7 +2,8 @@
 
     python benchmarks/plan_truth.py [KEY=VALUE ...]
 
-KEY=VALUE are settings of all runs. HOPTM_DATA_ROOT is the folder of bloodcells.npz and covid19cxr.zip. Seconds are this process's own (CPU), so that they can be
+KEY=VALUE are settings of all runs. HOPTM_DATA_ROOT is the folder of bloodcells.npz and
+COVID-19_Radiography_Dataset. Seconds are this process's own (CPU), so that they can be
 compared on a busy machine; give OMP_NUM_THREADS=1, or threads count several times.
 """
 
@@ -25,7 +26,8 @@ DIGITS = ("dataset=digits",)
 NARROW = ("network.width=16", "network.depth=3")
 DATA = "dataset.root=${oc.env:HOPTM_DATA_ROOT}"
 CELLS = ("dataset=npz", f"{DATA}/bloodcells.npz", *NARROW)
-XRAYS = ("dataset=covid19cxr", f"{DATA}/covid19cxr.zip", "dataset.preprocess.image_size=32", *NARROW)
+XRAYS = ("dataset=covid19cxr", f"{DATA}/COVID-19_Radiography_Dataset",
+         "dataset.classes=[COVID,Normal,Viral Pneumonia]", "dataset.preprocess.image_size=32", *NARROW)  # fmt: skip
 RUNS: dict[str, Sequence[str]] = {
     "HoP-TM, digits, IPC 1": ("method=hoptm", "ipc=1", *DIGITS, *SHORT),
     "MTT, digits, IPC 10": ("method=mtt", "ipc=10", *DIGITS, *SHORT),

@@ -80,9 +80,11 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
         device: where it is computed.
         most: seconds that it is tried for, unless its least share takes longer.
     """
-    work(0)  # what a process does once
     before, began = peak_memory_bytes(device), time.perf_counter()
     least = last = work(0)
+    if time.perf_counter() - began < most:  # else what a process does once is little beside it
+        before, began = peak_memory_bytes(device), time.perf_counter()
+        least = last = work(0)
     first = cost = max(TICK, time.perf_counter() - began)
     memory, again = before, list[Tried]()
     while True:
