@@ -325,7 +325,7 @@ def _apply_scale(
         own_data: nobody published how to distil these data, so "auto" finds a scale for this machine.
 
     Returns:
-        A note for the user.
+        A note for the user; "" where nothing was set.
 
     Raises:
         ConfigurationError: no such scale, or one that is malformed.
@@ -344,7 +344,7 @@ def _apply_scale(
                 f"are of that size; scale=published takes the method's own")  # fmt: skip
     values["scale"] = name
     if name in (None, PUBLISHED):
-        return "" if asked == AUTO else note
+        return ""
     for layer in layers:
         part = dict(layer.get(name) or {})
         most, instead_of = part.pop("most", None) or {}, part.pop("instead_of", None) or {}

@@ -259,7 +259,7 @@ def test_plug_in_that_cannot_be_imported_is_named(tmp_path):
 def check(result, says):
     assert result.code == 2, result
     assert "Traceback" not in result.err + result.out
-    told = re.compile(r"recipe |plan: |[\d,]+ images of ")  # what is said before the work
+    told = re.compile(r"recipe |scale |plan: |[\d,]+ images of ")  # what is said before the work
     lines = [line for line in result.err.splitlines() if not told.match(line)]
     assert lines[0].startswith("error: ")
     assert result.err.count("error: ") == 1
