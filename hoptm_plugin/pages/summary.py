@@ -76,7 +76,9 @@ def _picked(table: ComparisonTable, best: Cell) -> list[str]:
 def _by(best: Cell, other: Cell) -> str:
     """Say by how much the first is better than the second."""
     points = 100 * ((best.merit or 0.0) - (other.merit or 0.0))
-    return f"{abs(points):.2f} points {'better' if points >= 0 else 'worse'} than"
+    if abs(points) < 0.005:
+        return "Level with"
+    return f"{abs(points):.2f} points {'better' if points > 0 else 'worse'} than"
 
 
 def _sure(table: ComparisonTable, best: Cell, other: Cell) -> str:
@@ -90,7 +92,8 @@ def _sure(table: ComparisonTable, best: Cell, other: Cell) -> str:
         return (
             f"whether by chance cannot be told, since of {' and '.join(few)} there is one distilled set; run more seeds"
         )
-    return "whether by chance was not tested" + (f"; tests are against {table.against}" if table.against else "")
+    reference = best.against or other.against
+    return "whether by chance was not tested" + (f", since tests are against {reference}" if reference else "")
 
 
 def _floor(table: ComparisonTable, best: Cell) -> str:
