@@ -89,7 +89,7 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
     memory, again = before, list[Tried]()
     while True:
         memory = max(memory, before + int((peak_memory_bytes(device) - before) / last.held))
-        seconds = median(each.seconds / each.share for each in again or [last])
+        seconds = _whole(least, last, median(each.seconds for each in again or [last]))
         left = min(most, PART * (times * seconds + last.begin / last.seen)) - (time.perf_counter() - began)
         # what a share costs grows more slowly than the share
         slope = cost / last.share
@@ -106,6 +106,15 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
             rest = last.begin / last.seen if last.seen == least.seen else (
                 (last.begin - least.begin) / (last.seen - least.seen))  # fmt: skip
             return Timing(seconds, last.begin + max(0.0, rest) * (1 - last.seen), memory)
+
+
+def _whole(least: Tried, last: Tried, seconds: float) -> float:
+    """Return what the whole takes, where ``last`` took ``seconds``: in proportion, but for what any try takes."""
+    alike = seconds / last.share
+    if last.share == least.share:
+        return alike
+    slope = (seconds - least.seconds) / (last.share - least.share)
+    return min(alike, max(alike / 2, seconds + slope * (1 - last.share)))
 
 
 def _clock(device: torch.device) -> float:
@@ -236,7 +245,7 @@ def iteration(bench: Workbench, iterations: int) -> Timing:
             optimisers.step(term.loss, settings.skip_above)
         method.after_step(1)
         of_data = len(split) / len(whole.train)
-        known = min(part.time, of_data)
+        known = part.time if part.time < 1 else of_data
         seconds = (_clock(bench.device) - ready) * known / part.time
         parts.append(part)
         return Tried(known, seconds, part.memory, ready - began, of_data)
