@@ -72,7 +72,7 @@ class Tried:
 def timed(work: Callable[[float], Tried], times: float, device: torch.device, most: float = 0.4) -> Timing:
     """Return what a piece of work takes, from a moment of it.
 
-    A small share is tried, then larger ones as long as they can be tried twice: the first time fetches memory.
+    A small share is tried, then larger ones as long as they can be tried twice, where the first time fetches memory.
 
     Args:
         work: does about the share of it that it is told, the least it can for 0.
@@ -95,12 +95,12 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
         slope = cost / last.share
         if last.share > least.share:
             slope = max(slope / GROWTH, (cost - first) / (last.share - least.share))
-        share = min(1.0, GROWTH * last.share, last.share + (left / 2 - cost) / slope)
+        share = min(1.0, GROWTH * last.share, last.share + ((left if last is least else left / 2) - cost) / slope)
         if not again and share >= min(1.0, 2 * last.share) and last.share < 1:
             at = time.perf_counter()
             last = work(share)
             cost = max(TICK, time.perf_counter() - at)
-        elif (last is not least and not again) or left > cost:
+        elif left > cost:
             again.append(work(last.share))
         else:
             rest = last.begin / last.seen if last.seen == least.seen else (
