@@ -72,7 +72,7 @@ class Tried:
 def timed(work: Callable[[float], Tried], times: float, device: torch.device, most: float = 0.4) -> Timing:
     """Return what a piece of work takes, from a moment of it.
 
-    A small share is tried, then larger ones as long as they can be tried twice: the first time fetches memory.
+    A small share is tried, then larger ones as long as they can be tried twice, where the first time fetches memory.
 
     Args:
         work: does about the share of it that it is told, the least it can for 0.
@@ -89,23 +89,32 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
     memory, again = before, list[Tried]()
     while True:
         memory = max(memory, before + int((peak_memory_bytes(device) - before) / last.held))
-        seconds = median(each.seconds / each.share for each in again or [last])
+        seconds = _whole(least, last, median(each.seconds for each in again or [last]))
         left = min(most, PART * (times * seconds + last.begin / last.seen)) - (time.perf_counter() - began)
         # what a share costs grows more slowly than the share
         slope = cost / last.share
         if last.share > least.share:
             slope = max(slope / GROWTH, (cost - first) / (last.share - least.share))
-        share = min(1.0, GROWTH * last.share, last.share + (left / 2 - cost) / slope)
+        share = min(1.0, GROWTH * last.share, last.share + ((left if last is least else left / 2) - cost) / slope)
         if not again and share >= min(1.0, 2 * last.share) and last.share < 1:
             at = time.perf_counter()
             last = work(share)
             cost = max(TICK, time.perf_counter() - at)
-        elif (last is not least and not again) or left > cost:
+        elif left > cost:
             again.append(work(last.share))
         else:
             rest = last.begin / last.seen if last.seen == least.seen else (
                 (last.begin - least.begin) / (last.seen - least.seen))  # fmt: skip
             return Timing(seconds, last.begin + max(0.0, rest) * (1 - last.seen), memory)
+
+
+def _whole(least: Tried, last: Tried, seconds: float) -> float:
+    """Return what the whole takes, where ``last`` took ``seconds``: in proportion, but for what any try takes."""
+    alike = seconds / last.share
+    if last.share == least.share:
+        return alike
+    slope = (seconds - least.seconds) / (last.share - least.share)
+    return min(alike, max(alike / 2, seconds + slope * (1 - last.share)))
 
 
 def _clock(device: torch.device) -> float:
@@ -236,7 +245,7 @@ def iteration(bench: Workbench, iterations: int) -> Timing:
             optimisers.step(term.loss, settings.skip_above)
         method.after_step(1)
         of_data = len(split) / len(whole.train)
-        known = min(part.time, of_data)
+        known = part.time if part.time < 1 else of_data
         seconds = (_clock(bench.device) - ready) * known / part.time
         parts.append(part)
         return Tried(known, seconds, part.memory, ready - began, of_data)
