@@ -142,6 +142,7 @@ def expert_epoch(bench: Workbench, epochs: int) -> Timing:
     """Return what an epoch of one expert takes, of ``epochs`` in all."""
     training = bench.settings.experts.training.model_copy(update={"learning_rate": STILL})
     split, create = bench.task.train, bench.task.network
+    epoch = training.images(len(split))
     loss = TrainingLoss(create(torch.Generator()), precision=training.precision)
     batch = min(training.batch, len(split))
     held = split.batch(slice(batch)), split.labels[:batch]
@@ -150,11 +151,12 @@ def expert_epoch(bench: Workbench, epochs: int) -> Timing:
     starts = torch.stack([loss.network.flatten(create(part.generator())) for part in seeds])
 
     def work(share: float) -> Tried:
-        images = max(1, round(share * len(split)))
+        images = max(1, round(share * epoch))
+        part, shown = training.model_copy(update={"epoch_images": images}), _first(split, min(images, len(split)))
         began = _clock(bench.device)
-        train_experts(loss, starts, _first(split, images), training, bench.parts.augmentation, seeds, epochs=1)
+        train_experts(loss, starts, shown, part, bench.parts.augmentation, seeds, epochs=1)
         seconds = (_clock(bench.device) - began) / together
-        return Tried(images / len(split), seconds, min(1.0, images / batch))
+        return Tried(images / epoch, seconds, min(1.0, images / batch))
 
     return timed(work, epochs, bench.device)
 
@@ -169,17 +171,17 @@ def training(bench: Workbench, evaluator: Evaluator, name: str, images: int, tim
     batch = min(protocol.batch, len(rows))
     together = _side_by_side(loss, evaluator.compute, (shown[:batch], labels[:batch]), min(FEW, batch))
     networks, seeds = _networks(create, together), [Seeds(number) for number in range(together)]
+    whole = protocol.epochs * protocol.images(images)
 
     def work(share: float) -> Tried:
-        passes = max(FEW, round(share * protocol.epochs * images))
+        passes = max(FEW, round(share * whole))
         size = min(passes, len(rows))
-        epochs = max(1, passes // size)
+        part = protocol.model_copy(update={"epochs": max(1, passes // size), "epoch_images": None})
         sets = [(shown[:size], labels[:size])] * together
         began = _clock(bench.device)
-        train_networks(networks, loss, sets, protocol.model_copy(update={"epochs": epochs}), STILL,
-                       evaluator.augmentation, seeds)  # fmt: skip
+        train_networks(networks, loss, sets, part, STILL, evaluator.augmentation, seeds)
         seconds = (_clock(bench.device) - began) / together
-        return Tried(min(1.0, epochs * size / (protocol.epochs * images)), seconds, min(1.0, size / batch))
+        return Tried(min(1.0, part.epochs * size / whole), seconds, min(1.0, size / batch))
 
     return timed(work, times, bench.device)
 
