@@ -43,13 +43,7 @@ Strategy: TypeAlias = Literal["grid", "halving"]
 FILE_NAME, BEST, TABLE = "tuning.json", "best.yaml", "candidates.csv"
 FACTOR: Final = 3  # of candidates that halving drops, and of iterations that the others get
 SEED, NETWORKS = 100, 2  # unless given; the seed is not that of a usual run
-OF_THE_TUNING = (
-    "seed",
-    "protocol.repeats",
-    "protocol.split",
-    "resume",
-    "tuning",
-)  # and not of the run that comes after it
+GOING_ON = ("resume", "tuning")  # of the run that comes after a tuning, neither is given by hand
 LARGEST_BYTES = 2**24
 
 
@@ -274,8 +268,8 @@ class _Plan:
             raise ConfigurationError(f"protocol.split={split}: settings are chosen on the validation split alone; "
                                      f"leave it out")  # fmt: skip
         own = [given.get("seed", f"seed={SEED}"), given.get("protocol.repeats", f"protocol.repeats={NETWORKS}")]
-        base = [line for line in lines if key_of(line) not in OF_THE_TUNING]
         own.append("protocol.split=validation")
+        base = [line for line in lines if key_of(line) not in (*GOING_ON, *map(key_of, own))]
         values = [[f"{key}={as_override(value)}" for value in tried] for key, tried in over.items()]
         candidates = [list(each) for each in itertools.product(*values)]
         problems = Problems()

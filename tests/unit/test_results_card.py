@@ -142,8 +142,8 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
         "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
         "averaged", "random_subset", "reported", "selection", "selected", "averaged_selected", "saturation", "tuning",
         "note", "cost", "software", "config_sha256", "distillation_sha256", "labels", "images_are", "floor",
-        "images_stored", "images_trained_on", "lower_precision", "distilled_from", "settings", "began_from",
-        "artefacts", "sha256",
+        "images_stored", "images_trained_on", "lower_precision", "imported", "scale", "distilled_from",
+        "settings", "began_from", "artefacts", "sha256",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {
