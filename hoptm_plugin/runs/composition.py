@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -308,8 +309,17 @@ def _with_recipes(dataset: str) -> bool:
     """Tell whether there is a recipe for a data set, of any method."""
     from hydra.core.global_hydra import GlobalHydra
 
+    path = GlobalHydra.instance().config_loader().get_search_path().get_path()
+    return dataset in _data_with_recipes(tuple(str(element.path) for element in path))
+
+
+@cache  # Hydra takes as long to list them as to compose a run
+def _data_with_recipes(search_path: tuple[str, ...]) -> frozenset[str]:
+    from hydra.core.global_hydra import GlobalHydra
+
     loader = GlobalHydra.instance().config_loader()
-    return any(dataset in loader.get_group_options(f"recipe/{method}") for method in loader.list_groups("recipe"))
+    methods = loader.list_groups("recipe")
+    return frozenset(name for method in methods for name in loader.get_group_options(f"recipe/{method}"))
 
 
 def _apply_scale(

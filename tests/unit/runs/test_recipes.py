@@ -104,7 +104,7 @@ def test_shared_settings_are_no_method():
 
 def test_other_data_take_the_method_s_defaults():
     composed = compose("method=mtt", "dataset=npz", "ipc=10", "scale=published")
-    assert (composed.recipe, composed.method["student_steps"], composed.reported) == ("scale published", 20, None)
+    assert (composed.recipe, composed.method["student_steps"], composed.reported) == ("", 20, None)
 
 
 @pytest.mark.parametrize("method", [*TRAJECTORY, "dm", "idm"])
