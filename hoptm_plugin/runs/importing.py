@@ -68,7 +68,7 @@ def import_overrides(files: Sequence[Path], given: Sequence[str]) -> list[str]:
     values = {key: parsed([each])[key] for each in given if (key := each.partition("=")[0]) in ("name", *OPTIONS)}
     experiment = values.get("experiment", 0)
     found = read_files(files, experiment if isinstance(experiment, int) and experiment >= 0 else 0)
-    made = {
+    made: dict[str, Any] = {
         "method": "imported",
         "method.files": [str(file.absolute()) for file in files],
         "method.sha256": [sha256(file) for file in files],

@@ -70,7 +70,7 @@ def showing(*languages: str) -> list[str]:
 def reduced(words: list[str]) -> list[str]:
     """Return the arguments of a hoptm-bench command with a budget of seconds."""
     command, *arguments = words
-    if {"--help", "--cfg", "resume=true"} & set(arguments) or command not in ("run", "plan", "eval", "experts"):
+    if {"--help", "--cfg", "resume=true"} & set(arguments) or command not in ("run", "plan", "tune", "eval", "experts"):
         return words
     budget = [*TINY_PROTOCOL, "runtime.device=cpu"]
     if command != "eval":
