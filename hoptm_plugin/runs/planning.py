@@ -171,7 +171,10 @@ def planned(bench: Workbench, folder: Path | None = None, judged: bool = False) 
     """
     with warnings.catch_warnings(), seeded(0, bench.device):
         warnings.simplefilter("ignore")  # the run itself will say it
-        evaluation, selection = _evaluation(bench)
+        try:
+            evaluation, selection = _evaluation(bench)
+        except Exception:  # such as for want of memory: the run will meet it in its place, and say it
+            evaluation, selection = Stage(seconds=None), None
         experts, distillation = ExpertStage(), Stage()
         if not judged:
             experts, distillation = _experts(bench), _distillation(bench, folder, selection)
