@@ -19,16 +19,18 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as hoptm-bench does
 
-from estimate import estimate, print_estimate
+from estimate import estimate
 from suite_file import FULL, SUITES, load_suite
 from suite_plan import Plan
 from suite_search import searching, settled, supposed
 from suite_tables import compared, markdown
 
+from hoptm_plugin.cli.plans import print_plans
 from hoptm_plugin.cli.streams import tolerate_encodings
 from hoptm_plugin.cli.tables import print_tables
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.data import check_spec
+from hoptm_plugin.runtime.bars import console_progress
 from hoptm_plugin.runtime.stopping import Stopped, stop_on_signals
 from hoptm_plugin.storage.run_files import CARD
 
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", default=FULL, help="full, or a smaller one that the suite describes, such as cpu")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the commands and their runs; run nothing")
-    mode.add_argument("--dry-run", action="store_true", help="the same, with an estimate of the cost")
+    mode.add_argument("--dry-run", action="store_true", help="the same, with the time that each would take here")
     parser.add_argument("--out", type=Path, default=Path("runs/suites"), metavar="DIR", help="where the runs go")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as of hoptm-bench run; beat the suite's")
     options = parser.parse_intermixed_args(arguments)
@@ -128,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_list(plan)
             if options.dry_run:
                 jobs = [*(searches.jobs if searches else ()), *plan.jobs]
-                print_estimate(estimate(jobs, suite.data, options.settings))
+                with console_progress()("planning", len(jobs)) as bar:
+                    found = estimate(jobs, suite.data, options.settings, bar.advance)
+                print_plans([job.name for job in jobs], found)
             return 0
         with stop_on_signals():
             return run_suite(plan)

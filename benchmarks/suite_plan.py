@@ -10,33 +10,16 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from hydra.errors import HydraException, OverrideParseException
 from suite_file import Suite, Sweep
 
 from hoptm_plugin.cards.card import read_card
 from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 from hoptm_plugin.runs.assembly import Parts, build_parts
-from hoptm_plugin.runs.composition import as_override, compose
+from hoptm_plugin.runs.composition import as_override, compose, expand
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.run_files import CARD, SYNTHETIC
 
 EVALUATION = "-eval"  # at the end of the folders of evaluations, which have no method, IPC and seed in their names
-
-
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of every single run of a sweep, in the order of its jobs, as ``hoptm-bench run -m`` does.
-
-    Raises:
-        ConfigurationError: an override that Hydra cannot parse or sweep.
-    """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        return BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)[0]
-    except HydraException as error:
-        given = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-        raise ConfigurationError(f"{given}{str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)

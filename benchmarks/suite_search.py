@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from suite_file import Sweep
-from suite_plan import Plan, expand
+from suite_plan import Job, Plan
 
-from hoptm_plugin.cards.card import read_card
-from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.runs.composition import as_override
+from hoptm_plugin.cards.tuning import Tuning
+from hoptm_plugin.core.errors import ConfigurationError, UserError
+from hoptm_plugin.runs.composition import as_override, expand
+from hoptm_plugin.runs.tuning import read_tuning
 
 # a search's runs never look at the test split
 JUDGED_ON = "protocol.split=validation"
 
 
-def searching(plan: Plan) -> Plan | None:
+@dataclass(frozen=True)
+class Search(Plan):
+    """A plan of all candidates: one ``hoptm-bench tune`` for each sweep that has a search.
+
+    Attributes:
+        searched: those sweeps, without what they try.
+    """
+
+    searched: tuple[Sweep, ...] = ()
+
+    def _command(self, index: int, sweep: Sweep) -> list[str]:
+        (shared,) = expand(self.overrides(self.searched[index]))
+        tried = (f"over.{each}" for each in self.searched[index].search)
+        return ["tune", *shared, *tried, f"hydra.sweep.dir={as_override(self._place(index))}", "resume=auto"]
+
+    def _place(self, index: int) -> Path:
+        return self.folder / str(index)
+
+    def found(self, index: int) -> Tuning:
+        """Return what the search of a sweep found.
+
+        Raises:
+            ConfigurationError: nothing, since all candidates failed.
+        """
+        try:
+            return read_tuning(self._place(index))
+        except UserError as error:
+            title = self.searched[index].title
+            raise ConfigurationError(f"{title}: every candidate of its search failed; see {self._place(index)}: "
+                                     f"{error}") from None  # fmt: skip
+
+    def failed(self) -> list[Job]:
+        """Return the candidates that gave nothing."""
+        tried = [self.found(index).candidates for index in range(len(self.searched))]
+        return [job for job in self.jobs if tried[job.sweep][job.number].accuracy is None]
+
+
+def searching(plan: Plan) -> Search | None:
     """Return the plan of all candidates of all searches, in a folder of its own beside the suite's; None without any.
 
     Raises:
@@ -45,23 +81,30 @@ def searching(plan: Plan) -> Plan | None:
             )
         sweeps.append(Sweep(title=sweep.title, overrides=overrides))
     suite = plan.suite.model_copy(update={"sweeps": sweeps, "tables": {}, "title": f"Search: {plan.suite.title}"})
-    return replace(plan, suite=suite, folder=Path(f"{plan.folder}-search"), last=last)
+    return Search(suite, plan.extra, Path(f"{plan.folder}-search"), last, tuple(searched))
 
 
-def settled(plan: Plan, search: Plan) -> Plan:
+def settled(plan: Plan, search: Search) -> Plan:
     """Return the plan with the settings that the search chose, and with the record of it for the cards.
 
     Raises:
         ConfigurationError: no candidate of a sweep has a card.
     """
-    searched = [sweep for sweep in plan.suite.sweeps if sweep.search]  # as the search's plan has them
-    choices = {sweep.title: _choice(search, index, sweep) for index, sweep in enumerate(searched)}
+    choices = {sweep.title: _choice(search, index) for index, sweep in enumerate(search.searched)}
     further = {}
     for sweep in plan.suite.sweeps:
         if decides := sweep.settings_of or (sweep.search and sweep.title):
             settings, tuning = choices[decides]
-            further[sweep.title] = [*settings, f"tuning={as_override(tuning | {'reused': sweep.settings_of})}"]
+            record = tuning.model_copy(update={"reused": sweep.settings_of}).model_dump(exclude_defaults=True)
+            further[sweep.title] = [*settings, f"tuning={as_override(record)}"]
     return _with(plan, further)
+
+
+def _choice(search: Search, index: int) -> tuple[list[str], Tuning]:
+    """Return the settings of the best candidate, and the record of all."""
+    found = search.found(index)
+    tried = [each.settings for each in found.candidates]
+    return expand(search.searched[index].search)[tried.index(found.chosen)], found
 
 
 def supposed(plan: Plan) -> Plan:
@@ -76,24 +119,3 @@ def _with(plan: Plan, further: Mapping[str, list[str]]) -> Plan:
         for sweep in plan.suite.sweeps
     ]
     return replace(plan, suite=plan.suite.model_copy(update={"sweeps": sweeps}))
-
-
-def _choice(search: Plan, index: int, sweep: Sweep) -> tuple[list[str], dict[str, Any]]:
-    """Return the settings of the best candidate, the first of equals, and the record of all."""
-    jobs = [job for job in search.jobs if job.sweep == index]
-    accuracies: list[float | None] = []
-    for job in jobs:
-        cards = [read_card(path) for path in search.cards(job)]
-        values = [value for card in cards for value in card.evaluations[0].accuracy.values if value is not None]
-        accuracies.append(fmean(values) if values else None)
-    candidates = list(zip(expand(sweep.search), accuracies, strict=True))
-    known = [(settings, accuracy) for settings, accuracy in candidates if accuracy is not None]
-    if not known:
-        raise ConfigurationError(f"{sweep.title}: every candidate of its search failed; see {search.folder}")
-    best = max(known, key=lambda each: each[1])[0]
-    tuning = {
-        "split": "validation", "networks": jobs[0].settings.protocol.repeats, "seed": jobs[0].settings.seed,
-        "candidates": [{"settings": " ".join(settings), "accuracy": accuracy} for settings, accuracy in candidates],
-        "chosen": " ".join(best),
-    }  # fmt: skip
-    return best, tuning

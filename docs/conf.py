@@ -35,7 +35,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "alabaster"
 html_theme_options = {"description": "Dataset distillation, benchmarked", "page_width": "1100px"}
 html_static_path = ["_static"]
-html_extra_path = ["methods.md"]  # as it is: Sphinx reads no Markdown by itself
+html_extra_path = ["methods.md", "import.md", "privacy.md", "scales.md"]  # as it is: Sphinx reads no Markdown by itself
 html_css_files = ["narrow.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -53,13 +53,14 @@ python_use_unqualified_type_names = True
 nitpicky = True
 # The build reads nothing from a network, so what other projects document stays plain text.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|pandas|pydantic|pytest|_pytest|annotated_types|pathlib|os|collections)\..*"),
-    ("py:obj", r"typing\.Annotated\[.*"),  # what Sphinx makes of bounded numbers within tuples
+    ("py:.*", r"(torch|pandas|pydantic|pytest|_pytest|annotated_types|pathlib|os|collections|datetime)\..*"),
+    # what Sphinx makes of bounded numbers within tuples, and of marks within annotations
+    ("py:.*", r"(typing\.|types\.|hoptm_plugin\.engine\.settings\.)?(Annotated\b|Literal\[).*"),
+    ("py:class", r"PydanticUndefined|hoptm_plugin\.engine\.settings\._switched_off"),
 ]
 nitpick_ignore = [
     ("py:class", "hoptm_plugin.core.registry.T"),  # a type variable has no entry
     ("py:class", "hoptm_plugin.core.registry.C"),
-    ("py:class", "types.Annotated"),
     *(("py:class", role) for role in get_args(Role)),  # what Sphinx makes of a mark in an annotation
     ("py:class", "JsonValue"),  # pydantic's, as Sphinx 8.1 calls it
     ("py:class", "hoptm_plugin.exchange.manifest.Manifest"),  # export.json, which its own docstring explains

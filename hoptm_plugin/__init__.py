@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.interfaces import (
         Augmentation,
         DatasetReader,
+        Excerpt,
         FeatureMatcher,
         Initialiser,
         LabelPolicy,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.mosaic import expand_mosaic
     from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
     from hoptm_plugin.core.registry import register, registry
-    from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result
+    from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result, Symbol
     from hoptm_plugin.core.seeding import Seeds
     from hoptm_plugin.core.synthetic import SyntheticSet
     from hoptm_plugin.data.in_memory import Arrays
@@ -48,26 +49,30 @@ if TYPE_CHECKING:
     from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.pages.report import report
     from hoptm_plugin.runs.composition import compose
+    from hoptm_plugin.runs.importing import import_set
     from hoptm_plugin.runs.judging import evaluate
+    from hoptm_plugin.runs.planning import Plan, plan
     from hoptm_plugin.runs.reading import Run, read_run
     from hoptm_plugin.runs.running import build_experts, run
+    from hoptm_plugin.runs.tuning import Tuned, tune
     from hoptm_plugin.runs.verifying import verify
     from hoptm_plugin.settings import RunSettings
     from hoptm_plugin.tables.compare import Comparison, compare
+    from hoptm_plugin.tables.states import ListedRun, list_runs
     from hoptm_plugin.trajectory.initial import class_major
 
 _HOMES = {
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
     "core.interfaces": (
-        "Augmentation DatasetReader FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
+        "Augmentation DatasetReader Excerpt FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
         "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at"
     ),
     "core.loggers": "RunLogger",
     "core.mosaic": "expand_mosaic",
     "core.observations": "FeaturePair TrajectoryPair",
     "core.registry": "register registry",
-    "core.roles": "Chance Judgement Machine Nothing Result",
+    "core.roles": "Chance Judgement Machine Nothing Result Symbol",
     "core.seeding": "Seeds",
     "core.synthetic": "SyntheticSet",
     "cards.card": "Card",
@@ -79,12 +84,16 @@ _HOMES = {
     "networks.needs": "network_problems",
     "pages.report": "report",
     "runs.composition": "compose",
+    "runs.importing": "import_set",
     "runs.judging": "evaluate",
+    "runs.planning": "Plan plan",
     "runs.reading": "Run read_run",
     "runs.running": "build_experts run",
     "settings": "RunSettings",
+    "runs.tuning": "Tuned tune",
     "runs.verifying": "verify",
     "tables.compare": "Comparison compare",
+    "tables.states": "ListedRun list_runs",
     "trajectory.initial": "class_major",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

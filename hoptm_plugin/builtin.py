@@ -2,6 +2,7 @@
 
 import hoptm_plugin.augment
 import hoptm_plugin.data
+import hoptm_plugin.exchange.imported
 import hoptm_plugin.loggers
 import hoptm_plugin.matchers
 import hoptm_plugin.networks

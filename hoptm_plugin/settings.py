@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
@@ -37,6 +37,8 @@ from hoptm_plugin.core.roles import (
     Settings,
     decides,
     of_part,
+    symbol_of,
+    symbols_of_part,
 )
 from hoptm_plugin.data.preprocess import BesideReader
 from hoptm_plugin.engine.settings import Distillation, Protocol
@@ -166,7 +168,11 @@ class RunSettings(Settings):
         reported: what was published for this setting, or None.
         tuning: how these settings were chosen, for the card.
         note: what to know when reading the result, for the card and the tables.
-        recipe: which recipe filled in settings that nobody gave, in words; "" where none did.
+        scale: which scale filled in settings that nobody gave, by name; "published" only where nothing was changed
+            by hand; None: none did.
+        recipe: which recipe and scale filled in settings that nobody gave, in words; "" where none did.
+        tied: dotted paths of settings that were told as a function of ``distillation.iterations``, such as where a
+            schedule ends; a run that has any cannot be made longer.
         given: dotted paths of what was set by hand, which beats recipes and the settings of stored runs; not stored.
     """
 
@@ -194,7 +200,9 @@ class RunSettings(Settings):
     reported: Told[Published | None] = None
     tuning: Nothing[Tuning | None] = None
     note: Nothing[Line | None] = None
+    scale: Nothing[Line | None] = None
     recipe: Nothing[str] = ""
+    tied: Nothing[tuple[str, ...]] = ()
     given: Nothing[tuple[str, ...]] = Field((), exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -266,18 +274,55 @@ class RunSettings(Settings):
         named = {name: getattr(self, name).get("name") for name in fields}
         return [f"{name}.name={named[name]}" for name, kind in fields.items() if named[name] not in part_classes(kind)]
 
+    def as_published(self, given: Iterable[str]) -> bool:
+        """Tell whether none of the given paths changes what something was published for."""
+        return all(path in ("method=", "dataset=") or self.decided_by(path).published for path in given)
+
     def without_published(self, given: Iterable[str]) -> RunSettings:
         """Return the settings, without what was published where one of the given paths changes what it was for."""
         others = [path for path in given if path.partition(".")[0] not in ("reported", "reported=")]
-        kept = len(others) < len(list(given)) or all(
-            path in ("method=", "dataset=") or self.decided_by(path).published for path in others
-        )
+        kept = len(others) < len(list(given)) or (self.as_published(others) and self.scale in (None, "published"))
         return self if kept or self.reported is None else self.model_copy(update={"reported": None})
+
+
+def symbols(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return the symbols of those of a run's settings, plain values, that have one, by dotted path."""
+    return dict(_symbols(RunSettings, plain, ""))
+
+
+def _symbols(settings: type[Settings], plain: Mapping[str, Any], at: str) -> Iterator[tuple[str, str]]:
+    for name in plain.keys() & settings.model_fields.keys():
+        text, describes = symbol_of(settings.model_fields[name].metadata), _describes(settings, name)
+        if text is not None:
+            yield f"{at}{name}", text
+        if describes is not None:
+            yield from _symbols_of_part(plain[name], describes.kind, f"{at}{name}")
+        elif decides(settings, name) is None and isinstance(plain[name], Mapping):
+            yield from _symbols(settings.model_fields[name].annotation, plain[name], f"{at}{name}.")  # type: ignore[arg-type]
+
+
+def _symbols_of_part(spec: Any, kind: type, at: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(spec, Mapping):
+        return
+    if "name" not in spec:  # parts by names of their own, such as matchers
+        for key, each in spec.items():
+            yield from _symbols_of_part(each, kind, f"{at}.{key}")
+        return
+    yield from ((f"{at}.{key}", text) for key, text in symbols_of_part(spec, kind).items())
+    for key, (_, inner) in of_part(spec, kind).items():
+        if inner is not None:
+            yield from _symbols_of_part(spec.get(key), inner, f"{at}.{key}")
 
 
 def _described(settings: type[Settings], name: str) -> type | None:
     describes = _describes(settings, name)
     return None if describes is None else describes.kind
+
+
+def described_fields(settings: type[Settings]) -> dict[str, Describes]:
+    """Return what the fields that describe one part each describe, by their names."""
+    found = {name: _describes(settings, name) for name in settings.model_fields}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _describes(settings: type[Settings], name: str) -> Describes | None:

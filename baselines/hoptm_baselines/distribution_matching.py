@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
+    Excerpt,
     FeatureMatcher,
     FeaturePair,
     Initialiser,
@@ -63,13 +65,15 @@ class DistributionMatching(Method):
         return self.initial_images.last_expert_epoch()
 
     def problems(self, task: Task) -> list[str]:
-        """Return why the network's features cannot be matched."""
-        return feature_problems(task)
+        """Return why the initial images do not fit, or the network's features cannot be matched."""
+        own = [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
+        return [*own, *feature_problems(task)]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Return the initial synthetic set."""
         self._task = task
         images = self.initial_images.images(task)
+        self.images_are = self.initial_images.images_are  # it may know better by now
         return SyntheticSet(images, class_major(task), None, task.data.class_names, task.data.normalisation)
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
@@ -77,7 +81,8 @@ class DistributionMatching(Method):
         network = self._task.network(self._task.seeds.generator("network", step)).train().requires_grad_(False)
         classes = list(range(len(synthetic.class_names)))
         for labels in [[label] for label in classes] if self.stepping == "per_class" else [classes]:
-            yield LossTerm(torch.stack(self._matched(network, synthetic, step, labels)).sum())
+            loss = torch.stack(self._matched(network, synthetic, step, labels)).sum()
+            yield LossTerm(loss, watched=loss.detach())
 
     def _matched(self, network: nn.Module, synthetic: SyntheticSet, step: int, labels: list[int]) -> list[Tensor]:
         """Return the matcher's loss of each class."""
@@ -106,6 +111,15 @@ class DistributionMatching(Method):
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return the synthetic images, and a third of the real ones, which only go forward."""
         return classes * (ipc + self.real_batch / 3)
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return it with fewer real images."""
+        if share >= 1:
+            return Excerpt(self)
+        part, sizes = copy.copy(self), (len(task.data.class_names), task.ipc)
+        part.real_batch = max(1, round(share * self.real_batch))
+        time = part.image_passes(*sizes) / self.image_passes(*sizes)
+        return Excerpt(part, time, time)
 
 
 def _joint_features(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from hoptm_baselines.network_queue import QueuedNetwork, QueueTraining, drawn
 from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
+    Excerpt,
     FeatureMatcher,
     FeaturePair,
     LossTerm,
@@ -175,6 +177,16 @@ class ImprovedDistributionMatching(Method):
         """Return synthetic images, a third of the real ones, which only go forward, and those trained on."""
         matched = self.networks_matched * classes * (ipc * self.mosaic**2 + self.real_batch / 3)
         return matched + self.networks_trained * self.training_steps * self.training_batch
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return it with fewer real images, to match and to train on."""
+        if share >= 1:
+            return Excerpt(self)
+        part, sizes = copy.copy(self), (len(task.data.class_names), task.ipc)
+        for name in ("real_batch", "training_batch"):
+            setattr(part, name, max(1, round(share * getattr(self, name))))
+        time = part.image_passes(*sizes) / self.image_passes(*sizes)
+        return Excerpt(part, time, time)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the queue."""

@@ -42,6 +42,7 @@ from hoptm_plugin.core.text import all_printable
 from hoptm_plugin.storage.run_files import CARD as FILE_NAME
 
 LARGEST_BYTES = 64 * 2**20
+MOST_SCORED = 100_000
 
 
 class DuplicatesRecord(Record):
@@ -123,13 +124,49 @@ class DistilledFrom(Record):
     test_images_seen: Count | None = None
 
 
+class Selected(Record):
+    """How the iteration of a set was chosen by its accuracy; the first of equals is taken.
+
+    Attributes:
+        iteration: that was chosen, as a number of iterations done.
+        iterations: after which the set was scored, ascending.
+        accuracies: of one fresh network on the split that ``selection`` names, for each.
+    """
+
+    iteration: PositiveInt
+    iterations: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=MOST_SCORED)]
+    accuracies: tuple[Fraction, ...]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Selected:
+        if len(self.accuracies) != len(self.iterations) or sorted(set(self.iterations)) != list(self.iterations):
+            raise ValueError("accuracies and ascending iterations are not of one length")
+        if self.iteration != self.iterations[self.accuracies.index(max(self.accuracies))]:
+            raise ValueError("iteration: is not the first of the best accuracy")
+        return self
+
+
+class SaturationRecord(Record):
+    """Shares of the set's pixel values that lie outside the range of pictures by more than a quarter of it.
+
+    Attributes:
+        start: of the initial images.
+        end: of the distilled ones, those of the last iteration.
+    """
+
+    start: Fraction
+    end: Fraction
+
+
 class Cost(Record):
     """Wall-clock seconds and memory; None where a stage did not take place or is not known.
 
     Attributes:
         experts_s: training of the experts that were read, also where an earlier run trained them.
         distill_s: distillation.
-        evaluate_s: evaluation, that of the random subset included.
+        evaluate_s: evaluation, that of the random subset included, also where an earlier run made it.
+        reused_s: of ``evaluate_s``, what an earlier run spent on the random subset or on all training images, whose
+            figures were reused; None where all were computed, as in older cards.
         seconds_per_iteration: of distillation.
         peak_memory_bytes: see :func:`peak_memory_bytes`.
         device: in words.
@@ -141,6 +178,13 @@ class Cost(Record):
     seconds_per_iteration: NonNegativeFloat | None
     peak_memory_bytes: Count | None
     device: Line
+    reused_s: NonNegativeFloat | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Cost:
+        if (self.reused_s or 0) > self.evaluate_s:
+            raise ValueError("reused_s is part of evaluate_s, and larger")
+        return self
 
 
 class Card(Record):
@@ -160,6 +204,10 @@ class Card(Record):
         random_subset: the same for random training images of the same IPC under the same protocol, or None.
         reported: a published figure to hold beside it, or None.
         selection: how the iteration was chosen; "test_leaky" looked at the test split.
+        selected: which iteration was chosen by score, and the whole curve; None where it is the last, in older cards,
+            and where a set is judged anew.
+        averaged_selected: the same for the moving average.
+        saturation: of the images; None in older cards, and where a set is judged anew.
         tuning: how the settings were chosen, if there was a search.
         note: what to know when reading the result, such as that the setting was reduced.
         cost: time and memory.
@@ -174,8 +222,15 @@ class Card(Record):
             None in older cards.
         lower_precision: what of the set was computed in lower precision, such as "bf16 experts"; None: nothing, or not
             known.
+        imported: the set was made by other software: what was read of it, in one line; None: it was not, or not known.
+        scale: which scale the set was made at, such as "laptop", whatever was changed by hand beside it; None: none was
+            chosen, as where a recipe or a method's own size holds, or not known.
         distilled_from: the data that the set says it was distilled from, where they are others than ``dataset``; None
             where they are the same, and where the set does not say it (a note then does).
+        settings: what determines the set, seeds and paths left out, as the run's configuration has it; None where that
+            is not known.
+        began_from: what the images were that the distillation began from, as ``images_are`` has it; "unknown" in older
+            cards, and of a set that was judged alone.
         artefacts: SHA-256 of the run folder's files, by path within the folder.
         sha256: of all the rest of the card, ``hoptm_plugin.storage.files.content_sha256``; of files alone: written with
             a card, checked and dropped when it is read.
@@ -194,6 +249,9 @@ class Card(Record):
     random_subset: tuple[Evaluation, ...] | None = None
     reported: Reported | None = None
     selection: Literal["last", "validation", "test_leaky"]
+    selected: Selected | None = None
+    averaged_selected: Selected | None = None
+    saturation: SaturationRecord | None = None
     tuning: Tuning | None = None
     note: Line | None = None
     cost: Cost
@@ -206,17 +264,21 @@ class Card(Record):
     images_stored: Count | None = None
     images_trained_on: Count | None = None
     lower_precision: Line | None = None
+    imported: Line | None = None
+    scale: Line | None = None
     distilled_from: DistilledFrom | None = None
+    settings: dict[str, JsonValue] | None = None
+    began_from: ImagesAre = "unknown"
     artefacts: dict[Line, Digest]
     sha256: Digest | None = None
 
-    @field_validator("protocol")
+    @field_validator("protocol", "settings")
     @classmethod
-    def _finite(cls, protocol: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        json.dumps(protocol, allow_nan=False)
-        if not all_printable(protocol):
+    def _finite(cls, settings: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        json.dumps(settings, allow_nan=False)
+        if not all_printable(settings):
             raise ValueError("control characters in a text")
-        return protocol
+        return settings
 
     @model_validator(mode="after")
     def _fits(self) -> Card:

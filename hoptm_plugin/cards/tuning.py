@@ -10,10 +10,14 @@ from hoptm_plugin.cards.record import Fraction, Line, Record
 
 
 class Candidate(Record):
-    """Settings that were tried, and the mean accuracy they gave; None where the run failed."""
+    """Settings that were tried, and the mean accuracy they gave; None where the run failed.
+
+    ``iterations`` is how long they were distilled, where that differs: halving gives more to the better candidates.
+    """
 
     settings: Line
     accuracy: Fraction | None
+    iterations: PositiveInt | None = None
 
 
 class Tuning(Record):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from hoptm_plugin.cards.card import Card, DistilledFrom, ReportedAccuracy
 
+FRESH = "fresh random subsets"
+"""What stands beside a set: random training images, drawn anew for every network, where a method draws them once."""
 SELECTIONS = {
     "last": "last iteration",
     "validation": "best on the validation split",
     "test_leaky": "best on the TEST split (leaky: not comparable)",
 }
+
+
+def selected(card: Card) -> str:
+    """Say how the iteration of a set was chosen."""
+    return "not known, since the set was imported" if card.imported else SELECTIONS[card.selection]
 
 
 def percent(mean: float | None, std: float | None = None) -> str:

@@ -50,16 +50,32 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("paths", nargs="+", type=path_of, help=LISTED)
     parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "latex", "csv", "json"])
     parser.add_argument("--output", type=path_of, metavar="FILE", help="write the tables there, print nothing")
+    parser.add_argument("--best", nargs="?", type=_count, const=1, metavar="N",
+                        help="of each method with several settings, show the N best rows (1 unless told)")  # fmt: skip
     _how_to_compare(parser)
     options = parser.parse_args(arguments)
     from hoptm_plugin.cli.tables import show_comparison
     from hoptm_plugin.tables.compare import compare
 
-    comparison = compare(options.paths, against=options.against, tests=_test(options), scores=options.scores)
+    comparison = compare(
+        options.paths, against=options.against, tests=_test(options), scores=options.scores, metric=options.metric,
+        sort=options.sort, best=options.best,
+    )  # fmt: skip
     show_comparison(comparison, options.format, options.output)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number of rows, 1 or more")
+    return int(text)
+
+
 def _how_to_compare(parser: Parser) -> None:
+    metrics = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_f1", "ece", "worst_recall")
+    parser.add_argument("--metric", default="accuracy", choices=metrics,
+                        help="what is tabled and tested; accuracy unless told, which hides rare classes")  # fmt: skip
+    parser.add_argument("--sort", default="name", choices=["name", "result"],
+                        help="rows by name, as unless told, or the best first")  # fmt: skip
     parser.add_argument("--scores", choices=["lrs", "ars", "all"],
                         help="add columns of DD-Ranking's label-robust and augmentation-robust scores, or name the "
                         "runs that are missing for them")  # fmt: skip
@@ -92,14 +108,39 @@ def _report(arguments: list[str]) -> None:
 
     written = report(
         options.paths, options.output, title=options.title, real_images=not options.no_real_images,
-        scores=options.scores, against=options.against, tests=_test(options),
+        scores=options.scores, against=options.against, tests=_test(options), metric=options.metric,
+        sort=options.sort,
     )  # fmt: skip
-    if written.real:
-        more = f"; and {len(written.real) - MOST_NAMED} more" if len(written.real) > MOST_NAMED else ""
-        names = "; ".join(written.real[:MOST_NAMED]) + more
-        say(f"real training images are shown of {names}; --no-real-images leaves them out")
+    derived = "images that are derived from real training images"
+    for what, names in (("real training images", written.real), (derived, written.derived)):
+        if names:
+            more = f"; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+            named = "; ".join(names[:MOST_NAMED]) + more
+            say(f"{what} are shown of {named}; --no-real-images leaves them out")
     count = f"{written.runs} run{'' if written.runs == 1 else 's'}"
     tell(f"{written.path}: {count}, {written.size / 1e6:.1f} MB")
+
+
+def _runs(arguments: list[str]) -> None:
+    parser = Parser(
+        f"{PROGRAM} runs",
+        description="List run folders: state, the settings in which they differ, result, and when they were worked on.",
+    )
+    parser.add_argument("paths", nargs="*", metavar="FOLDER|KEY=VALUE",
+                        help="folders to search, runs unless told; and settings that the listed runs have, by their "
+                        "names in the list or the ends of their dotted paths, as dataset=digits kappa.start=1e-6; a "
+                        "folder with = in its name is given as ./NAME")  # fmt: skip
+    parser.add_argument("--state", choices=["finished", "running", "interrupted", "failed", "damaged"])
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", dest="form", const="json", help="a record for each run, as JSON")
+    form.add_argument("--csv", action="store_const", dest="form", const="csv", help="likewise as CSV")
+    options = parser.parse_intermixed_args(arguments)
+    filters = [each for each in options.paths if "=" in each.partition("/")[0]]
+    folders = [path_of(each) for each in options.paths if each not in filters] or [Path("runs")]
+    from hoptm_plugin.cli.tables import show_runs
+    from hoptm_plugin.tables.states import list_runs
+
+    show_runs(list_runs(folders, *filters, state=options.state), options.form)
 
 
 def _export(arguments: list[str]) -> None:
@@ -128,5 +169,5 @@ def _export(arguments: list[str]) -> None:
 
 
 PLAIN: Final[dict[str, Callable[[list[str]], None]]] = {
-    "list": _list, "compare": _compare, "report": _report, "export": _export,
+    "list": _list, "compare": _compare, "report": _report, "runs": _runs, "export": _export,
 }  # fmt: skip

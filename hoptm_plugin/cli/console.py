@@ -15,7 +15,7 @@ from rich.text import Text
 from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card, Cost
 from hoptm_plugin.cards.evaluation import Evaluation
-from hoptm_plugin.cards.words import SELECTIONS, from_other_data, percent, published
+from hoptm_plugin.cards.words import FRESH, from_other_data, percent, published, selected
 from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.exchange.manifest import FILE_NAME as MANIFEST
 from hoptm_plugin.runs.verifying import Verification
@@ -23,6 +23,7 @@ from hoptm_plugin.runtime.bars import is_terminal
 
 PLAIN_WIDTH = 1000  # of a log file or pipe: nothing is wrapped
 MOST_CLASSES = 10
+NOTABLE_SATURATION = 0.5
 
 
 def output_console(stream: TextIO | None = None) -> Console:
@@ -51,7 +52,7 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         table.add_column(name)
     for name in ("accuracy", "balanced\naccuracy", "macro\nAUROC", "macro\nF1"):
         table.add_column(name, justify="right", no_wrap=True)  # 80 columns suffice
-    beside = ((f"{card.title}, EMA", card.averaged), ("random subset", card.random_subset))
+    beside = ((f"{card.title}, EMA", card.averaged), (FRESH, card.random_subset))
     for evaluation in card.evaluations:
         table.add_row(*_cells(evaluation, card.title), style="bold")
         for name, evaluations in beside:
@@ -68,10 +69,14 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
     for kind, evaluations in ((card.title, card.evaluations), *beside):
         lines += [f"{kind}, {each.network}: {each.diverged} of {len(each.accuracy.values)} networks diverged"
                   for each in evaluations or () if each.diverged]  # fmt: skip
+    if card.imported is not None:
+        lines.append(f"imported: {card.imported}")
     if card.distilled_from is not None:
         lines.append(from_other_data(card, card.distilled_from))
     if card.split == "validation":
         lines.append(f"tested on the {card.tested:,} validation images: for choosing settings, not a result")
+    if card.scale is not None:
+        lines.append(f"scale: {card.scale}")
     if card.note is not None:
         lines.append(f"note: {card.note}")
     if card.tuning is not None:
@@ -79,11 +84,25 @@ def print_card(card: Card, folder: Path | None = None, console: Console | None =
         of = "" if tried.reused is None else f" in the search of {tried.reused}"
         lines.append(f"settings: {tried.chosen}, the best of {len(tried.candidates)} on the validation split{of} "
                      f"(seed {tried.seed}, networks for each: {tried.networks})")  # fmt: skip
-    lines += [f"chosen: {SELECTIONS[card.selection]}", f"cost: {_cost(card.cost)}"]
+    lines += [f"chosen: {selected(card)}{_chosen(card)}", f"cost: {_cost(card.cost)}"]
+    if (found := card.saturation) is not None and found.end - found.start > NOTABLE_SATURATION:
+        lines.append(f"saturated: {found.end:.0%} of the pixel values lie far outside the range of pictures "
+                     f"({found.start:.0%} at the start); lower distillation.images.learning_rate?")  # fmt: skip
     if folder is not None:
         lines.append(f"folder: {folder}")
     for line in lines:
         console.print(text_of(line), soft_wrap=True)
+
+
+def _chosen(card: Card) -> str:
+    """Return which iteration was chosen by score, out of how many, and what the last one came to."""
+    said = []
+    for name, chosen in (("", card.selected), ("of the moving average ", card.averaged_selected)):
+        if chosen is not None:
+            best, last = max(chosen.accuracies), chosen.accuracies[-1]
+            said.append(f"{name}iteration {chosen.iteration:,} of {chosen.iterations[-1]:,} ({100 * best:.2f} %, the "
+                        f"last {100 * last:.2f} %, {len(chosen.iterations)} scored)")  # fmt: skip
+    return f": {'; '.join(said)}" if said else ""
 
 
 def _trained_on(card: Card) -> str:
@@ -103,6 +122,8 @@ def _cells(evaluation: Evaluation, trained_on: str) -> list[Text]:
 def _cost(cost: Cost) -> str:
     stages = {"experts": cost.experts_s, "distillation": cost.distill_s, "evaluation": cost.evaluate_s}
     parts = [f"{name} {seconds:.1f} s" for name, seconds in stages.items() if seconds is not None]
+    if cost.reused_s is not None:
+        parts[-1] += f" (of these {cost.reused_s:.1f} s by an earlier run, whose figures of real images are reused)"
     if cost.seconds_per_iteration is not None:
         parts.append(f"{cost.seconds_per_iteration:.3g} s per iteration")
     if cost.peak_memory_bytes is not None:
@@ -148,17 +169,17 @@ def print_by_class(card: Card, console: Console) -> None:
     """Print recall per class and calibration error of every network, the random subset's beside them, in percent."""
     for evaluation in card.evaluations:
         beside = [each for each in card.random_subset or () if each.network == evaluation.network]
-        sets = {card.title: evaluation, **({"random subset": beside[0]} if beside else {})}
+        sets = [(card.title, evaluation), *((FRESH, each) for each in beside[:1])]
         present = rare_first(evaluation.support)
         shown = present[:MOST_CLASSES]
         table = Table(box=box.SIMPLE_HEAD)
         table.add_column("class")
-        for name in (f"{card.split} images", *sets):
+        for name in (f"{card.split} images", *(name for name, _ in sets)):
             table.add_column(text_of(name), justify="right")
         for label in [*shown, *absent(evaluation.support)[:MOST_CLASSES]]:
-            recalls = [_by_class(*recall(each, label)) for each in sets.values()]
+            recalls = [_by_class(*recall(each, label)) for _, each in sets]
             table.add_row(text_of(card.dataset.classes[label]), str(evaluation.support[label]), *recalls)
-        errors = [each.ece for each in sets.values()]
+        errors = [each.ece for _, each in sets]
         if any(error is not None for error in errors):
             table.add_section()
             shown_errors = ["-" if error is None else _by_class(error.mean, error.std) for error in errors]

@@ -1,4 +1,7 @@
-"""Commands with settings. ``run``, ``experts`` and ``eval`` are Hydra's jobs, once or for every job of a sweep."""
+"""Commands with settings. ``run``, ``experts`` and ``eval`` are Hydra's jobs, once or for every job of a sweep.
+
+So are the runs of ``tune`` where a launcher is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,8 @@ from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from hoptm_plugin.runs.planning import Plan
+    from hoptm_plugin.runs.tuning import Job
     from hoptm_plugin.settings import RunSettings
 
 UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
@@ -33,17 +39,24 @@ def with_settings(command: str, arguments: list[str]) -> None:
     if command == "verify":
         parser.add_argument("--checksums", action="store_true")
         parser.add_argument("run", type=path_of)
-    elif command != "cite":
+    elif command not in ("cite", "tune"):
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument("-m", "--multirun", action="store_true")
-        mode.add_argument("--cfg", choices=["job"])
+        if command != "plan":
+            mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("settings", nargs="*")
     options = parser.parse_intermixed_args(arguments)
     prepare()
+    if command == "import":
+        command, options.settings = "run", _importing(options.settings)
     if command == "verify":
         _verify(options.run, options.settings, options.checksums)
+    elif command == "tune":
+        _tune(options.settings)
     elif command == "cite":
         _cite(options.settings)
+    elif command == "plan":
+        _plan(options.settings, options.multirun)
     elif options.cfg:
         _print_settings(options.settings)
     else:
@@ -61,11 +74,49 @@ def _verify(folder: Path, overrides: list[str], checksums_only: bool) -> None:
         raise SystemExit(1)
 
 
+def _importing(arguments: list[str]) -> list[str]:
+    """Return the settings of a run that imports what the arguments name."""
+    from hoptm_plugin.runs.importing import import_overrides
+
+    files = [each for each in arguments if "=" not in each or Path(each).exists()]
+    overrides = [each for each in arguments if each not in files]
+    return import_overrides([path_of(file) for file in files], overrides)
+
+
 def _cite(overrides: list[str]) -> None:
     from hoptm_plugin.cards.citing import bibliography
     from hoptm_plugin.runs.composition import compose
 
     print(bibliography(compose(*overrides).plain()), end="")
+
+
+def _plan(overrides: list[str], sweep: bool) -> None:
+    from hoptm_plugin.cli.plans import lines, print_plans
+    from hoptm_plugin.runs.composition import compose, expand
+    from hoptm_plugin.runs.planning import alike, plan, plans
+    from hoptm_plugin.runtime.bars import console_progress
+    from hoptm_plugin.runtime.progress import Progress
+
+    jobs, progress = expand(overrides) if sweep else [overrides], console_progress()
+    composed = [compose(*each) for each in jobs]
+    for recipe in dict.fromkeys(each.recipe for each in composed):
+        _say(recipe)
+    if not sweep:
+        for line in lines(plan(composed[0], progress), overrides):
+            tell(line)
+        return
+    told: dict[str, None] = {}  # what is done to data is said once, however many runs read them
+
+    def once(title: str, total: int, done: int = 0) -> Progress:
+        if total or title not in told:
+            told.setdefault(title)
+            return progress(title, total, done)
+        return Progress()
+
+    with progress("planning", len(jobs)) as bar:
+        found = plans([(alike(each), partial(plan, each, once)) for each in composed], bar.advance)
+    common = set.intersection(*map(set, jobs))
+    print_plans([" ".join(each for each in job if each not in common) or " ".join(job) for job in jobs], found)
 
 
 def _print_settings(overrides: list[str]) -> None:
@@ -88,13 +139,16 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from hoptm_plugin.runs.composition import with_plugins_found
-    from hoptm_plugin.runs.hydra_errors import explain, group_error, of_a_launcher
+    from hoptm_plugin.cli.sweeps import with_named_folders
+    from hoptm_plugin.runs.composition import with_plugins_found, written_out
+    from hoptm_plugin.runs.exchanging import loosened
+    from hoptm_plugin.runs.hydra_errors import explain, group_error
 
     with_plugins_found()
+    overrides = written_out(overrides)
     # makes Hydra raise instead of printing a traceback of its own and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [PROGRAM, *(["--multirun"] if sweep else []), *overrides]
+    sys.argv = [PROGRAM, *(["--multirun", *with_named_folders(loosened(overrides))] if sweep else loosened(overrides))]
     try:
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(JOBS[command])()
     except (HydraException, OmegaConfBaseException) as error:
@@ -108,13 +162,10 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
         what = error.filename or "the sweep's folder"  # Hydra writes multirun.yaml there
         fail(f"{what}: {error.strerror}; choose another folder with hydra.{'sweep' if sweep else 'run'}.dir=PATH", 2)
     except Exception as error:
-        if not of_a_launcher(error):
-            if isinstance(error, ValueError):
-                raise group_error(error) from error
-            raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        again = "the same command with resume=auto and this sweep's folder as hydra.sweep.dir goes on"
-        fail(f"the launcher could not run the sweep to its end: {type(error).__name__}: {reason}; {again}", 1)
+        _not_launched(error, "sweep")
+        if isinstance(error, ValueError):
+            raise group_error(error) from error
+        raise
 
 
 def _hydra_config() -> Any:
@@ -168,13 +219,18 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
 def _run(config: DictConfig) -> None:
     def work(settings: RunSettings, folder: Path) -> None:
         from hoptm_plugin.cli.console import print_card
+        from hoptm_plugin.cli.plans import lines
         from hoptm_plugin.runs.running import run
         from hoptm_plugin.runtime.bars import console_progress
         from hoptm_plugin.storage.run_files import CARD, CONFIG
 
+        def told(plan: Plan) -> None:
+            for line in lines(plan, list(_hydra_config().overrides.task)):
+                say(line)
+
         if not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists()):
             _say(settings.recipe)
-        card = run(settings, folder, console_progress())
+        card = run(settings, folder, console_progress(), told)
         show(lambda: print_card(card, folder), folder / CARD)
 
     _job("run", work, config)
@@ -210,6 +266,111 @@ def _eval(config: DictConfig) -> None:
         show(lambda: print_card(card, folder), folder / CARD)
 
     _job("eval", work, config)
+
+
+def _tune(arguments: list[str]) -> None:
+    import time
+
+    from hoptm_plugin.cli.tuned import print_tuned
+    from hoptm_plugin.runs.composition import Written, expand, parsed
+    from hoptm_plugin.runs.tuning import tune
+    from hoptm_plugin.runtime.bars import console_progress
+
+    over: dict[str, list[Any]] = {}
+    lines, of_hydra, own = list[str](), list[str](), {"strategy": "grid", "resume": "false"}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        prefix = key[: len(key) - len(key.lstrip("+"))]
+        if key.startswith(f"{prefix}over."):
+            tried = f"{prefix}{key.removeprefix(f'{prefix}over.')}"
+            over[tried] = [Written(each.partition("=")[2]) for (each,) in expand([f"{tried}={value}"])]
+        elif key in own:
+            own[key] = value
+        else:
+            (of_hydra if key.lstrip("+~").startswith("hydra") else lines).append(argument)
+    place = [line for line in of_hydra if line.startswith("hydra.sweep.dir=")]
+    of_hydra = [line for line in of_hydra if line not in place]
+    elsewhere = [line for line in of_hydra if line.startswith(("hydra.run.", "hydra.sweep.", "hydra/sweeper"))]
+    if elsewhere:
+        fail(f"{elsewhere[0]}: a tuning's folder is chosen with hydra.sweep.dir=PATH", 2)
+    if own["resume"].lower() not in ("true", "false", "auto"):
+        fail(f"resume={own['resume']}: must be true, false or auto", 2)
+    now = time.strftime("%Y-%m-%d/%H-%M-%S")
+    folder = Path(str([*parsed(place).values(), f"runs/tunings/{now}-{os.getpid()}"][0]))
+    resume: Any = {"true": True, "false": False}.get(own["resume"].lower(), "auto")
+    # of the launcher, or of what starts a job
+    launch = partial(_launched, of_hydra, folder) if of_hydra else None
+    try:
+        strategy: Any = own["strategy"]  # which tune() checks
+        tuned = tune(*lines, over=over, folder=folder, strategy=strategy, resume=resume, launch=launch,
+                     progress=console_progress())  # fmt: skip
+    except Stopped as stopped:
+        again = f"the same command with {pasted('hydra.sweep.dir', folder)} and resume=auto goes on"
+        fail(f"{'interrupted' if stopped.exit_code == INTERRUPTED else f'stopped by {stopped}'}; {again}",
+             stopped.exit_code)  # fmt: skip
+    show(lambda: print_tuned(tuned), folder)
+
+
+def _launched(of_hydra: list[str], folder: Path, jobs: Sequence[Job]) -> list[str | None]:
+    """Make the runs of a tuning by the launcher that was asked for, each in its folder; return why they failed."""
+    from hydra import initialize_config_module
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from hydra.types import HydraContext, RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    from hoptm_plugin.runs.composition import as_override, with_plugins_found
+    from hoptm_plugin.runs.hydra_errors import explain
+
+    with_plugins_found()
+    where = f"hydra.sweep.dir={as_override(str(folder))}"
+    each = [[*job.overrides, f"hydra.sweep.subdir={as_override(job.name)}"] for job in jobs]
+    try:
+        with initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            config = hydra.compose_config("config", [*of_hydra, where], RunMode.MULTIRUN)
+            context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=context, task_function=_trial, config=config
+            )
+            return [done.return_value for done in launcher.launch(each, initial_job_idx=0)]
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error), 2)
+    except Exception as error:
+        _not_launched(error, "tuning")
+        raise
+
+
+def _trial(config: DictConfig) -> str | None:
+    """Make one run of a tuning; return why it failed, or None."""
+    from hoptm_plugin.runs.composition import settled
+    from hoptm_plugin.runs.tuning import attempt
+    from hoptm_plugin.runtime.bars import console_progress
+
+    tolerate_encodings()
+    plain_warnings()
+    folder = Path(_hydra_config().runtime.output_dir)
+    try:
+        with stop_on_signals():
+            return attempt(settled(config, _hydra_config()), folder, console_progress())
+    except Stopped as stopped:
+        hand_on(stopped)
+        raise SystemExit(stopped.exit_code) from None
+    finally:
+        gc.collect()
+
+
+def _not_launched(error: Exception, what: str) -> None:
+    """Say in one line what a launcher's package complains of, and exit; without effect for any other error."""
+    from hoptm_plugin.runs.hydra_errors import of_a_launcher
+
+    if of_a_launcher(error):
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        again = f"the same command with resume=auto and this {what}'s folder as hydra.sweep.dir goes on"
+        fail(f"the launcher could not run the {what} to its end: {type(error).__name__}: {reason}; {again}", 1)
 
 
 JOBS: dict[str, Callable[[Any], None]] = {"run": _run, "experts": _experts, "eval": _eval}

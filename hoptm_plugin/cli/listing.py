@@ -40,6 +40,7 @@ def print_listing(kind: str | None) -> None:
         table = _table("settings", "group", "choices")
         for group in GROUPS:
             table.add_row(f"{group}=", ", ".join(choices(group)))
+        table.add_row("scale=", ", ".join(_scales()))
         console.print(table)
     if kind in (None, "methods"):
         console.print(_methods(choices("method")))
@@ -85,6 +86,13 @@ def choices(group: str) -> list[str]:
     groups = [folder / group for folder in _configuration() if (folder / group).is_dir()]
     names = {file.name for folder in groups for file in folder.iterdir() if file.is_file()}
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _scales() -> list[str]:
+    """Return the names that ``scale=`` takes."""
+    texts = [file.read_text(encoding="utf-8") for folder in _configuration() if (folder / "scales").is_dir()
+             for file in (folder / "scales").iterdir() if file.is_file() and file.name.endswith(".yaml")]  # fmt: skip
+    return sorted({"auto", *(name for text in texts for name in yaml.safe_load(text) if name != "defaults")})
 
 
 def _composition(name: str) -> str:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import pandas
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hoptm_plugin.cli.console import output_console, text_of
+from hoptm_plugin.cli.streams import tell
 from hoptm_plugin.tables.compare import Comparison, Format, write_beside
+from hoptm_plugin.tables.formats import csv
 from hoptm_plugin.tables.grids import Grid, blocks
+from hoptm_plugin.tables.states import ListedRun
 from hoptm_plugin.tables.table import ComparisonTable
 
 PLAIN_BEST = "^"  # of the best, where nothing can be bold
@@ -35,6 +40,37 @@ def show_comparison(comparison: Comparison, form: Format | Literal["terminal"], 
         stream.write(comparison.text(form))
     if output is not None:
         write_beside(comparison.cards, output, text.getvalue())
+
+
+def show_runs(runs: Sequence[ListedRun], form: Literal["json", "csv"] | None) -> None:
+    """Print a list of runs: as a table, or one record each."""
+    records = [run.record() for run in runs]
+    if form == "json":
+        sys.stdout.write(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    elif form == "csv":
+        sys.stdout.write(csv(pandas.DataFrame(records, columns=list(ListedRun(Path(), "finished", "").record()))))
+    elif not runs:
+        tell("no such run")
+    else:
+        _print_runs(runs, output_console())
+
+
+def _print_runs(runs: Sequence[ListedRun], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("folder", "state", "method", "data set", "IPC", "seed", "settings", "accuracy, %", "worked on"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("IPC", "seed", "accuracy, %") else "left")
+    for run in runs:
+        settings = ", ".join(f"{name} {value}" for name, value in run.settings.items())
+        size = "all" if run.ipc is None and run.card is not None else "" if run.ipc is None else str(run.ipc)
+        worked = "" if run.changed is None else f"{run.changed:%Y-%m-%d %H:%M}"
+        state = f"{run.state} {run.told}" if run.state in ("interrupted", "running") else run.state
+        texts = (str(run.folder), state, run.method, run.dataset, size, "" if run.seed is None else str(run.seed),
+                 settings, run.result, worked)  # fmt: skip
+        table.add_row(*map(text_of, texts))
+    console.print(table)
+    for run in runs:
+        if run.state in ("failed", "damaged"):
+            console.print(text_of(f"{run.folder}: {run.state} {run.told}"), soft_wrap=True)
 
 
 def print_tables(tables: Sequence[ComparisonTable], console: Console | None = None) -> None:

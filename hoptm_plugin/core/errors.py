@@ -71,8 +71,16 @@ class OutOfMemoryError(HopTMError):
     """Memory that is exhausted, of the CPU or of CUDA; names the settings that need less."""
 
 
-class NonFiniteLossError(HopTMError):
+class DivergedError(HopTMError):
+    """A distillation that comes to nothing, stopped; what was best of it is kept."""
+
+
+class NonFiniteLossError(DivergedError):
     """A loss that became NaN or infinite; the synthetic set is left as it was before that step."""
+
+
+class StepSizeError(DivergedError):
+    """A step size alpha that would no longer be positive; the synthetic set is left as it was before that step."""
 
 
 def first_line(error: Exception) -> str:

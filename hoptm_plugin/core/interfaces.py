@@ -65,7 +65,13 @@ def value_at(number: Number, step: int) -> float:
 
 
 class Matcher(Part, ABC):
-    """Compares what the synthetic set does to a network with what the real data does."""
+    """Compares what the synthetic set does to a network with what the real data does.
+
+    Attributes:
+        weight_symbol: what papers call its weight in the total loss, such as "λ"; "" where they have no symbol.
+    """
+
+    weight_symbol: ClassVar[str] = ""
 
     @abstractmethod
     def loss(self, pair: TrajectoryPair) -> Tensor:
@@ -258,10 +264,33 @@ class Task:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once."""
+    """One loss to step on: the engine calls backward on ``loss`` and steps the optimisers once.
+
+    Attributes:
+        loss: 0-d.
+        logs: numbers worth a line in ``metrics.jsonl``.
+        watched: 0-d, without gradient: what can be compared between iterations and is smaller where the set is better.
+            A run is stopped where it grows far beyond its beginning. None: no number of the method's is such.
+    """
 
     loss: Tensor
     logs: Mapping[str, float | Tensor] = field(default_factory=dict)
+    watched: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A method whose iteration is a part of another's, to time it by.
+
+    Attributes:
+        method: the smaller one, as yet told of no task.
+        time: its share of the time that the whole takes, above 0 and up to 1.
+        memory: its share of what the whole holds at once.
+    """
+
+    method: Method
+    time: float = 1.0
+    memory: float = 1.0
 
 
 class LabelPolicy(Part, ABC):
@@ -274,6 +303,10 @@ class LabelPolicy(Part, ABC):
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, why it does not fit the task; one line each, in the user's words."""
+        return []
 
 
 class Initialiser(Part, ABC):
@@ -293,6 +326,10 @@ class Initialiser(Part, ABC):
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read; 0 if none are."""
         return 0
+
+    def problems(self, task: Task) -> list[str]:
+        """Return, before any work, why it does not fit the task; one line each, in the user's words."""
+        return []
 
 
 class SegmentSampler(Part, ABC):
@@ -316,11 +353,17 @@ class Method(Part, ABC):
         images_are: what the images of the set are that :meth:`setup` returns; an instance may know better than its
             class, from its initialiser. Whether they were changed after that is measured.
         floor: its set is a random subset of the training images, anew for each seed: what every method must beat.
+        imported: the set that :meth:`setup` returns was made elsewhere, of data that nobody named: what was read, in
+            one line, once that is known. None: it is made here, of the task's data.
+        no_progress: what ``LossTerm.watched`` comes to, summed over an iteration's terms, where nothing is learned; 0
+            where that is not known.
     """
 
     whole_split: ClassVar[bool] = False
     floor: ClassVar[bool] = False
+    no_progress: ClassVar[float] = 0.0
     images_are: ImagesAre = "unknown"
+    imported: str | None = None
 
     def problems(self, task: Task) -> list[str]:
         """Return, before any work, what does not fit together; one line each, in the user's words."""
@@ -349,6 +392,13 @@ class Method(Part, ABC):
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return about how many images go forward and backward through a network per iteration, to estimate cost."""
         return 0
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return a method whose iteration takes about ``share`` of this one's time: the least it can be made for 0.
+
+        Worth overriding where an iteration may take seconds, since a run tries one to say how long it will take.
+        """
+        return Excerpt(self)
 
 
 matchers: Registry[Matcher] = Registry("matcher", Matcher)

@@ -7,7 +7,7 @@ annotation says otherwise, so a plug-in marks its own the same way: ``root: Mach
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -35,6 +35,18 @@ class Decides:
     published: bool = False
     beside: bool = False
     unless: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """How a setting is called where room is scarce: ``kappa: Annotated[Number, Symbol("κ")]``.
+
+    Attributes:
+        text: it stands for the setting and for all above it; "" of a keyword that goes by the name of what it is a part
+            of, as the start of a schedule does.
+    """
+
+    text: str
 
 
 Result = Annotated[T, Decides("result")]
@@ -79,12 +91,41 @@ def of_part(spec: Mapping[str, Any], kind: type | None) -> dict[str, tuple[Decid
     return {key: (_mark(hints.get(key)), _kind(hints.get(key))) for key in keys}
 
 
+def symbols_of_part(spec: Mapping[str, Any], kind: type | None) -> dict[str, str]:
+    """Return the symbols of a part's keywords, and of the weight that a part such as a matcher is given."""
+    cls = part_classes(kind).get(str(spec.get("name")))
+    if cls is None:
+        return {}
+    hints = {key: symbol for key, hint in keyword_hints(cls).items() if (symbol := symbol_of(_marks(hint))) is not None}
+    weight: str = getattr(cls, "weight_symbol", "")
+    return hints | ({"weight": weight} if weight else {})
+
+
+def symbol_of(marks: Iterable[Any]) -> str | None:
+    """Return the symbol among what a setting is marked with; None where there is none."""
+    return next((each.text for each in marks if isinstance(each, Symbol)), None)
+
+
 def _mark(hint: Any) -> Decides:
-    return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Decides)), Decides("result"))
+    return next((each for each in _marks(hint) if isinstance(each, Decides)), Decides("result"))
+
+
+def _marks(hint: Any) -> tuple[Any, ...]:
+    marks: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+    return marks
 
 
 def _kind(hint: Any) -> type | None:
     """Return the kind of part that an annotation asks for: alone, optional, or as a mapping's value."""
-    inner = [each for option in typing.get_args(hint) for each in (option, *typing.get_args(option))]
-    kinds = [getattr(each, "kind", each) for each in (hint, *inner) if isinstance(each, type)]
+    kinds = [getattr(each, "kind", each) for each in _types(hint)]
     return next((kind for kind in kinds if part_classes(kind)), None)
+
+
+def wrapper_of(cls: type, keyword: str) -> type | None:
+    """Return the class that a keyword of a part holds parts in, such as a matcher with its weight; None for none."""
+    return next((each for each in _types(keyword_hints(cls).get(keyword)) if hasattr(each, "from_spec")), None)
+
+
+def _types(hint: Any) -> list[type]:
+    inner = [each for option in typing.get_args(hint) for each in (option, *typing.get_args(option))]
+    return [each for each in (hint, *inner) if isinstance(each, type)]

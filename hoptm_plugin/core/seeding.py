@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,15 @@ class Seeds:
     def child(self, *path: str | int) -> Seeds:
         """Return the subtree under ``path``."""
         return Seeds(self.number(*path))
+
+
+def epoch_order(size: int, images: int | None, generator: torch.Generator) -> Tensor:
+    """Return the indices, of ``size`` images, that one epoch trains on.
+
+    Args:
+        size: how many images there are.
+        images: how many an epoch has, in as many shuffled passes over all as that takes; None: each once.
+        generator: of the order.
+    """
+    passes = 1 if images is None else -(-images // size)
+    return torch.cat([torch.randperm(size, generator=generator) for _ in range(passes)])[:images]

@@ -27,6 +27,7 @@ DONE = {
     "profiles_not_applied": "with colour profiles, which were not applied",
     "composited": "not opaque and put",
 }
+WHILE_READ = "resized while they were read"
 SHAPES = {"crop": "centre square", "pad": "padded with black to a square", "stretch": "stretched to a square"}
 
 
@@ -128,7 +129,7 @@ def described(raw: RawImages, preprocess: Preprocess, shape: tuple[int, int, int
         said.append(f"the crop keeps {100 * share:.0f} % of a picture's area" if len(sizes) == 1 else
                     f"the crop keeps at least {100 * share:.0f} % of a picture's area")  # fmt: skip
     if len(sizes) > 1 and preprocess.resize_order != "while_reading":
-        said.append("resized while they were read, since sizes differ")
+        said.append(f"{WHILE_READ}, since sizes differ")
     return said + remarks
 
 

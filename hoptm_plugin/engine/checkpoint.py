@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.interfaces import State
-from hoptm_plugin.storage.tensors import read_tensors, write_tensors
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.storage.tensors import read_header, read_tensors, write_tensors
 
 KIND, VERSION, SEPARATOR = "distillation checkpoint", 2, "/"
 REMEDY = "restore it, or delete it to begin again what it is of"
@@ -48,6 +50,13 @@ def read_checkpoint(path: Path, kind: str = KIND, allow_nan: bool = False) -> St
     return state
 
 
+def iterations_done(path: Path) -> int:
+    """Return how many iterations a checkpoint of a distillation holds; 0 where there is none that can be read."""
+    with suppress(HopTMError, LookupError, TypeError, ValueError):
+        return int(read_header(path, KIND, REMEDY)[1]["values"]["done"])
+    return 0
+
+
 def take_back(tensor: Tensor, stored: Tensor) -> Tensor:
     """Copy what was stored of a tensor into it, and return it.
 
@@ -58,6 +67,24 @@ def take_back(tensor: Tensor, stored: Tensor) -> Tensor:
         raise ValueError(f"stored {stored.dtype} {tuple(stored.shape)}, here {tensor.dtype} {tuple(tensor.shape)}")
     with torch.no_grad():
         return tensor.copy_(stored)
+
+
+def tensors_of(synthetic: SyntheticSet) -> State:
+    """Return a set's tensors by name."""
+    parts = {"images": synthetic.images, "labels": synthetic.labels, "step_size": synthetic.step_size}
+    return {name: tensor for name, tensor in parts.items() if tensor is not None}
+
+
+def set_of(like: SyntheticSet, stored: State) -> SyntheticSet:
+    """Return the set that :func:`tensors_of` was asked of, in all else as ``like``.
+
+    Raises:
+        KeyError, ValueError: what is stored does not fit ``like``.
+    """
+    made = like.detached()
+    for name, tensor in tensors_of(made).items():
+        take_back(tensor, stored[name])
+    return made
 
 
 def _flatten(state: State, prefix: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from torch import Tensor
-
-from hoptm_plugin.core.errors import FileFormatError, NonFiniteLossError, PluginError
+from hoptm_plugin.core.errors import DivergedError, FileFormatError, NonFiniteLossError, PluginError, StepSizeError
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.average import MovingAverage
-from hoptm_plugin.engine.checkpoint import REMEDY, read_checkpoint, take_back, write_checkpoint
+from hoptm_plugin.engine.checkpoint import REMEDY, read_checkpoint, set_of, tensors_of, write_checkpoint
+from hoptm_plugin.engine.guard import Guard, Saturation
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
 from hoptm_plugin.loggers import GuardedLoggers, JsonLines, Mark
@@ -35,16 +34,57 @@ NEEDS_LESS = (
 
 
 @dataclass(frozen=True)
+class Selected:
+    """How an iteration was chosen by score.
+
+    Attributes:
+        iteration: that was chosen, by how many were done.
+        curve: (iterations done, accuracy) of every set that was scored, in order.
+    """
+
+    iteration: int
+    curve: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Distilled:
     """What a distillation made, without gradients.
 
     Attributes:
         synthetic: the synthetic set of the selected iteration.
         average: its moving average, if one was kept; a selection by score chooses its iteration by its own score.
+        selected: how that of the set was chosen; None: it is the last.
+        average_selected: the same for the average.
+        saturation: of the images at the start and at the end; None where that is not known.
     """
 
     synthetic: SyntheticSet
     average: SyntheticSet | None
+    selected: Selected | None = None
+    average_selected: Selected | None = None
+    saturation: Saturation | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a distillation that was stopped.
+
+    Attributes:
+        synthetic: the best set so far, without gradients.
+        iteration: it was made by, as a number of iterations done.
+        why: it is called the best, in words.
+    """
+
+    synthetic: SyntheticSet
+    iteration: int
+    why: str
+
+
+@dataclass(frozen=True)
+class _Best:
+    accuracy: float
+    iteration: int
+    synthetic: SyntheticSet
 
 
 class Distiller:
@@ -85,8 +125,11 @@ class Distiller:
         self.average: MovingAverage | None = None
         if settings.average_decay is not None:
             self.average = MovingAverage(self.synthetic, settings.average_decay, settings.average_labels)
-        self._best: dict[str, tuple[float, SyntheticSet]] = {}
-        self.first = 0
+        self.guard = Guard(settings, self.synthetic, method.no_progress, self._data.pixels)
+        self._best: dict[str, _Best] = {}
+        self._curves: dict[str, list[tuple[int, float]]] = {}
+        self._onward: State = {}
+        self.first = self._done = 0
         self.seconds = 0.0
         """Seconds spent in the loop, earlier sessions of a resumed run included."""
         if stored is not None:
@@ -100,7 +143,8 @@ class Distiller:
         """Run the remaining iterations and return what they made.
 
         Raises:
-            NonFiniteLossError: a loss became NaN or infinite; the last checkpoint is kept.
+            DivergedError: a loss became NaN or infinite, alpha not positive, or the guard saw it come to nothing; the
+                last checkpoint is kept, and :meth:`kept` returns the best set so far.
             OutOfMemoryError: likewise.
             StorageError: a file cannot be written.
             Stopped: a signal asked to stop; a checkpoint of the last finished iteration is written.
@@ -113,32 +157,55 @@ class Distiller:
             metrics.begin(self.folder, self.first)
             self.logger.begin(self.folder, self.first)
             self._loop(metrics, bar)
-        chosen = self._candidates() | {name: best for name, (_, best) in self._best.items()}
+        chosen = self._candidates() | {name: best.synthetic for name, best in self._best.items()}
         for made in chosen.values():
             self._check_ipc(made)
-        return Distilled(chosen["synthetic"], chosen.get("average"))
+        selected = {name: Selected(best.iteration, tuple(self._curves[name])) for name, best in self._best.items()}
+        return Distilled(
+            chosen["synthetic"], chosen.get("average"), selected.get("synthetic"), selected.get("average"),
+            self.guard.saturation,
+        )  # fmt: skip
+
+    def kept(self) -> Kept:
+        """Return the best set so far of a distillation that diverged."""
+        if best := self._best.get("synthetic"):
+            return Kept(best.synthetic, best.iteration, "the best by accuracy of those that were scored")
+        if self.guard.best is not None:
+            return Kept(self.guard.best, self.guard.best_at, self.guard.best_is)
+        return Kept(self.synthetic.detached(), self._done, "the last one")
 
     def _loop(self, metrics: JsonLines, bar: Progress) -> None:
         settings, began = self.settings, time.perf_counter() - self.seconds
         with deferred():
             for step in range(self.first, settings.iterations):
                 terms = self._iterate(step)
-                done = step + 1
+                self._done = done = step + 1
+                self.guard.look(done, terms, self.synthetic)
                 self.seconds = time.perf_counter() - began
-                if step % settings.log_every == 0 or done == settings.iterations:
-                    row = self._row(terms)
-                    metrics.scalars(step, row)
-                    self.logger.scalars(step, row)
-                    bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
+                last, logged = done == settings.iterations, step % settings.log_every == 0
+                scored = self.score is not None and done % settings.evaluate_every == 0
+                self._record(step, terms if logged else None, scored, metrics, bar)
+                if last:
+                    self._onward = self._so_far(metrics.mark())  # a run of more iterations goes on from here
+                    self._record(step, None if logged else terms, self.score is not None and not scored, metrics, bar)
                 self.logger.images(step, lambda: self._data.pixels(self.synthetic.images.detach()).cpu())
-                if self.score is not None and (done % settings.evaluate_every == 0 or done == settings.iterations):
-                    self._select(self.score)
                 stopping = asked_to_stop()
                 if done % settings.checkpoint_every == 0 or done == settings.iterations or stopping:
                     write_checkpoint(self.folder / CHECKPOINT, self._state(done, metrics.mark()))
                 bar.advance(1)
                 if stopping:
                     stop_if_asked()
+
+    def _record(self, step: int, terms: list[LossTerm] | None, scored: bool, metrics: JsonLines, bar: Progress) -> None:
+        """Write one line of what is asked for: of the ``terms``, and of the accuracies by which one is chosen."""
+        row = {} if terms is None else self._row(terms)
+        if scored and self.score is not None:
+            row |= self._select(step + 1, self.score)
+        if row or terms is not None:  # a method without losses has its lines as well
+            metrics.scalars(step, row)
+            self.logger.scalars(step, row)
+        if terms is not None:
+            bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
 
     def _iterate(self, step: int) -> list[LossTerm]:
         terms = []
@@ -149,23 +216,20 @@ class Distiller:
                                   f"reduce them, such as by .sum()")  # fmt: skip
             try:
                 self.optimisers.step(term.loss, self.settings.skip_above)
-            except NonFiniteLossError as error:
-                raise NonFiniteLossError(self._explain(error, step, term)) from None
+            except (NonFiniteLossError, StepSizeError) as error:
+                raise type(error)(self._explain(error, step, term)) from None
             terms.append(replace(term, loss=term.loss.detach()))  # not the graph, and what it holds
         if self.average is not None:
             self.average.update(self.synthetic)
         self.method.after_step(step)
         return terms
 
-    def _explain(self, error: NonFiniteLossError, step: int, term: LossTerm) -> str:
+    def _explain(self, error: DivergedError, step: int, term: LossTerm) -> str:
         numbers = {name: float(part) for name, part in term.logs.items()}
         if self.synthetic.step_size is not None:
             numbers["step size"] = float(self.synthetic.step_size.detach())
         parts = ", ".join(f"{name}={number:g}" for name, number in numbers.items())
-        return (
-            f"iteration {step}: {error} ({parts}). The synthetic set of the last checkpoint is kept. Lower "
-            f"distillation.images.learning_rate, distillation.step_size.learning_rate or method.step_size."
-        )
+        return f"iteration {step}: {error} ({parts}). {self.guard.advice(self.synthetic, error)}"
 
     def _row(self, terms: list[LossTerm]) -> dict[str, float]:
         row: dict[str, float] = {}
@@ -181,6 +245,8 @@ class Distiller:
         row |= {name: fmean(values) for name, values in numbers.items()}
         if self.synthetic.step_size is not None:
             row["step_size"] = float(self.synthetic.step_size.detach())
+        if self.settings.images.learning_rate:
+            row["saturation"] = self.guard.look_at_images(self.synthetic)
         return row
 
     def _candidates(self) -> dict[str, SyntheticSet]:
@@ -189,26 +255,39 @@ class Distiller:
             candidates["average"] = self.average.of(self.synthetic)
         return candidates
 
-    def _select(self, score: Callable[[SyntheticSet], float]) -> None:
+    def _select(self, done: int, score: Callable[[SyntheticSet], float]) -> dict[str, float]:
+        """Score the set and its average, keep the best of each, and return the accuracies by the log's names."""
+        row = {}
         for name, candidate in self._candidates().items():
             accuracy = score(candidate)
-            if name not in self._best or accuracy > self._best[name][0]:
-                self._best[name] = (accuracy, candidate)
+            self._curves.setdefault(name, []).append((done, accuracy))
+            if name not in self._best or accuracy > self._best[name].accuracy:
+                self._best[name] = _Best(accuracy, done, candidate)
+            split = "validation" if self.settings.selection == "validation" else "test"
+            row[f"{split}_accuracy" + ("" if name == "synthetic" else f"_{name}")] = accuracy
+        return row
+
+    def _so_far(self, mark: Mark) -> State:
+        """Return how far the log is written, and which sets were scored with what accuracies."""
+        state: State = {"metrics": {"length": mark.length, "sha256": mark.sha256}}
+        for name, best in self._best.items():
+            scored = {"accuracy": best.accuracy, "iteration": best.iteration, "curve": list(self._curves[name])}
+            state.setdefault("best", {})[name] = scored | tensors_of(best.synthetic)
+        return state
 
     def _state(self, done: int, mark: Mark) -> State:
         state: State = {
             "done": done,
             "data": self._data.fingerprint,
             "seconds": self.seconds,
-            "metrics": {"length": mark.length, "sha256": mark.sha256},
+            **self._so_far(mark),
+            "guard": self.guard.state_dict(),
             "optimisers": self.optimisers.state_dict(),
             "method": self.method.state_dict(),
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
-        for name, (accuracy, best) in self._best.items():
-            state.setdefault("best", {})[name] = {"accuracy": accuracy, **_tensors(best)}
-        return state
+        return state | ({"onward": self._onward} if done == self.settings.iterations else {})
 
     def _stored(self) -> State | None:
         """Return what an interrupted process stored, or None.
@@ -228,19 +307,23 @@ class Distiller:
         return state
 
     def _load(self, state: State) -> None:
-        self.first, self.seconds = int(state["done"]), float(state["seconds"])
+        self.first = self._done = int(state["done"])
+        self.seconds = float(state["seconds"])
         if not 0 < self.first <= self.settings.iterations or not 0 <= self.seconds < math.inf:
             raise ValueError(f"{self.first} iterations are done, in {self.seconds:g} s")
-        self._mark = Mark(int(state["metrics"]["length"]), str(state["metrics"]["sha256"]))
+        # what the last iteration added off the beat is none of a run that goes further
+        so_far: State = state.get("onward", state) if self.first < self.settings.iterations else state
+        self._mark = Mark(int(so_far["metrics"]["length"]), str(so_far["metrics"]["sha256"]))
         self.optimisers.load_state_dict(state["optimisers"])
         self.method.load_state_dict(state.get("method", {}))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        for name, stored in state.get("best", {}).items():
-            best = self.synthetic.detached()
-            for part, tensor in _tensors(best).items():
-                take_back(tensor, stored[part])
-            self._best[name] = (float(stored["accuracy"]), best)
+        if "guard" in state:  # not in those of earlier versions
+            self.guard.load_state_dict(state["guard"], self.synthetic)
+        for name, stored in so_far.get("best", {}).items():
+            best, curve = set_of(self.synthetic, stored), stored.get("curve", [])
+            self._curves[name] = [(int(done), float(accuracy)) for done, accuracy in curve]
+            self._best[name] = _Best(float(stored["accuracy"]), int(stored.get("iteration", 0)), best)
 
 
 def _check_ipc(method: Method, ipc: int, synthetic: SyntheticSet) -> None:
@@ -249,8 +332,3 @@ def _check_ipc(method: Method, ipc: int, synthetic: SyntheticSet) -> None:
     except ValueError as error:
         raise PluginError(f"{type(method).__name__}: the set it makes is not of that many images per class: {error}; "
                           f"return ipc images of every class from setup()") from None  # fmt: skip
-
-
-def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
-    parts = {"images": synthetic.images, "labels": synthetic.labels, "step_size": synthetic.step_size}
-    return {name: tensor for name, tensor in parts.items() if tensor is not None}

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.errors import NonFiniteLossError
+from hoptm_plugin.core.errors import NonFiniteLossError, StepSizeError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.checkpoint import take_back
@@ -57,6 +57,7 @@ class Optimisers:
 
         Raises:
             NonFiniteLossError: the loss or a gradient is NaN or infinite; nothing was changed.
+            StepSizeError: alpha, which nothing constrains, would no longer be positive; nothing was changed.
         """
         for tensor in self._tensors.values():
             tensor.grad = None
@@ -70,12 +71,28 @@ class Optimisers:
             what = "gradient of the loss is NaN or infinite" if bool(finite[0]) else f"loss is {float(loss.detach())}"
             raise NonFiniteLossError(f"the {what}")
         if loss.requires_grad:
-            for sgd in self._sgd.values():
-                sgd.step()
-        if "step_size" in self._tensors and self.settings.step_size.constraint == "clamped":
-            with torch.no_grad():
-                self._tensors["step_size"].clamp_(min=self.settings.step_size.minimum)
+            if "step_size" in self._sgd:
+                self._step_alpha()
+            for name, sgd in self._sgd.items():
+                if name != "step_size":
+                    sgd.step()
         self.refresh()
+
+    @torch.no_grad()
+    def _step_alpha(self) -> None:
+        alpha, rule = self._tensors["step_size"], self.settings.step_size
+        before = alpha.clone()
+        self._sgd["step_size"].step()
+        if rule.constraint == "clamped":
+            alpha.clamp_(min=rule.minimum)
+        elif rule.constraint == "damped":
+            down = (before - alpha).clamp_min(0)
+            damped = (before * (before / (before + down))).clamp_min(torch.finfo(alpha.dtype).tiny)
+            alpha.copy_(torch.where(down > 0, damped, alpha))
+        elif rule.constraint == "none" and not alpha > 0:
+            reached = float(alpha)
+            alpha.copy_(before)
+            raise StepSizeError(f"the step size would go from {float(before):.3g} to {reached:.3g}")
 
     def state_dict(self) -> State:
         """Return the learned tensors and their momentum buffers."""

@@ -12,7 +12,7 @@ from hoptm_plugin.augment.side_by_side import augment_side_by_side
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.interfaces import Augmentation, State
-from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.seeding import Seeds, epoch_order
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.networks.stack import TrainingLoss
@@ -20,6 +20,7 @@ from hoptm_plugin.runtime.randomness import reseed, seeded
 from hoptm_plugin.runtime.stopping import asked_to_stop, stop_if_asked
 
 SAVE_EVERY = 300.0  # seconds between copies of a training on disk
+PREDICTED_AT_ONCE = 512  # images
 
 
 def epochs_before_decay(epochs: int) -> int:
@@ -62,7 +63,7 @@ def train_networks(
     if not learning_rate > 0:
         raise HopTMError(
             f"the step size to train with is {learning_rate:g}; it must be above 0. Distil again with "
-            "distillation.step_size.constraint=clamped or log, or a smaller distillation.step_size.learning_rate."
+            "distillation.step_size.constraint=damped, or a smaller distillation.step_size.learning_rate."
         )
     training = _Training(networks, loss, protocol, learning_rate, seeds)
     if begun is not None:
@@ -122,7 +123,8 @@ class _Training:
     def epoch(self, sets: Sequence[tuple[Tensor, Tensor]], augmentation: Augmentation) -> None:
         """Train for one epoch; at the drop of the learning rate the momentum starts anew."""
         size, device = len(sets[0][0]), sets[0][0].device
-        shuffled = torch.stack([torch.randperm(size, generator=order) for order in self._generators["orders"]])
+        trained = self.protocol.epoch_images
+        shuffled = torch.stack([epoch_order(size, trained, order) for order in self._generators["orders"]])
         for indices in shuffled.to(device).split(self.protocol.batch, dim=1):
             pairs = list(zip(sets, indices, strict=True))
             batches = torch.stack([images[rows] for (images, _), rows in pairs])
@@ -171,7 +173,7 @@ class _Training:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, split: Split, batch: int = 512) -> Tensor:
+def predict(network: nn.Module, split: Split, batch: int = PREDICTED_AT_ONCE) -> Tensor:
     """Return class probabilities (n, K) for a split, without augmentation, on the CPU."""
     network.eval()
     starts = range(0, len(split), batch)

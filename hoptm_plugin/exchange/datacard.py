@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
 
-from hoptm_plugin.cards.words import SELECTIONS, percent
+from hoptm_plugin.cards.words import percent, selected
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.data.geometry import WHILE_READ
+from hoptm_plugin.data.preprocess import Preprocess
+from hoptm_plugin.data.rasters import REDUCED
 from hoptm_plugin.exchange.formats import classes_of
 from hoptm_plugin.exchange.manifest import Manifest
 from hoptm_plugin.exchange.origin import Origin, flat, images_are, recipe
@@ -33,7 +38,7 @@ def text_of(value: object) -> str:
 
 
 def dataset_card(manifest: Manifest, synthetic: SyntheticSet, origin: Origin) -> str:
-    """Return the card in Markdown, with a few lines of plain PyTorch that train on the export.
+    """Return the card in Markdown, with plain PyTorch that trains on the export and tests on real pictures.
 
     It names no path, host or person, and no text from files is in the code.
 
@@ -56,11 +61,31 @@ def dataset_card(manifest: Manifest, synthetic: SyntheticSet, origin: Origin) ->
         info=synthetic.info,
         classes=list(zip(synthetic.class_names, counts.tolist(), strict=True)),
         real=images_are(synthetic),
-        recipe=recipe(origin.config, card is None or bool(card.cost.experts_s)),
+        recipe=[] if "imported" in synthetic.info else recipe(origin.config, card is None or bool(card.cost.experts_s)),
         card=card,
         protocol="" if card is None else "; ".join(map("=".join, flat(card.protocol, ["random_subset"]))),
-        selection=None if card is None else SELECTIONS[card.selection],
+        p=preparation(origin),
+        selection=None if card is None else selected(card),
         most_listed=MOST_LISTED,
         # one that the text cannot close
         fence="`" * max(3, *(1 + len(run) for run in re.findall("`+", origin.bibtex)), 0),
     )
+
+
+def preparation(origin: Origin) -> dict[str, Any] | None:
+    """Return how the run prepared real images, for code that does the same; None where that is not recorded."""
+    said = origin.config.get("dataset")
+    given = said.get("preprocess") if isinstance(said, Mapping) else None
+    if not isinstance(given, Mapping):
+        return None
+    try:  # what comes from a file goes into code only as what a setting can be
+        known = Preprocess.model_validate({key: value for key, value in given.items() if key != "image_size"})
+    except ValidationError:
+        return None
+    read = (origin.card and origin.card.dataset.read) or ""
+    resized = given.get("image_size") is not None
+    return {
+        "fit": known.fit, "antialias": known.antialias, "order": known.resize_order, "resized": resized,
+        "reduced": REDUCED,
+        "while_reading": resized and (known.resize_order == "while_reading" or WHILE_READ in read),
+    }  # fmt: skip

@@ -147,7 +147,8 @@ def _origin(stored: _Stored, source: str | None, licence: str | None) -> Origin:
     info, config, card = stored.synthetic.info, stored.config, stored.card
     title = str(info.get("method_title") or info.get("method_id") or "a method that is not recorded")
     data = source_data(stored.synthetic, stored.file or "the synthetic set", card)
-    dataset = info.get("dataset") if card is None or card.distilled_from is not None else card.dataset.name
+    foreign = card is None or card.distilled_from is not None or card.imported is not None
+    dataset = info.get("dataset") if foreign or card is None else card.dataset.name
     cites = config.get("method_cites")
     return Origin(
         method=f"{title} (moving average)" if info.get("average") else title,

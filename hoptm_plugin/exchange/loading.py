@@ -211,7 +211,7 @@ def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Mani
     try:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (images, step_size) if tensor is not None):
             raise ValueError("its normalisation or step size makes numbers that are not finite")
-        labels = hard if soft is None else _logits(soft)
+        labels = hard if soft is None else logits(soft)
         info: dict[str, Any] = manifest.info | ({"taken_apart": manifest.mosaic} if manifest.mosaic > 1 else {})
         made = SyntheticSet(images, labels, step_size, manifest.class_names, normalisation, info)
         if "ipc" in info:
@@ -221,8 +221,12 @@ def _synthetic(pixels: Tensor, hard: Tensor, soft: Tensor | None, manifest: Mani
         raise FileFormatError(f"{file}: not a valid exported set: {error}; {AGAIN}") from None
 
 
-def _logits(probabilities: Tensor) -> Tensor:
-    """Return log p, whose softmax gives the probabilities back; the smallest that float32 holds stands for 0."""
+def logits(probabilities: Tensor) -> Tensor:
+    """Return log p, whose softmax gives the probabilities back; the smallest that float32 holds stands for 0.
+
+    Raises:
+        ValueError: they are no probabilities.
+    """
     finite = bool(torch.isfinite(probabilities).all())
     if not finite or bool((probabilities < 0).any()) or bool(((probabilities.sum(dim=1) - 1).abs() > 1e-3).any()):
         raise ValueError("soft labels must be probabilities that sum to 1")

@@ -17,6 +17,7 @@ from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.paths import LEFT_OUT, without_paths
 
 NOT_SAID: Final = "the set does not say what data it was distilled from"
+NOR_CHOSEN: Final = ", nor how its iteration was chosen"
 
 
 class SourceData(Record):
@@ -82,6 +83,11 @@ def source_data(synthetic: SyntheticSet, where: object, card: Card | None = None
     except ValidationError as error:
         raise FileFormatError(f"{where}: what it says of the data it was distilled from cannot be: {faults(error)}; "
                               f"restore it") from None  # fmt: skip
+
+
+def not_said(synthetic: SyntheticSet) -> str:
+    """Say what a set does not say of the data it was distilled from and, where it was imported, of its making."""
+    return NOT_SAID + (NOR_CHOSEN if "imported" in synthetic.info else "")
 
 
 def images_are(synthetic: SyntheticSet) -> ImagesAre:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from hoptm_plugin.core.compute import TrainingPrecision
-from hoptm_plugin.core.roles import Result, Settings
+from hoptm_plugin.core.roles import Result, Settings, Symbol
 
 
 class ExpertTraining(Settings):
@@ -21,6 +21,8 @@ class ExpertTraining(Settings):
         momentum: of SGD.
         weight_decay: added to the gradient.
         batch: images per step.
+        epoch_images: images of an epoch, in as many passes over all as that takes, whatever the size of the data set;
+            None: each once.
         precision: "float32", or "bf16": forward passes under autocast to bfloat16; parameters and losses keep float32.
         rho: GSAM's radius; relative to the parameters' size when ``adaptive``.
         alpha: GSAM's weight of the orthogonal part.
@@ -32,10 +34,16 @@ class ExpertTraining(Settings):
     momentum: Result[NonNegativeFloat] = 0.0
     weight_decay: Result[NonNegativeFloat] = 0.0
     batch: Result[PositiveInt] = 256
+    # left out where it says nothing, as in stores from before there was such a setting
+    epoch_images: Annotated[Result[PositiveInt | None], Field(exclude_if=lambda value: value is None)] = None
     precision: Result[TrainingPrecision] = "float32"
-    rho: Result[NonNegativeFloat] = 0.01
-    alpha: Result[float] = 0.3
+    rho: Annotated[Result[NonNegativeFloat], Symbol("GSAM rho")] = 0.01
+    alpha: Annotated[Result[float], Symbol("GSAM alpha")] = 0.3
     adaptive: Result[bool] = True
+
+    def images(self, size: int) -> int:
+        """Return how many images one epoch over ``size`` of them trains on."""
+        return self.epoch_images or size
 
 
 class ExpertRecipe(BaseModel):

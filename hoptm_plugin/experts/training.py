@@ -14,7 +14,7 @@ from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import ConfigurationError, NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
-from hoptm_plugin.core.seeding import Seeds
+from hoptm_plugin.core.seeding import Seeds, epoch_order
 from hoptm_plugin.experts.recipe import ExpertTraining
 from hoptm_plugin.experts.store import Begun, ExpertStore, StoredTrajectories
 from hoptm_plugin.networks.needs import network_problems
@@ -152,7 +152,8 @@ def _train_epoch(
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Return parameters (E, P), velocities (E, P) and mean losses after one more epoch."""
     device, theta, velocity = split.labels.device, path.theta, path.velocity
-    order = torch.stack([torch.randperm(len(split), generator=part.generator("order", epoch)) for part in seeds])
+    orders = [part.generator("order", epoch) for part in seeds]
+    order = torch.stack([epoch_order(len(split), training.epoch_images, each) for each in orders])
     draws = [part.generator("augmentation", epoch) for part in seeds]
     total = torch.zeros(len(seeds), device=device)
     for indices in order.to(device).split(training.batch, dim=1):
@@ -168,7 +169,7 @@ def _train_epoch(
         velocity = training.momentum * velocity + step
         theta = theta - training.learning_rate * velocity
         total += values * indices.shape[1]
-    return theta, velocity, [value / len(split) for value in total.tolist()]
+    return theta, velocity, [value / order.shape[1] for value in total.tolist()]
 
 
 def _gradient(loss: TrainingLoss, images: Tensor, labels: Tensor, at: Tensor) -> Tensor:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from hoptm_plugin.core.errors import StorageError
-from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.registry import register
+from hoptm_plugin.loggers.pictures import PictureLogger, require_extra
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 @register("tensorboard")
-class TensorBoard(RunLogger):
+class TensorBoard(PictureLogger):
     """Writes scalars and images as TensorBoard events into ``tensorboard/`` in the run folder.
 
     Args:
@@ -32,11 +31,8 @@ class TensorBoard(RunLogger):
     """
 
     def __init__(self, images_every: int = 500, most_images: int = 100) -> None:
-        if find_spec("tensorboard") is None:
-            raise ValueError('TensorBoard is not installed; pip install "hoptm-plugin[tensorboard]"')
-        if min(images_every, most_images) < 1:
-            raise ValueError("images_every and most_images must be at least 1")
-        self.images_every, self.most_images = images_every, most_images
+        super().__init__(images_every, most_images)
+        require_extra("tensorboard", "TensorBoard", "tensorboard")
         self._writer: SummaryWriter | None = None
 
     def begin(self, folder: Path, first: int) -> None:
@@ -55,12 +51,10 @@ class TensorBoard(RunLogger):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def images(self, step: int, pixels: Callable[[], Tensor]) -> None:
-        """Write the images where their turn has come, clamped to [0, 1]."""
-        if step % self.images_every == 0:
-            assert self._writer is not None, "begin was not called"
-            shown = pixels()[: self.most_images].clamp(0, 1)
-            self._writer.add_images("synthetic", shown, step)
+    def show(self, step: int, images: Tensor) -> None:
+        """Write the images."""
+        assert self._writer is not None, "begin was not called"
+        self._writer.add_images("synthetic", images, step)
 
     def close(self) -> None:
         """Flush and close the event file."""

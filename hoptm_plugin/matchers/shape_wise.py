@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn.functional import normalize, smooth_l1_loss
 from hoptm_plugin.core.interfaces import Matcher
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Symbol
 
 Vertices: TypeAlias = Literal["all", "middle"]
 
@@ -44,8 +45,9 @@ class ShapeWisePotential(Matcher):
     """
 
     cites = ("dong2025hoptm",)
+    weight_symbol = "λ"
 
-    def __init__(self, vertices: Vertices = "all", beta: float = 1.0) -> None:
+    def __init__(self, vertices: Vertices = "all", beta: Annotated[float, Symbol("β")] = 1.0) -> None:
         if beta <= 0:
             raise ValueError("beta must be above 0")
         self.vertices, self.beta = vertices, beta

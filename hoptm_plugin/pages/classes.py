@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hoptm_plugin.cards.by_class import absent, over_present, rare_first, recall
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Calibration, Evaluation
-from hoptm_plugin.cards.words import percent
+from hoptm_plugin.cards.words import FRESH, percent
 from hoptm_plugin.pages import figures
 from hoptm_plugin.pages.reading import Run
 
@@ -56,16 +56,16 @@ def _error(evaluation: Evaluation) -> str:
 
 def _recalls(card: Card, evaluation: Evaluation) -> dict[str, Any]:
     """Return a table of recall: a column for the set, and for others that the same run evaluated."""
-    sets = {card.title: evaluation}
-    for name, beside in ((f"{card.title}, EMA", card.averaged), ("Random subset", card.random_subset)):
-        sets.update((name, each) for each in beside or () if each.network == evaluation.network)
+    beside = ((f"{card.title}, EMA", card.averaged), (FRESH.capitalize(), card.random_subset))
+    sets = [(card.title, evaluation)]  # by no key: a method may be called what stands beside it
+    sets += [(name, each) for name, others in beside for each in others or () if each.network == evaluation.network]
     rows = [
         (card.dataset.classes[label],
-         [f"{evaluation.support[label]:,}", *(percent(*recall(each, label)) for each in sets.values())])
+         [f"{evaluation.support[label]:,}", *(percent(*recall(each, label)) for _, each in sets)])
         for label in [*rare_first(evaluation.support), *absent(evaluation.support)]
     ]  # fmt: skip
-    rows.append(("Calibration error (ECE)", ["-", *map(_error, sets.values())]))
-    return {"columns": [f"{card.split.capitalize()} images", *sets], "rows": rows}
+    rows.append(("Calibration error (ECE)", ["-", *(_error(each) for _, each in sets)]))
+    return {"columns": [f"{card.split.capitalize()} images", *(name for name, _ in sets)], "rows": rows}
 
 
 def _confusion(classes: Sequence[str], evaluation: Evaluation) -> dict[str, Any] | None:

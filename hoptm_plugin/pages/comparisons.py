@@ -41,7 +41,7 @@ def _table(number: int, comparison: ComparisonTable, count: int, styles: Mapping
     return {
         "name": f"Table {number}: {dataset}" if count > 1 else dataset,
         "key": f"table-{number}",
-        "caption": f"Accuracy in percent{', and scores from 0 to 1' if comparison.scores else ''}",
+        "caption": f"{comparison.measured.title} in percent{', and scores from 0 to 1' if comparison.scores else ''}",
         "grid": accuracies(comparison),
         "tests": differences(comparison),
         "notes": [
@@ -51,7 +51,8 @@ def _table(number: int, comparison: ComparisonTable, count: int, styles: Mapping
         ],
         "figures": [
             (_figure(comparison, network, styles),
-             f"Accuracy against images per class on {network}. Error bars: one standard deviation over networks.")
+             f"{comparison.measured.title} against images per class on {network}. Error bars: one standard deviation "
+             "over networks.")
             for network in sorted({cell.network for cell in comparison.cells if cell.mean is not None})
         ],
     }  # fmt: skip
@@ -76,10 +77,11 @@ def _figure(comparison: ComparisonTable, network: str, styles: Mapping[str, int]
     # whom the figure shows at a glance
     ordered = sorted(measured, key=lambda each: (-each[1], each[0].row, each[0].ipc or 0))
     name = (
-        f"Accuracy against images per class on {network}, {comparison.heading}: highest {_spoken(*ordered[0][:2])}, "
-        f"lowest {_spoken(*ordered[-1][:2])}; the table above has every value"
+        f"{comparison.measured.title} against images per class on {network}, {comparison.heading}: highest "
+        f"{_spoken(*ordered[0][:2])}, lowest {_spoken(*ordered[-1][:2])}; the table above has every value"
     )
-    return figures.accuracy(name, series, ["all images" if ipc is None else str(ipc) for ipc in sizes], bounds)
+    columns = ["all images" if ipc is None else str(ipc) for ipc in sizes]
+    return figures.accuracy(name, series, columns, bounds, f"{comparison.measured.title.lower()} in percent")
 
 
 def _spoken(cell: Cell, mean: float) -> str:

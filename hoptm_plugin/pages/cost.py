@@ -17,9 +17,9 @@ def cost_figures(runs: Sequence[Run]) -> list[tuple[Markup, str]]:
     """Return bars of seconds and memory for every data set and device, mean over a method's runs; and captions."""
     columns = ["dataset", "device", "method", "Distillation", "Peak memory"]
     rows = [
-        (card.dataset.name, card.cost.device, f"{card.title}, {size_of(card)}", card.cost.distill_s or 0,
+        (card.dataset.name, card.cost.device, f"{run.title}, {size_of(card)}", card.cost.distill_s or 0,
          (card.cost.peak_memory_bytes or 0) / 2**30)
-        for card in (run.card for run in runs)
+        for run, card in ((run, run.card) for run in runs)
     ]  # fmt: skip
     drawn = []
     for (dataset, device), here in pandas.DataFrame(rows, columns=columns).groupby(["dataset", "device"]):
@@ -32,6 +32,13 @@ def cost_figures(runs: Sequence[Run]) -> list[tuple[Markup, str]]:
                 values = [(str(method), float(mean)) for method, mean in means.items()]
                 drawn.append((figures.bars(name, title, values, unit), f"{where}, mean over runs."))
     return drawn
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as one says them."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def number(value: float | None) -> str:

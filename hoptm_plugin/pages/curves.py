@@ -15,6 +15,8 @@ MOST_BYTES, MOST_KEYS, LONGEST_KEY = 64 * 2**20, 24, 60
 TITLES: Final = {
     "loss": "Loss", "shape": "Angle term", "endpoint": "Endpoint term", "mask_fraction": "Mask fraction",
     "kappa": "Threshold kappa", "step_size": "Step size alpha", "regulariser": "Regulariser", "skipped": "Skipped",
+    "validation_accuracy": "Validation accuracy", "test_accuracy": "Test accuracy (leaky)",
+    "saturation": "Saturated pixel values",
 }  # fmt: skip
 
 

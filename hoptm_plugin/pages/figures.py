@@ -37,8 +37,11 @@ class Series:
 
 
 @drawn
-def accuracy(series: Sequence[Series], columns: Sequence[str], bounds: Sequence[tuple[str, float]]) -> Axes:
-    """Draw accuracy over the columns, error bars of one standard deviation; every line is named at its end."""
+def accuracy(
+    series: Sequence[Series], columns: Sequence[str], bounds: Sequence[tuple[str, float]],
+    what: str = "accuracy in percent",
+) -> Axes:  # fmt: skip
+    """Draw a metric over the columns, error bars of one standard deviation; every line is named at its end."""
     height = max(240, LINE * len(series))
     ax = axes(min(320, max(200, 90 * len(columns))), height)
     # side by side, as far as it takes for error bars not to hide each other
@@ -55,7 +58,7 @@ def accuracy(series: Sequence[Series], columns: Sequence[str], bounds: Sequence[
     ax.set_xticks(range(len(columns)), list(columns))
     ax.set_xlim(-0.4, len(columns) - 0.6)
     ax.set_xlabel("images per class (not to scale)")
-    ax.set_ylabel("accuracy in percent")
+    ax.set_ylabel(what)
     low, high = ax.get_ylim()
     ends = [each.points[-1] for each in series]
     heights = apart([mean for _, mean, _ in ends], (high - low) * LINE / height)

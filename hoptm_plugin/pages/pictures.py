@@ -15,9 +15,18 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from hoptm_plugin.cards.card import Card
+from hoptm_plugin.core.interfaces import ImagesAre
 
 Kind: TypeAlias = Literal["distilled", "initial"]
 ENLARGED, LARGEST_SCALE = 48, 6
+SAMPLED, SAMPLE_BYTES = 10, 60_000  # classes of a sample, and bytes
+WORDS: Final[dict[ImagesAre, str]] = {"real": "real", "from_real": "derived", "unknown": "real or derived", "made": ""}
+CAPTIONS: Final[dict[ImagesAre, str]] = {
+    "real": "real training images",
+    "from_real": "derived from real training images: averaged, shrunk or otherwise changed",
+    "unknown": "real training images, or derived from them",
+    "made": "",
+}
 BARELY_CHANGED: Final = 4  # mean difference of an image's pixels, of 255
 
 
@@ -37,15 +46,19 @@ class Pictures:
 
     Attributes:
         kind: "distilled", or "initial": those that the distillation started from.
-        real: whether they are real training images; what may be counts as such.
+        real: whether they are real training images, or derived from them; what may be counts as such.
         strips: one a class.
         remark: what of the set is not shown; "" where all is.
+        caption: what they are, where they are real or may be; "" where they are not.
+        sample: the first image of each of the first classes, small.
     """
 
     kind: Kind
     real: bool
     strips: tuple[Strip, ...]
     remark: str
+    caption: str = ""
+    sample: tuple[Strip, ...] = ()
 
 
 def pictures(card: Card, initial: Tensor | None, distilled: Tensor | None, most: int) -> tuple[Pictures, ...]:
@@ -57,17 +70,24 @@ def pictures(card: Card, initial: Tensor | None, distilled: Tensor | None, most:
         distilled: likewise.
         most: bytes that each set may take in the page.
     """
-    started_real = card.images_are != "made"  # where that is not known, they may be
+    began: ImagesAre = card.began_from
+    if began == "unknown" and card.images_are in ("real", "made"):  # changed ones may have begun as either
+        began = card.images_are
+    started_real = began != "made"  # where that is not known, they may be
     # without the start nothing tells whether the images left it
     unchanged = initial is None or distilled is None or barely_changed(initial, distilled)
     sets: tuple[tuple[Kind, Tensor | None, bool], ...] = (
         ("distilled", distilled, started_real and unchanged), ("initial", initial, started_real)
     )  # fmt: skip
     return tuple(
-        Pictures(kind, real, *strips(images, card.dataset.classes, card.ipc, "real" if real else kind, most))
+        Pictures(
+            kind, real, *strips(images, card.dataset.classes, card.ipc, WORDS[began] if real else kind, most),
+            CAPTIONS[began] if real else "",
+            strips(images[:SAMPLED, :1], card.dataset.classes, 1, WORDS[began] if real else kind, SAMPLE_BYTES)[0],
+        )
         for kind, images, real in sets
         if images is not None
-    )
+    )  # fmt: skip
 
 
 def barely_changed(initial: Tensor, distilled: Tensor) -> bool:

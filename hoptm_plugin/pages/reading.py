@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from hoptm_plugin.cards.card import FILE_NAME, Card
@@ -16,6 +17,7 @@ from hoptm_plugin.pages.pictures import Pictures, pictures
 from hoptm_plugin.runs.grid import read_grid
 from hoptm_plugin.storage.files import sha256
 from hoptm_plugin.storage.run_files import CONFIG, GRID, INITIAL_GRID, METRICS, read_config
+from hoptm_plugin.tables.labels import natural
 
 MOST_BYTES: Final = 12 * 10**6  # of all pictures of a page, as they stand in it
 
@@ -35,6 +37,7 @@ class Run:
         curves: by name, those of ``metrics.jsonl``.
         pictures: of the distilled set and of the images it started from, as far as they are there.
         missing: what of the folder is missing or damaged, in words.
+        row: that tables have it in; "" where it is in none.
     """
 
     file: Path
@@ -45,28 +48,40 @@ class Run:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     pictures: tuple[Pictures, ...] = ()
     missing: tuple[str, ...] = ()
+    row: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in figures: as in the tables."""
+        return self.row or self.card.title
 
 
-def read_runs(found: Sequence[tuple[Path, Card]]) -> list[Run]:
-    """Return the runs of cards, (file, card) each, in the page's order, whatever order they came in."""
-    found = sorted(found, key=place)
+def read_runs(found: Sequence[tuple[Path, Card]], rows: Mapping[Path, str]) -> list[Run]:
+    """Return the runs of cards, (file, card) each, in the page's order, whatever order they came in.
+
+    Args:
+        found: the cards.
+        rows: that tables have them in.
+    """
+    found = sorted(found, key=lambda each: place(each, rows.get(each[0])))
     most = MOST_BYTES // (2 * len(found))
     return [
-        read_run(file, card, name, f"run-{number}", most)
-        for number, ((file, card), name) in enumerate(zip(found, run_names(found), strict=True), start=1)
+        replace(read_run(file, card, name, f"run-{number}", most), row=rows.get(file, ""))
+        for number, ((file, card), name) in enumerate(zip(found, run_names(found, rows), strict=True), start=1)
     ]
 
 
-def place(found: tuple[Path, Card]) -> tuple[str, str, float, str, int, str]:
+def place(found: tuple[Path, Card], row: str | None = None) -> tuple[Any, ...]:
     """Return what runs are sorted by."""
     file, card = found
     size = float("inf") if card.ipc is None else card.ipc
-    return card.dataset.name, card.dataset.fingerprint, size, card.title, card.seed, str(file)
+    return card.dataset.name, card.dataset.fingerprint, size, natural(row or card.title), card.seed, str(file)
 
 
-def run_names(found: Sequence[tuple[Path, Card]]) -> list[str]:
-    """Name runs by method, data set, IPC and seed; and by folder or number where that does not tell them apart."""
-    names = [f"{card.title}, {card.dataset.name}, {size_of(card)}, seed {card.seed}" for _, card in found]
+def run_names(found: Sequence[tuple[Path, Card]], rows: Mapping[Path, str] = MappingProxyType({})) -> list[str]:
+    """Name runs by row or method, data set, IPC and seed; and by folder or number where these are alike."""
+    names = [f"{rows.get(file, card.title)}, {card.dataset.name}, {size_of(card)}, seed {card.seed}"
+             for file, card in found]  # fmt: skip
     folders = [one_line(file.parent.name) for file, _ in found]
     for more in (folders, [f"no. {number}" for number in range(1, len(found) + 1)]):
         count = Counter(names)

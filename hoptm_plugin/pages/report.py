@@ -10,10 +10,13 @@ from typing import Literal
 from hoptm_plugin.core.errors import StorageError, UserError
 from hoptm_plugin.engine.significance import Test
 from hoptm_plugin.pages.page import render
+from hoptm_plugin.pages.pictures import CAPTIONS
 from hoptm_plugin.pages.reading import read_runs
 from hoptm_plugin.storage.files import write_text
 from hoptm_plugin.tables.compare import CardInFolder, compare, refuse_card
+from hoptm_plugin.tables.metrics import MetricName
 from hoptm_plugin.tables.scores import ScoreName
+from hoptm_plugin.tables.table import Sort
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,15 @@ class Report:
         path: the page.
         runs: how many it is on.
         size: bytes.
-        real: names of runs of which it shows real training images.
+        real: names of runs of which it shows real training images, or what may be.
+        derived: names of runs of which it shows images that are derived from real ones, such as means or mosaics.
     """
 
     path: Path
     runs: int
     size: int
     real: tuple[str, ...]
+    derived: tuple[str, ...] = ()
 
 
 def report(
@@ -42,6 +47,8 @@ def report(
     scores: ScoreName | Literal["all"] | None = None,
     against: str | None = None,
     tests: Test | None = "paired",
+    metric: MetricName = "accuracy",
+    sort: Sort = "name",
 ) -> Report:
     """Write one HTML page on runs, whole or not at all: no scripts, nothing fetched, to be opened or printed.
 
@@ -53,27 +60,34 @@ def report(
         scores: whose columns are added to the tables.
         against: the row that all others are tested against; None takes each column's best.
         tests: how the means of distillation seeds are tested, see :func:`compare`; None: not at all.
+        metric: what is tabled and tested, see :func:`compare`.
+        sort: of the tables' rows, by "name" or by "result".
 
     Raises:
         UserError: there is no card, one cannot be read, or the page cannot be written.
     """
     output = Path(output)
     _check(output)
-    comparison = compare(runs, scores=scores, against=against, tests=tests)
+    comparison = compare(runs, scores=scores, against=against, tests=tests, metric=metric, sort=sort)
     cards = [(file, card) for file, card in comparison.cards if isinstance(file, Path)]
     if len(cards) < len(comparison.cards):
         raise UserError(
             "a card in memory has no folder that a page could show; name run folders, or runs that were read"
         )
     refuse_card(output, cards)
-    shown = read_runs(cards)
-    page = render(shown, comparison.tables, title, real_images)
+    rows = {place: cell.row for table in comparison.tables
+            for cell in (*table.cells, *(bound.cell for bound in table.bounds)) if cell.own
+            for (place, _), _ in cell.runs if isinstance(place, Path)}  # fmt: skip
+    shown = read_runs(cards, rows)
+    page = render(shown, comparison.tables, title, real_images, comparison.unfinished)
     try:
         write_text(output, page)
     except StorageError as error:
         raise UserError(f"{output}: {error.reason}; name another output file") from None
-    real = [run.name for run in shown if real_images and any(each.real for each in run.pictures)]
-    return Report(output, len(shown), len(page.encode()), tuple(real))
+    kinds = {run.name: {each.caption for each in run.pictures if each.real} for run in shown if real_images}
+    derived = tuple(name for name, captions in kinds.items() if captions == {CAPTIONS["from_real"]})
+    real = tuple(name for name, captions in kinds.items() if captions and name not in derived)
+    return Report(output, len(shown), len(page.encode()), real, derived)
 
 
 def _check(output: Path) -> None:

@@ -39,9 +39,13 @@ def style(index: int) -> dict[str, Any]:
     }
 
 
-def label(text: str, most: int = 34) -> str:
-    """Return text for a figure: no formulae, and cut where it would be too long."""
-    return (text if len(text) <= most else f"{text[: most - 1]}…").replace("$", r"\$")
+def label(text: str, most: int = 44) -> str:
+    """Return text for a figure: no formulae, and cut in its middle where it would be too long.
+
+    Names of rows begin with the method, and end with the settings that tell them apart.
+    """
+    half = (most - 1) // 2
+    return (text if len(text) <= most else f"{text[: most - 1 - half]}…{text[-half:]}").replace("$", r"\$")
 
 
 def axes(width: float, height: float) -> Axes:

@@ -13,7 +13,8 @@ from hoptm_plugin.pages.reading import Run
 from hoptm_plugin.pages.svg import swatch
 
 MOST_QUANTITIES = 16
-FRACTIONS = ("mask_fraction",)
+FRACTIONS = ("mask_fraction", "saturation")
+SCORES = ("validation_accuracy", "test_accuracy")  # by which an iteration is chosen
 KINDS = ("distilled", "initial")
 
 
@@ -31,7 +32,7 @@ def curve_parts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str
         key = f"curves-{number}"
         logged = {each for run in members for each in run.curves}
         quantities = [*(each for each in TITLES if each in logged), *sorted(logged - TITLES.keys())]
-        titles = sorted({run.card.title for run in members}, key=lambda title: (styles[title], title))
+        titles = sorted({run.title for run in members}, key=lambda title: (styles[title], title))
         parts.append({
             "name": where, "key": key, "legend": [(swatch(styles[title], key), title) for title in titles],
             "notes": [f"Not shown: {', '.join(quantities[MOST_QUANTITIES:])}."] * (len(quantities) > MOST_QUANTITIES),
@@ -43,11 +44,15 @@ def curve_parts(runs: Sequence[Run], styles: Mapping[str, int]) -> list[dict[str
 def _figure(quantity: str, members: Sequence[Run], where: str, styles: Mapping[str, int]) -> Markup:
     found = [run for run in members if quantity in run.curves]
     title = TITLES.get(quantity, quantity)
-    name = f"{title} over the iterations, {where}: {', '.join(dict.fromkeys(run.card.title for run in found))}"
+    name = f"{title} over the iterations, {where}: {', '.join(dict.fromkeys(run.title for run in found))}"
+    if quantity in SCORES:
+        chosen = dict.fromkeys(f"{run.card.selected.iteration:,}" for run in found if run.card.selected is not None)
+        name += f"; chosen: iteration {', '.join(chosen)}" if chosen else ""
+        title += f", chosen: {', '.join(chosen)}" if chosen else ""
     if len(found) == 1:
         values = found[0].curves[quantity].values
         name += f"; from {values[0]:.3g} to {values[-1]:.3g}"
-    lines = [(styles[run.card.title], run.curves[quantity]) for run in found]
+    lines = [(styles[run.title], run.curves[quantity]) for run in found]
     return figures.curves(name, title, lines, quantity in FRACTIONS)
 
 

@@ -122,17 +122,25 @@ class Workbench:
         parts: that they describe.
         device: where it computes.
         progress: reports what takes long.
+        data: read already; None reads those that the settings name.
 
     Raises:
         DataError: the data cannot be read.
     """
 
-    def __init__(self, settings: RunSettings, parts: Parts, device: torch.device, progress: ProgressFactory) -> None:
+    def __init__(
+        self,
+        settings: RunSettings,
+        parts: Parts,
+        device: torch.device,
+        progress: ProgressFactory,
+        data: ImageData | None = None,
+    ) -> None:
         self.settings, self.parts, self.device, self.progress = settings, parts, device, progress
         self.seeds = Seeds(settings.seed)
         # splits have a seed of their own: runs of several seeds must share experts and test images
         with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
-            self.data: ImageData = load(settings.dataset, Seeds(settings.data_seed), self.device)
+            self.data = load(settings.dataset, Seeds(settings.data_seed), self.device) if data is None else data
         self.experts_seconds = 0.0
         self.task = Task(
             data=self.data,
@@ -142,8 +150,15 @@ class Workbench:
             experts=self.experts,
             seeds=self.seeds.child("distillation"),
         )
-        passes = self.parts.method.image_passes(len(self.data.class_names), settings.ipc)
-        self.task = replace(self.task, compute=self._compute(settings.distillation.iterations * passes))
+        self.task = replace(self.task, compute=self._distilling(settings.distillation.iterations))
+
+    def _distilling(self, iterations: int) -> Compute:
+        passes = self.parts.method.image_passes(len(self.data.class_names), self.settings.ipc)
+        return self._compute(iterations * passes)
+
+    def compiled(self, iterations: int) -> bool:
+        """Tell whether a distillation of so many iterations is compiled."""
+        return self._distilling(iterations).compiled
 
     def _compute(self, image_passes: float, networks: Sequence[NetworkBuilder] = ()) -> Compute:
         """Return how work of so many image passes, forward and backward, through each of ``networks`` is computed."""
@@ -163,8 +178,11 @@ class Workbench:
         shape, classes = self.data.image_shape, len(self.data.class_names)
         return lambda generator: create(builder, shape, classes, generator, self.device)
 
-    def check(self) -> None:
+    def check(self, distils: bool = True) -> None:
         """Refuse a composition that does not fit together or the data; say what is done to these.
+
+        Args:
+            distils: the method is run; it is not where a set is judged that was made before.
 
         Raises:
             ConfigurationError: with all problems at once.
@@ -173,10 +191,11 @@ class Workbench:
         problems.found += check_ipc(self.data, self.settings.ipc)
         for builder in {"network": self.parts.network, **self.parts.evaluated}.values():
             problems.found += problems.attempt(partial(self._problems_of, builder)) or []
-        if not problems.found:
+        if distils and not problems.found:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
-        for line in self.data.told:
+        imported = self.parts.method.imported
+        for line in (*self.data.told, *([] if imported is None else [f"imported: {imported}"])):
             self.progress(line, 0)
 
     def unofficial(self) -> str | None:
@@ -221,11 +240,12 @@ class Workbench:
             nearest = next(path for path in (root, *root.parents) if path.exists())
             if not nearest.is_dir():
                 raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
-            store = self._store()
+            store = self.store()
             if store.missing(self.settings.experts.count, epochs):
                 store.begin()
 
-    def _store(self) -> ExpertStore:
+    def store(self) -> ExpertStore:
+        """Return the store of the experts that the settings describe, which may not exist."""
         settings, deciding = self.settings.experts, self.settings.deciding()
         recipe = ExpertRecipe(
             data=self.data.fingerprint,
@@ -241,22 +261,36 @@ class Workbench:
         """Return experts that reach at least ``epochs``, training what is missing."""
         settings = self.settings.experts
         epochs = max(epochs, settings.epochs or 0)
-        # of one expert of usual length: how it is computed must not depend on how many there are, or for how long
-        passes = USUAL_EPOCHS * len(self.task.train) * (2 if settings.training.algorithm == "gsam" else 1)
         trajectories = build_experts(
-            self._store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
-            self.progress, self._compute(passes),
+            self.store(), self.task.network, self.task.train, self.parts.augmentation, settings.count, epochs,
+            self.progress, self.expert_compute(),
         )  # fmt: skip
         self.experts_seconds = trajectories.seconds
         return trajectories
+
+    def expert_compute(self) -> Compute:
+        """Return how experts are computed: as one of usual length, however many there are, and for how long."""
+        training = self.settings.experts.training
+        passes = USUAL_EPOCHS * training.images(len(self.task.train)) * (2 if training.algorithm == "gsam" else 1)
+        return self._compute(passes)
 
     def evaluator(self) -> Evaluator:
         """Return the evaluator of the asked architectures."""
         creators = {name: self.creator(builder) for name, builder in self.parts.evaluated.items()}
         method, protocol = self.parts.method, self.settings.protocol
         images = method.training_images(len(self.data.class_names), self.settings.ipc)
-        images = len(self.task.train) if method.whole_split else images
+        images = protocol.images(len(self.task.train) if method.whole_split else images)
         compute = self._compute(protocol.repeats * protocol.epochs * images, list(self.parts.evaluated.values()))
         return Evaluator(
             protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute
         )
+
+
+def device_name(bench: Workbench) -> str:
+    """Return the device in words, and the precision of the unroll where it is lower."""
+    precision = bench.settings.runtime.precision
+    lower = "" if precision == "float32" else f", {precision}"
+    if bench.device.type == "cuda":
+        return f"{torch.cuda.get_device_name(bench.device)}{lower}"
+    threads = torch.get_num_threads()
+    return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"

@@ -28,14 +28,16 @@ VERSION: Final = 1
 REMEDY: Final = "delete it, and its networks are trained again"
 
 
-class _Row(Record):
+class Row(Record):
+    """The metrics of one network: what it was trained on, its architecture, and which of the protocol's it is."""
+
     kind: str
     network: str
     repeat: int
     metrics: dict[str, Any]
 
     @model_validator(mode="after")
-    def _usable(self) -> _Row:
+    def _usable(self) -> Row:
         try:
             Evaluation.from_metrics(self.network, [self.metrics])
         except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -47,8 +49,13 @@ class _Content(Record):
     version: Literal[1]
     identity: str
     seconds: NonNegativeFloat
-    rows: tuple[_Row, ...]
+    rows: tuple[Row, ...]
     sha256: str
+
+
+def without_large(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return metrics without a confusion matrix that no card will hold."""
+    return {**metrics, "confusion": None} if len(metrics["support"]) ** 2 > MOST_COUNTS else metrics
 
 
 class KeptNetworks(FinishedNetworks):
@@ -95,8 +102,7 @@ class KeptNetworks(FinishedNetworks):
     def keep(self, kind: str, network: str, rows: Mapping[int, dict[str, Any]]) -> None:
         """Write the metrics of networks down."""
         for repeat, metrics in rows.items():
-            large = len(metrics["support"]) ** 2 > MOST_COUNTS  # of no use then: no card will hold it
-            self._rows[kind, network, repeat] = {**metrics, "confusion": None} if large else metrics
+            self._rows[kind, network, repeat] = without_large(metrics)
         content = {
             "version": VERSION, "identity": self.identity, "seconds": self.seconds,
             "rows": [{"kind": kind, "network": network, "repeat": repeat, "metrics": metrics}

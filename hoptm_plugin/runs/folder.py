@@ -10,18 +10,21 @@ from typing import Any
 
 from hoptm_plugin.cards.card import Card, read_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, HopTMError, RunFolderError
-from hoptm_plugin.core.text import pasted
+from hoptm_plugin.core.text import one_line, pasted
+from hoptm_plugin.engine.distil import CHECKPOINT
+from hoptm_plugin.runs.exchanging import drop_leftovers
 from hoptm_plugin.runs.finished import BEGUN
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.settings import RunSettings
-from hoptm_plugin.storage.files import is_leftover, remove_leftovers, sha256
+from hoptm_plugin.storage.files import is_leftover, remove_leftovers, sha256, storage_error, write_text
 from hoptm_plugin.storage.locks import Lock
-from hoptm_plugin.storage.run_files import CARD, CONFIG, LOCK, read_config, write_config
+from hoptm_plugin.storage.run_files import CARD, CONFIG, FAILURE, LOCK, read_config, write_config
 
 KILLED = (
     "{folder}: the process before this one was killed. If it was for want of memory, runtime.unroll=adjoint, "
     "runtime.memory_budget=0 and runtime.parallel_networks=1 take less."
 )
+LONGEST_FAILURE = 1000  # characters
 STORES = "[0-9a-f]" * 16 + "/manifest.json"  # of experts, by the digests of their recipes
 
 
@@ -56,6 +59,13 @@ class RunFolder:
         stored = trusted(overlaid(read_settings(self / CONFIG).plain(), settings), settings, self / CONFIG)
         return stored.model_copy(update={"resume": True})
 
+    def shorter(self, settings: RunSettings) -> int | None:
+        """Return how many iterations the run in here was planned for, where ``settings`` plan more; else None."""
+        if settings.resume is False or settings.synthetic is not None or not self._is_begun():
+            return None
+        planned = read_settings(self / CONFIG).distillation.iterations
+        return planned if planned < settings.distillation.iterations else None
+
     def _is_begun(self) -> bool:
         return (self / CONFIG).exists()
 
@@ -69,16 +79,31 @@ class RunFolder:
         """
         go_on = self._is_begun() if settings.resume == "auto" else settings.resume
         self.check(settings, go_on)
-        if not (go_on and (self / CARD).exists()):
+        if not self._is_finished(settings, go_on):
             try:
                 with self.held():
                     self.check(settings, go_on)  # another process may have been at it until now
-                    if not (go_on and (self / CARD).exists()):
-                        yield None
+                    if not self._is_finished(settings, go_on):
+                        with self._failure_noted():
+                            yield None
                         return
             finally:
                 remove_if_empty(self.path)  # where it was refused before anything was written
         yield self.finished()
+
+    def _is_finished(self, settings: RunSettings, go_on: bool) -> bool:
+        return go_on and (self / CARD).exists() and self.shorter(settings) is None
+
+    @contextmanager
+    def _failure_noted(self) -> Iterator[None]:
+        """Write down why the work in the folder failed, for those who look at many; :meth:`begin` takes it away."""
+        try:
+            yield
+        except Exception as error:
+            if self._is_begun():
+                with suppress(HopTMError):
+                    write_text(self / FAILURE, one_line(" ".join(str(error).split()))[:LONGEST_FAILURE] + "\n")
+            raise
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -115,11 +140,11 @@ class RunFolder:
 
         Raises:
             RunFolderError: it holds a run and ``resume`` is off; or ``resume`` is on and there is no run in it, or one
-                made with other settings.
+                made with other settings; more iterations are none, where it can be made longer.
         """
         if not resume:
             path = self.path
-            if path.exists() and (not path.is_dir() or any(map(_is_content, path.iterdir()))):
+            if path.exists() and (not path.is_dir() or any(map(is_content, path.iterdir()))):
                 raise RunFolderError(
                     f"{self.path}: not empty. To continue the run in it add resume=true; "
                     f"for a new run choose another hydra.run.dir."
@@ -127,25 +152,49 @@ class RunFolder:
             return
         if not self._is_begun():
             raise RunFolderError(f"{self.path}: holds no run to resume; name its folder with hydra.run.dir=PATH")
-        differing = _differences(read_settings(self / CONFIG).deciding(), settings.deciding())
-        if differing:
+        stored = read_settings(self / CONFIG)
+        differing = _differences(stored.deciding(), settings.deciding())
+        longer = stored.distillation.iterations < settings.distillation.iterations and settings.synthetic is None
+        if longer and len(differing) == 1:
+            self._check_can_be_longer(stored)
+        elif differing:
             raise RunFolderError(
                 f"{self.path}: was made with other settings; give the same ones to resume it:\n  "
                 + "\n  ".join(differing)
             )
 
+    def _check_can_be_longer(self, stored: RunSettings) -> None:
+        again = "begin a run of so many iterations in another folder"
+        if stored.tied:
+            raise RunFolderError(
+                f"{self.path}: cannot be made longer, since the run was told {', '.join(stored.tied)} as a function of "
+                f"distillation.iterations={stored.distillation.iterations}: a longer one does other things from its "
+                f"start; {again}"
+            )
+        if (self / CARD).exists() and not (self / CHECKPOINT).exists():
+            raise RunFolderError(f"{self.path}: cannot be made longer without {CHECKPOINT}; restore it, or {again}")
+
     def begin(self, settings: RunSettings) -> None:
-        """Make the folder and store the settings in it."""
+        """Make the folder and store the settings in it; of a run that is made longer, the card goes first."""
         self.path.mkdir(parents=True, exist_ok=True)
+        (self / FAILURE).unlink(missing_ok=True)
         if not self._is_begun():
             write_config(settings.plain(), self / CONFIG)
+        elif self.shorter(settings) is not None:
+            stored, iterations = read_settings(self / CONFIG), settings.distillation.iterations
+            try:
+                (self / CARD).unlink(missing_ok=True)
+            except OSError as error:
+                raise storage_error(self / CARD, error) from error
+            longer = stored.distillation.model_copy(update={"iterations": iterations})
+            write_config(stored.model_copy(update={"distillation": longer}).plain(), self / CONFIG)
 
     def artefacts(self, *names: str) -> dict[str, str]:
         """Return the SHA-256 of those of the named files that exist."""
         return {name: sha256(self / name) for name in names if (self / name).is_file()}
 
 
-def _is_content(path: Path) -> bool:
+def is_content(path: Path) -> bool:
     """Tell whether a file is more than what a process leaves that is killed before it has written anything."""
     return path.name != LOCK and not is_leftover(path)
 
@@ -188,14 +237,19 @@ def overlaid(stored: dict[str, Any], settings: RunSettings) -> RunSettings:
     """Return stored settings with what ``settings.given`` names taken from ``settings``.
 
     Raises:
-        ConfigurationError: the stored ones are no settings of a run.
+        ConfigurationError: the stored ones are no settings of a run, or of another scale than was given.
     """
     result, values = dict(stored), settings.values()
+    made, asked = (each or "published" for each in (stored.get("scale"), settings.scale))
+    if "scale" in settings.given and made != asked:
+        raise ConfigurationError(f"scale: the run was made at {made}, not at {asked}; leave it out (to judge its set "
+                                 f"otherwise, give settings of protocol)")  # fmt: skip
     for path in settings.given:
         if path == "method=":  # all that a method's YAML chooses of itself
             result |= {key: value for key, value in values.items() if key.partition("_")[0] == "method"}
         else:
             _take(result, values, path.rstrip("=").split("."))
+    drop_leftovers(result, settings.given)  # said already where it was composed
     return RunSettings.of({**result, "given": settings.given})
 
 

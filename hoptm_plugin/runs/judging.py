@@ -13,16 +13,17 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card, write_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import pasted
+from hoptm_plugin.core.text import pasted, printable
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import check_against_card, is_export, load_distilled, why_no_set
-from hoptm_plugin.exchange.origin import NOT_SAID, source_data
+from hoptm_plugin.exchange.origin import not_said, source_data
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.fitting import check_fit, other_data, told
 from hoptm_plugin.runs.folder import RunFolder, as_settings, overlaid, read_settings, trusted
 from hoptm_plugin.runs.running import finished_card, finished_networks, judge
+from hoptm_plugin.runs.shared import SharedEvaluations
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
@@ -67,6 +68,8 @@ def evaluate(
     if memory is None and judged is not None:
         path = as_path(getattr(judged, "folder", judged), "what is judged")
         settings = settings.model_copy(update={"synthetic": path})
+    # of this command, and not of the file that the set lies beside, which may come from elsewhere
+    root = None if folder is None else settings.experts.root
     with TemporaryDirectory() as place:
         kept = Path(place) / "judged" if folder is None else as_path(folder, "folder")
         if memory is None:
@@ -77,7 +80,7 @@ def evaluate(
             found = _Judged(_checked(memory, "the set"), None, [])
         settings, run_folder = _described_by(found, settings), RunFolder(kept)
         with run_folder.taken(settings) as finished:
-            return finished or _judge(settings, found, run_folder, progress or usual_progress())
+            return finished or _judge(settings, found, run_folder, root, progress or usual_progress())
 
 
 def settings_to_judge(settings: RunSettings, whole: bool = False) -> RunSettings:
@@ -138,18 +141,23 @@ class _Judged:
         return self.files[0].parent / CONFIG if self.files else None
 
 
-def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: ProgressFactory) -> Card:
+def _judge(
+    settings: RunSettings, judged: _Judged, folder: RunFolder, root: Path | None, progress: ProgressFactory
+) -> Card:
     synthetic, average = judged.synthetic, judged.average
     if judged.card is not None:  # of older sets it alone says it
         synthetic.info.setdefault("lower_precision", judged.card.lower_precision)
+        synthetic.info.setdefault("scale", judged.card.scale)
     with workbench(settings, progress) as bench:
         if bench.parts.method.whole_split:
             raise ConfigurationError("method: the one given trains on all images and has no set to judge; "
                                      "leave method out")  # fmt: skip
         source = source_data(synthetic, judged.name, judged.card)
         check_fit(judged.name, synthetic, source, bench)
-        bench.check()
-        other, note = other_data(source, bench, judged.trained_on), None if source else NOT_SAID
+        bench.check(distils=False)
+        other, note = other_data(source, bench, judged.trained_on), None if source else not_said(synthetic)
+        if "stopped" in synthetic.info:
+            note = f"its distillation was {printable(str(synthetic.info['stopped']))}"
         said = told(other, bench) if other else note
         if said:
             warnings.warn(f"{judged.name}: {said}", stacklevel=2)
@@ -159,15 +167,17 @@ def _judge(settings: RunSettings, judged: _Judged, folder: RunFolder, progress: 
         if not judged.files:  # in memory, so the folder must hold what its card judges
             write_set(synthetic, folder / SYNTHETIC)
         finished = finished_networks(folder, bench, distilled)
-        results = judge(distilled, bench, replace(bench.evaluator(), finished=finished))
-        cost = {"experts_s": None, "distill_s": None, "evaluate_s": finished.seconds, "seconds_per_iteration": None}
+        shared = None if root is None else SharedEvaluations(root, bench)
+        results = judge(distilled, bench, replace(bench.evaluator(), finished=finished), shared)
+        evaluated = {"evaluate_s": finished.seconds} if shared is None else shared.cost(finished.seconds)
+        cost = {"experts_s": None, "distill_s": None, "seconds_per_iteration": None, **evaluated}
         artefacts = folder.artefacts(CONFIG, *([] if judged.files else [SYNTHETIC])) | {
             file.name: sha256(file) for file in judged.files
         }
         # nothing else says how it was made
         config = judged.config
-        origin = read_settings(config).set_digest() if config is not None and config.exists() else None
-        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), synthetic, origin,
+        made_with = read_settings(config) if config is not None and config.exists() else None
+        card = finished_card(bench, results, cost, artefacts, synthetic.info.get("seed"), distilled, made_with,
                              other, note)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()

@@ -68,7 +68,8 @@ class Run:
                 continue
             if isinstance(row, dict) and "step" in row:
                 rows.append(row)
-        return pd.DataFrame(rows).set_index("step") if rows else pd.DataFrame()
+        # what the last iteration adds off the beat is a line of its own
+        return pd.DataFrame(rows).groupby("step", sort=False).first() if rows else pd.DataFrame()
 
     def pixels(self) -> Tensor:
         """Return the distilled images as one would look at them, (n, C, H, W) in [0, 1].

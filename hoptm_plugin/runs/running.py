@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,23 +18,28 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, DistilledFrom, make_card, peak_memory_bytes, write_card
 from hoptm_plugin.cards.record import LONGEST_LINE
 from hoptm_plugin.core.dataset import Split
+from hoptm_plugin.core.errors import DivergedError
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import printable
-from hoptm_plugin.engine.distil import Distilled, Distiller
+from hoptm_plugin.core.text import one_line, pasted
+from hoptm_plugin.engine.checkpoint import iterations_done
+from hoptm_plugin.engine.distil import CHECKPOINT, Distilled, Distiller, Selected
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
-from hoptm_plugin.exchange.origin import images_are
+from hoptm_plugin.exchange.origin import images_are, not_said
 from hoptm_plugin.loggers import GuardedLoggers
-from hoptm_plugin.runs.assembly import Workbench, network_label, workbench
+from hoptm_plugin.runs.assembly import Workbench, device_name, network_label, workbench
 from hoptm_plugin.runs.finished import FILE_NAME as EVALUATIONS
 from hoptm_plugin.runs.finished import KeptNetworks
 from hoptm_plugin.runs.folder import RunFolder, as_settings
 from hoptm_plugin.runs.grid import write_grid
+from hoptm_plugin.runs.planning import Plan, planned
+from hoptm_plugin.runs.shared import SharedEvaluations
 from hoptm_plugin.runtime.bars import usual_progress
-from hoptm_plugin.runtime.progress import ProgressFactory
+from hoptm_plugin.runtime.progress import ProgressFactory, silent
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, write_json
+from hoptm_plugin.storage.paths import without_paths
 from hoptm_plugin.storage.run_files import (
     AVERAGE,
     CARD,
@@ -50,7 +57,12 @@ from hoptm_plugin.storage.tensors import digest
 UNCHANGED = 1e-4  # of normalised values: far below a level of 8-bit pixels
 
 
-def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | None = None) -> Card:
+def run(
+    settings: RunSettings,
+    folder: str | Path,
+    progress: ProgressFactory | None = None,
+    told: Callable[[Plan], None] | None = None,
+) -> Card:
     """Train missing experts, distil, evaluate, and write it all into the folder; return the card.
 
     Nothing is written before settings, data and folder have been checked. With ``settings.resume`` an interrupted run
@@ -60,6 +72,8 @@ def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | N
         settings: as :func:`hoptm_plugin.compose` gives them.
         folder: a new one, or the one to go on in.
         progress: reports what takes long; None: bars on a terminal or in a notebook, else nothing.
+        told: is given the plan before the work; None has ``progress`` say it in a line. Where there is neither, and
+            where nothing is left to be distilled, none is made.
 
     Raises:
         ConfigurationError: all that does not fit together, at once, before any work.
@@ -70,14 +84,19 @@ def run(settings: RunSettings, folder: str | Path, progress: ProgressFactory | N
     taken = RunFolder(as_path(folder, "folder"))
     settings = taken.continued(as_settings(settings))
     with taken.taken(settings) as finished:
-        return finished or _run(settings, taken, progress or usual_progress())
+        return finished or _run(settings, taken, progress or usual_progress(), told)
 
 
-def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) -> Card:
+def _run(
+    settings: RunSettings, folder: RunFolder, progress: ProgressFactory, told: Callable[[Plan], None] | None
+) -> Card:
     with workbench(settings, progress) as bench:
         bench.check()
         bench.check_experts()
         bench.say_what_is_dropped()
+        _say_longer(bench, folder.shorter(settings), folder)
+        if told is not None or progress is not silent:
+            _tell(bench, folder, told or (lambda plan: progress(str(plan), 0)))
         folder.begin(settings)
         if "split" in bench.data.provenance:
             write_json(folder / SPLIT, bench.data.provenance["split"])
@@ -85,14 +104,35 @@ def _run(settings: RunSettings, folder: RunFolder, progress: ProgressFactory) ->
         with closing(GuardedLoggers(bench.parts.loggers)) as logger:
             distilled, cost = _distil(bench, evaluator, folder, logger)
             finished = finished_networks(folder, bench, distilled)
-            results = judge(distilled, bench, replace(evaluator, finished=finished))
-            cost |= {"experts_s": bench.experts_seconds, "evaluate_s": finished.seconds}
+            shared = SharedEvaluations(settings.experts.root, bench)
+            results = judge(distilled, bench, replace(evaluator, finished=finished), shared)
+            cost |= {"experts_s": bench.experts_seconds, **shared.cost(finished.seconds)}
             logger.scalars(settings.distillation.iterations, _means(results))
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
-        card = finished_card(bench, results, cost, artefacts, settings.seed, distilled.synthetic, settings.set_digest())
+        foreign = bench.parts.method.imported is not None  # whatever seed it was distilled with
+        seed, note = (None, not_said(distilled.synthetic)) if foreign else (settings.seed, None)
+        card = finished_card(bench, results, cost, artefacts, seed, distilled, settings, note=note,
+                             began_from=bench.parts.method.images_are)  # fmt: skip
         write_card(card, folder / CARD)
         finished.discard()
         return card
+
+
+def _say_longer(bench: Workbench, planned: int | None, folder: RunFolder) -> None:
+    """Say that a run is made longer, and where it will have other last bits than one that was planned so long."""
+    if planned is None:
+        return
+    more = bench.settings.distillation.iterations
+    bench.progress(f"{folder.path}: goes on from {planned} iterations to {more}; its result so far is replaced", 0)
+    if bench.compiled(planned) != bench.compiled(more):
+        warnings.warn(f"runtime.compile=auto compiles the longer run only, so its last bits are not those of a run "
+                      f"that was planned for {more} iterations", stacklevel=2)  # fmt: skip
+
+
+def _tell(bench: Workbench, folder: RunFolder, told: Callable[[Plan], object]) -> None:
+    """Tell what is left to be done and how long it takes; not where only networks are left to be evaluated."""
+    if iterations_done(folder / CHECKPOINT) < bench.settings.distillation.iterations:
+        told(planned(bench, folder.path))
 
 
 @dataclass(frozen=True)
@@ -158,7 +198,8 @@ def _distil(
 
     def begun(start: SyntheticSet) -> None:
         initial.append(start.images.detach().cpu().clone())
-        write_grid(bench.data.pixels(start.images), folder / INITIAL_GRID, settings.ipc)
+        if method.imported is None:
+            write_grid(bench.data.pixels(start.images), folder / INITIAL_GRID, settings.ipc)
 
     distiller = Distiller(
         method,
@@ -170,31 +211,55 @@ def _distil(
         logger,
         begun,
     )
-    distilled = distiller.run()
-    if hashes := bench.data.image_hashes:
+    try:
+        distilled = distiller.run()
+    except DivergedError as error:
+        kept = distiller.kept()
+        planned = settings.distillation.iterations
+        said = {"stopped": f"stopped since it diverged; this is iteration {kept.iteration} of {planned}, {kept.why}"}
+        _write_sets(bench, folder, Distilled(kept.synthetic, None), initial[0], said | {"iteration": kept.iteration})
+        raise type(error)(
+            f"{error}. The set of iteration {kept.iteration}, {kept.why}, is kept; judge it by: hoptm-bench eval "
+            f"{pasted('synthetic', folder.path)}"
+        ) from error
+    chosen = distilled.selected
+    _write_sets(bench, folder, distilled, initial[0], {} if chosen is None else {"iteration": chosen.iteration})
+    if method.imported is not None:
+        return distilled, {"distill_s": None, "seconds_per_iteration": None}
+    per_iteration = distiller.seconds / settings.distillation.iterations
+    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
+
+
+def _write_sets(
+    bench: Workbench, folder: RunFolder, distilled: Distilled, initial: Tensor, more: dict[str, Any]
+) -> None:
+    """Write a set and its average into the folder with what they say of their making, and the set's pictures."""
+    settings, method = bench.settings, bench.parts.method
+    if method.imported is None and (hashes := bench.data.image_hashes):
         write_trained_on(hashes["train"], bench.data.split_sha256["train"], folder / TRAINED_ON)
-    info = {
+    info: dict[str, Any] = {
         "method_id": settings.method_id,
         "method_title": settings.method_title,
-        "dataset": bench.data.name,
-        "fingerprint": bench.data.fingerprint,
-        "splits": bench.data.split_sha256,
         "ipc": settings.ipc,
-        "seed": settings.seed,
         "selection": settings.distillation.selection,
+        **more,
     }
-    info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
+    if method.imported is not None:
+        info["imported"] = method.imported
+    else:
+        info |= {"dataset": bench.data.name, "fingerprint": bench.data.fingerprint, "splits": bench.data.split_sha256,
+                 "seed": settings.seed}  # fmt: skip
+        info |= {key: bench.data.provenance[key] for key in ("source", "licence") if key in bench.data.provenance}
     for synthetic, name in ((distilled.synthetic, SYNTHETIC), (distilled.average, AVERAGE)):
         if synthetic is not None:
             synthetic.info = info | ({"average": True} if name == AVERAGE else {})
             synthetic.info |= {
-                "images_are": images_made_of(method, initial[0], synthetic.images),
+                "images_are": images_made_of(method, initial, synthetic.images),
                 "floor": method.floor,
             } | ({"lower_precision": lower} if (lower := lower_precision(bench)) else {})
+            synthetic.info |= {"scale": settings.scale} if settings.scale else {}
             write_set(synthetic, folder / name)
     write_grid(bench.data.pixels(distilled.synthetic.images), folder / GRID, settings.ipc)
-    per_iteration = distiller.seconds / settings.distillation.iterations
-    return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 
 def images_made_of(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
@@ -204,18 +269,25 @@ def images_made_of(method: Method, initial: Tensor, final: Tensor) -> ImagesAre:
     return "from_real"
 
 
-def judge(distilled: Distilled, bench: Workbench, evaluator: Evaluator) -> dict[str, Any]:
-    """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split."""
+def judge(
+    distilled: Distilled, bench: Workbench, evaluator: Evaluator, shared: SharedEvaluations | None = None
+) -> dict[str, Any]:
+    """Evaluate a set, its moving average, and a random subset if asked, on the protocol's split.
+
+    What needs no distillation is read from ``shared`` where it is there; without it everything is computed.
+    """
     settings, average = bench.settings, distilled.average
     tested: Split = getattr(bench.data, settings.protocol.split)
     results: dict[str, Any] = {"averaged": None, "random_subset": None}
-    results["evaluations"] = evaluator.evaluate(lambda repeat: distilled.synthetic, tested, "synthetic set")
+    once = evaluator.evaluate if shared is None else partial(shared.evaluate, evaluator)
+    own = once if bench.parts.method.whole_split else evaluator.evaluate
+    results["evaluations"] = own(lambda repeat: distilled.synthetic, tested, "synthetic set")
     if average is not None:
         warm_up = distilled.synthetic if settings.protocol.warm_start_average else None
         results["averaged"] = evaluator.evaluate(lambda repeat: average, tested, "moving average", warm_up)
     if settings.protocol.random_subset and not bench.parts.method.whole_split:
         seeds = bench.seeds.child("random subset")
-        results["random_subset"] = evaluator.evaluate(
+        results["random_subset"] = once(
             lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), tested, "random subset"
         )
     return results
@@ -227,10 +299,11 @@ def finished_card(
     cost: dict[str, Any],
     artefacts: dict[str, str],
     distillation_seed: int | None,
-    synthetic: SyntheticSet,
-    origin: str | None,
+    distilled: Distilled,
+    made_with: RunSettings | None,
     distilled_from: DistilledFrom | None = None,
     note: str | None = None,
+    began_from: ImagesAre = "unknown",
 ) -> Card:
     """Return the card of results that :func:`judge` gave.
 
@@ -240,17 +313,21 @@ def finished_card(
         cost: fields of the card's.
         artefacts: the card's.
         distillation_seed: the card's.
-        synthetic: what was judged.
-        origin: what :meth:`RunSettings.set_digest` gave.
+        distilled: what was judged.
+        made_with: the settings of its making, where they are known.
         distilled_from: other data that it is from.
         note: to be told beside that of the settings.
+        began_from: what the images were that its making began from.
     """
-    settings = bench.settings
+    settings, synthetic = bench.settings, distilled.synthetic
     ipc = None if bench.parts.method.whole_split else settings.ipc
     # a card's reported accuracy is that of its first network: only of the one distilled with
     own = next(iter(results["evaluations"])) == network_label(settings.network) and distilled_from is None
     published = settings.reported if own and bench.unofficial() is None else None
-    lower = synthetic.info.get("lower_precision")  # of its making, which is not that of its judging
+    # of its making, which is not that of its judging
+    said = {key: synthetic.info.get(key) for key in ("lower_precision", "imported", "scale")}
+    if bench.parts.method.whole_split:
+        said["scale"] = settings.scale
     return make_card(
         bench.data,
         results,
@@ -260,32 +337,35 @@ def finished_card(
         seed=settings.seed,
         protocol=settings.protocol.model_dump(mode="json") | {"augment": settings.deciding()["augment"]},
         selection=settings.distillation.selection,
+        selected=_selected(distilled.selected),
+        averaged_selected=_selected(distilled.average_selected),
+        saturation=None if distilled.saturation is None else asdict(distilled.saturation),
         tuning=settings.tuning,
         note="; ".join(filter(None, (note, settings.note)))[:LONGEST_LINE] or None,
         reported=None if published is None else published.of(ipc),
         cost={**cost, "peak_memory_bytes": peak_memory_bytes(bench.device), "device": device_name(bench)},
         distillation_seed=distillation_seed,
         config_sha256=settings.digest(),
-        distillation_sha256=origin,
+        distillation_sha256=None if made_with is None else made_with.set_digest(),
         labels="soft" if synthetic.soft else "hard",
         images_are=images_are(synthetic),
         floor=synthetic.info.get("floor") is True,
         images_stored=len(synthetic.images),
         images_trained_on=len(synthetic),
-        lower_precision=printable(str(lower))[:LONGEST_LINE] if lower else None,
+        **{key: one_line(str(value))[:LONGEST_LINE] if value else None for key, value in said.items()},
         distilled_from=distilled_from,
+        settings=None if made_with is None else without_paths(made_with.deciding(["result"])),
+        began_from=began_from,
         artefacts=artefacts,
     )
 
 
-def device_name(bench: Workbench) -> str:
-    """Return the device in words, and the precision of the unroll where it is lower."""
-    precision = bench.settings.runtime.precision
-    lower = "" if precision == "float32" else f", {precision}"
-    if bench.device.type == "cuda":
-        return f"{torch.cuda.get_device_name(bench.device)}{lower}"
-    threads = torch.get_num_threads()
-    return f"CPU ({threads} thread{'' if threads == 1 else 's'}{lower})"
+def _selected(selected: Selected | None) -> dict[str, Any] | None:
+    """Return how an iteration was chosen, as the card has it; None where an earlier version scored some of them."""
+    if selected is None or selected.iteration not in (iteration for iteration, _ in selected.curve):
+        return None
+    iterations, accuracies = zip(*selected.curve, strict=True)
+    return {"iteration": selected.iteration, "iterations": iterations, "accuracies": accuracies}
 
 
 def lower_precision(bench: Workbench) -> str | None:

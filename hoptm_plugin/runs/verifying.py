@@ -19,11 +19,11 @@ from hoptm_plugin.engine.significance import holm, welch
 from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
 from hoptm_plugin.exchange.origin import source_data
-from hoptm_plugin.runs.assembly import Workbench, workbench
+from hoptm_plugin.runs.assembly import Workbench, device_name, workbench
 from hoptm_plugin.runs.composition import parsed
 from hoptm_plugin.runs.fitting import other_data
 from hoptm_plugin.runs.folder import read_settings, trusted
-from hoptm_plugin.runs.running import device_name, judge
+from hoptm_plugin.runs.running import judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
@@ -261,7 +261,7 @@ def _evaluated_again(folder: Path, card: Card, bench: Workbench) -> tuple[list[R
             f"dataset: the data are not those of the card: fingerprint {bench.data.fingerprint}, in the card "
             f"{card.dataset.fingerprint}; name the folder or file of the original data with dataset.root=PATH"
         )
-    bench.check()
+    bench.check(distils=False)
     distilled = _distilled(folder, card, bench)
     found = judge(distilled, bench, bench.evaluator())
     pairs = [

@@ -16,6 +16,11 @@ from hoptm_plugin.runtime.environment import private_folder
 from hoptm_plugin.runtime.gpus import claim_gpu
 
 
+def kind_of_device(asked: str) -> str:
+    """Return "cpu" or "cuda" for what was asked for: "auto" is CUDA where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
 def resolve(asked: str, precision: Precision, compiled: bool) -> torch.device:
     """Return the device, of several GPUs a free one.
 
@@ -30,7 +35,7 @@ def resolve(asked: str, precision: Precision, compiled: bool) -> torch.device:
     available = torch.cuda.is_available()
     if asked == "cuda" and not available:
         raise ConfigurationError("runtime.device: cuda was asked for, but torch sees no CUDA device; use cpu or auto")
-    name = ("cuda" if available else "cpu") if asked == "auto" else asked
+    name = kind_of_device(asked)
     if precision == "tf32" and name != "cuda":
         raise ConfigurationError("runtime.precision: tf32 exists on CUDA only; use float32")
     device = torch.device(name)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from hoptm_plugin.core.interfaces import Schedule
 from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Symbol
 
 
 @register("geometric")
@@ -18,7 +21,7 @@ class Geometric(Schedule):
 
     cites = ("dong2025hoptm",)
 
-    def __init__(self, start: float, growth: float, every: int = 500) -> None:
+    def __init__(self, start: Annotated[float, Symbol("")], growth: float, every: int = 500) -> None:
         if start <= 0 or growth <= 0 or every < 1:
             raise ValueError("start and growth must be above 0 and every at least 1")
         self.start, self.growth, self.every = start, growth, every
@@ -38,7 +41,7 @@ class Linear(Schedule):
         over: iterations that it takes.
     """
 
-    def __init__(self, start: float, end: float, over: int) -> None:
+    def __init__(self, start: Annotated[float, Symbol("")], end: float, over: int) -> None:
         if over < 1:
             raise ValueError("over must be at least 1")
         self.start, self.end, self.over = start, end, over

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from hoptm_plugin.core.interfaces import Number, Scheduler, State, value_at
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.registry import register
+from hoptm_plugin.core.roles import Symbol
 
 
 @register("self_paced")
@@ -43,12 +44,12 @@ class SelfPaced(Scheduler):
 
     def __init__(
         self,
-        kappa: Number | None = None,
+        kappa: Annotated[Number | None, Symbol("κ")] = None,
         sticky: bool = True,
         errors: Literal["raw", "normalised"] = "raw",
         granularity: Literal["scalar", "tensor"] = "scalar",
         eps: float = 1e-12,
-        quantile: Number | None = None,
+        quantile: Annotated[Number | None, Symbol("quantile")] = None,
     ) -> None:
         if (kappa is None) == (quantile is None):
             raise ValueError("needs either kappa or quantile; set the other one to null")

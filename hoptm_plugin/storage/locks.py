@@ -76,6 +76,18 @@ class Lock:
             return ""
 
 
+def held_by(path: Path) -> str | None:
+    """Return who is at work by a lock file, in words, None where nobody is; nothing is written or locked.
+
+    Of a process on another machine nothing tells whether it lives, so it counts as at work.
+    """
+    named = Lock(path).holder() if path.is_file() else ""
+    elsewhere = re.fullmatch(r"process \d+ on (.*)", named)
+    if elsewhere is None:
+        return None
+    return named if elsewhere[1] != socket.gethostname() or _lives(named) else None
+
+
 def _lives(named: str) -> bool:
     """Tell whether a lock file names a process that lives on this machine."""
     found = re.fullmatch(r"process (\d+) on (.*)", named)

@@ -25,6 +25,7 @@ METRICS: Final = "metrics.jsonl"
 SPLIT: Final = "split.json"
 TRAINED_ON: Final = "trained_on.safetensors"
 LOCK: Final = ".lock"
+FAILURE: Final = "failure.txt"
 LARGEST_CONFIG: Final = 2**20
 _CHECKSUM = re.compile(rb"# SHA-256 of all below: ([0-9a-f]{64})\n")
 
@@ -33,6 +34,17 @@ def write_config(values: Mapping[str, Any], path: Path) -> None:
     """Write settings, plain values all of them, whole or not at all."""
     text = yaml.safe_dump(dict(values), sort_keys=False)
     write_text(path, f"# SHA-256 of all below: {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
+def is_config(path: Path) -> bool:
+    """Tell whether a file begins as the configuration of a run does."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as stream:
+            return _CHECKSUM.match(stream.read(128)) is not None
+    except OSError:
+        return False
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean, pstdev
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, ReportedAccuracy
 from hoptm_plugin.cards.evaluation import Evaluation
+from hoptm_plugin.cards.words import FRESH
 from hoptm_plugin.core.text import one_line
 from hoptm_plugin.engine.significance import LEVEL, Difference, Test, holm, of_seeds
 from hoptm_plugin.exchange.manifest import FILE_NAME as EXPORTED
 from hoptm_plugin.storage.run_files import SYNTHETIC
+from hoptm_plugin.tables.labels import FoundCard, differing, flat, label, names_of, settings_of
+from hoptm_plugin.tables.metrics import METRICS, Metric, MetricName, summary
 
-FoundCard: TypeAlias = tuple[Path | int, Card]
-"""A card and its file; of a card that was given as an object, its number among all that were given."""
 Column: TypeAlias = tuple[int | None, str]
 """Images per class, None for the whole training split; and network."""
 UNOFFICIAL = " ("  # in the name of a data set whose files are not the official ones, which it then says
-RANDOM, RANDOM_ROW, AVERAGED, WARM = "random", "random subset*", ", EMA", " (warm)"
+RANDOM, RANDOM_ROW, AVERAGED, WARM = "random", f"{FRESH}*", ", EMA", " (warm)"
 
 
 class Distillation(NamedTuple):
-    """A distilled set of a cell: its seeds, several where the same came of them, and its networks' mean accuracy."""
+    """A distilled set of a cell: its seeds, several where the same came of them, and its networks' mean."""
 
     seeds: tuple[int, ...]
-    mean: float
+    mean: float | None
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,16 @@ class Cell:
     """One method on one data set, IPC and network.
 
     Attributes:
-        row: the method's name in the table.
+        row: the method's name in the table, with the settings that tell it from others of the method.
         method: its short name; of the averaged set and of the random subset as well.
         ipc: images per class; None for the whole training split.
         network: the architecture.
         runs: the cards that were pooled, each with what its networks achieved.
         reported: what was published, or None.
         source: of ``reported``.
-        best: the column's highest mean, where it took part in a test; a set distilled from other data never is.
+        metric: that its numbers are of.
+        settings: in which it differs from other rows of the method, by dotted path.
+        best: the column's best mean, where it took part in a test; a set distilled from other data never is.
         against: the row it is tested against, or None where it is not.
         difference: from that row.
         p_holm: the difference's p-value, corrected over all tests of the table.
@@ -59,6 +61,8 @@ class Cell:
     runs: tuple[tuple[FoundCard, Evaluation], ...] = field(repr=False)
     reported: ReportedAccuracy | None = None
     source: str | None = None
+    metric: MetricName = "accuracy"
+    settings: Mapping[str, Any] = field(default_factory=dict)
     best: bool = False
     against: str | None = None
     difference: Difference | None = None
@@ -88,18 +92,32 @@ class Cell:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Accuracies of all networks, fractions; a card without one of them is refused."""
-        return accuracies_of(evaluation for _, evaluation in self.runs)
+        """The metric of all networks for which it is defined, fractions; accuracy always is."""
+        return self.values_of(self.metric)
+
+    def values_of(self, metric: MetricName) -> tuple[float, ...]:
+        """Return a metric of all networks for which it is defined, fractions."""
+        return values_of((evaluation for _, evaluation in self.runs), METRICS[metric])
 
     @property
-    def mean(self) -> float:
-        """Mean of the values, a fraction."""
-        return fmean(self.values)
+    def mean(self) -> float | None:
+        """Mean of the values, a fraction; None where there are none."""
+        return summary(self.values)[0]
 
     @property
-    def std(self) -> float:
-        """Population standard deviation (ddof 0) of the values, a fraction."""
-        return pstdev(self.values)
+    def std(self) -> float | None:
+        """Population standard deviation (ddof 0) of the values, a fraction; None where there are none."""
+        return summary(self.values)[1]
+
+    @property
+    def networks(self) -> int:
+        """How many networks were pooled."""
+        return sum(len(evaluation.accuracy.values) for _, evaluation in self.runs)
+
+    @property
+    def merit(self) -> float | None:
+        """A number that is the higher, the better the mean is."""
+        return None if self.mean is None else METRICS[self.metric].better(self.mean)
 
     @property
     def distillations(self) -> tuple[Distillation, ...]:
@@ -116,14 +134,14 @@ class Cell:
             known[1].append(seed)
             known[2].append(evaluation)
         return tuple(
-            Distillation(tuple(sorted(set(seeds))), fmean(accuracies_of(evaluations)))
+            Distillation(tuple(sorted(set(seeds))), summary(values_of(evaluations, METRICS[self.metric]))[0])
             for _, seeds, evaluations in found
         )
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """Mean accuracy of each distillation's networks, by its lowest seed: what is tested."""
-        return {each.seeds[0]: each.mean for each in self.distillations}
+        """Mean of each distillation's networks, by its lowest seed: what is tested."""
+        return {each.seeds[0]: each.mean for each in self.distillations if each.mean is not None}
 
     @property
     def diverged(self) -> int:
@@ -152,7 +170,12 @@ class Cell:
 
 def accuracies_of(evaluations: Iterable[Evaluation]) -> tuple[float, ...]:
     """Return the accuracies of all networks."""
-    return tuple(value for each in evaluations for value in each.accuracy.values if value is not None)
+    return values_of(evaluations, METRICS["accuracy"])
+
+
+def values_of(evaluations: Iterable[Evaluation], metric: Metric) -> tuple[float, ...]:
+    """Return a metric of all networks for which it is defined."""
+    return tuple(value for each in evaluations for value in metric.of(each) if value is not None)
 
 
 def same_result(evaluation: Evaluation) -> list[Hashable]:
@@ -169,35 +192,39 @@ def set_digest(card: Card) -> str | None:
     return found or card.artefacts.get(EXPORTED)  # whose manifest has the digests of all its files
 
 
-def pooled(members: Sequence[FoundCard]) -> tuple[list[Cell], list[str]]:
+def pooled(members: Sequence[FoundCard], metric: MetricName = "accuracy") -> tuple[list[Cell], list[str]]:
     """Return the cells of cards that were judged alike, and notes on what could not be pooled.
 
-    Networks are pooled over seeds. Two runs of a method with the same seed differ in their settings: they get a row
-    each, named by their folders. Random subsets that runs evaluated beside their sets are pooled, a seed once, except
-    where a method that draws them was run.
+    Networks are pooled over seeds. Runs of a method that differ in their settings get a row each, named by these, or by
+    their folders where the cards do not tell them. Random subsets that runs evaluated beside their sets are pooled, a
+    seed once, except where a method that draws them was run.
     """
     pools: dict[tuple[str, str, int | None, str], list[tuple[FoundCard, Evaluation]]] = {}
+    changed: dict[str, Mapping[str, Any]] = {}
 
-    def add(row: str, method: str, found: FoundCard, evaluation: Evaluation) -> None:
+    def add(row: str, method: str, found: FoundCard, evaluation: Evaluation, settings: Mapping[str, Any]) -> None:
         pools.setdefault((row, method, found[1].ipc, evaluation.network), []).append((found, evaluation))
+        changed[row] = settings
 
     measured = {(card.ipc, each.network) for _, card in members if card.floor for each in card.evaluations}
     seen: set[tuple[int, int | None, str]] = set()
-    for row, found in zip(_row_names(members), members, strict=True):
+    for (row, settings), found in zip(_rows(members), members, strict=True):
         card = found[1]
+        average = f"{row}{AVERAGED}{WARM if card.protocol.get('warm_start_average') else ''}"
         for each in card.evaluations:
-            add(row, card.method, found, each)
+            add(row, card.method, found, each, settings)
         for each in card.averaged or ():
-            add(f"{row}{AVERAGED}{WARM if card.protocol.get('warm_start_average') else ''}", card.method, found, each)
+            add(average, card.method, found, each, settings)
         for each in card.random_subset or ():
             drawn = (card.seed, card.ipc, each.network)  # methods of one seed draw the same subsets
             if drawn[1:] not in measured and drawn not in seen:
                 seen.add(drawn)
-                add(RANDOM_ROW, RANDOM, found, each)
+                add(RANDOM_ROW, RANDOM, found, each, {})
     cells, notes = [], []
     for (row, method, ipc, network), runs in pools.items():
-        published = {shown for (_, card), each in runs if (shown := _published(card, each)) is not None}
-        cell = Cell(row, method, ipc, network, tuple(runs))
+        published = {shown for (_, card), each in runs if (shown := _published(card, each)) is not None
+                     and metric == "accuracy"}  # fmt: skip
+        cell = Cell(row, method, ipc, network, tuple(runs), metric=metric, settings=changed[row])
         if len(published) > 1:
             notes.append(f"{cell.where}: the pooled runs name different reported accuracies, so none is shown")
         elif published and UNOFFICIAL in runs[0][0][1].dataset.name:
@@ -219,27 +246,54 @@ def _published(card: Card, evaluation: Evaluation) -> tuple[ReportedAccuracy, st
     return None if figure is None else (figure, card.reported.source)
 
 
-def _row_names(members: Sequence[FoundCard]) -> list[str]:
-    """Return each card's row: its title, with the method's short name or the folder where the title would mislead.
+def _rows(members: Sequence[FoundCard]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return each card's row, and the settings in which it differs from others of the method.
 
-    Only cards of different distillation seeds and otherwise equal settings share a row and an IPC.
+    Its name is the title, with these settings, and with the method's short name or the folder where that would mislead.
+    Only cards of different distillation seeds and otherwise equal settings share a row and an IPC; of several scales
+    each has rows of its own.
     """
-    titles = [_title(card) for _, card in members]
+    several = len({card.scale for _, card in members}) > 1
+    told = _told(members)
+    titles = [
+        ", ".join(filter(None, (_title(card), _scale(card) if several else "", text)))
+        for (_, card), (text, _) in zip(members, told, strict=True)
+    ]
     methods: dict[str, set[str]] = {}
     for title, (_, card) in zip(titles, members, strict=True):
         methods.setdefault(title, set()).add(card.method)
     named = [(card.method, title, card) for title, (_, card) in zip(titles, members, strict=True)]
     counts = Counter((method, title, card.ipc, distillation_seed(card)) for method, title, card in named)
     repeated = {key[:2] for key, count in counts.items() if count > 1}
-    settings = {(method, title, card.ipc, _origin(card)) for method, title, card in named if _origin(card)}
-    variants = Counter(key[:3] for key in settings)
+    origins = {(method, title, card.ipc, _origin(card)) for method, title, card in named if _origin(card)}
+    variants = Counter(key[:3] for key in origins)
     repeated |= {key[:2] for key, count in variants.items() if count > 1}
-    names = []
-    for where, (method, title, _) in zip(_places(members), named, strict=True):
+    labelled = {(method, _title(card)) for (method, _, card), (text, _) in zip(named, told, strict=True) if text}
+    rows = []
+    for where, (method, title, card), (text, settings) in zip(_places(members), named, told, strict=True):
         taken = title == RANDOM_ROW or AVERAGED in title  # what rows of other kinds are called
         name = f"{title} [{method}]" if taken or len(methods[title]) > 1 else title
-        names.append(f"{name} ({where})" if (method, title) in repeated else name)
-    return names
+        unknown = not text and (method, _title(card)) in labelled
+        rows.append((f"{name} ({where})" if unknown or (method, title) in repeated else name, settings))
+    return rows
+
+
+def _told(members: Sequence[FoundCard]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return in words, and by path, the settings in which each card differs from others of its method and title."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, (_, card) in enumerate(members):
+        groups.setdefault((card.method, _title(card)), []).append(number)
+    told: list[tuple[str, Mapping[str, Any]]] = [("", {})] * len(members)
+    for numbers in groups.values():
+        if len({_origin(members[number][1]) for number in numbers}) < 2:
+            continue
+        known = {number: settings for number in numbers if (settings := settings_of(members[number])) is not None}
+        variants = {number: flat(settings) for number, settings in known.items()}
+        paths = differing(list(variants.values()), [members[number][1].ipc for number in variants])
+        names = names_of(paths, list(known.values())) if paths else {}
+        for number, variant in variants.items():
+            told[number] = label(variant, names), {path: variant.get(path) for path in names}
+    return told
 
 
 def _title(card: Card) -> str:
@@ -247,6 +301,10 @@ def _title(card: Card) -> str:
     other = card.distilled_from
     from_other = "" if other is None else f" (distilled from {other.name})"
     return f"{card.title}{'' if card.lower_precision is None else f', {card.lower_precision}'}{from_other}"
+
+
+def _scale(card: Card) -> str:
+    return "no scale" if card.scale is None else f"scale {card.scale}"
 
 
 def _places(members: Sequence[FoundCard]) -> list[str]:
@@ -271,13 +329,13 @@ def distillation_seed(card: Card) -> int:
 def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[Cell]:
     """Test every cell against its column's best one, or against the row called ``against`` where it has one.
 
-    Of a column the highest mean is marked as best, of equal ones all, where a test was made with it.
+    Of a column the best mean is marked as such, of equal ones all, where a test was made with it.
     """
     tops: dict[Column, float] = {}
-    for cell in cells:
-        if not cell.from_other_data:
-            tops[cell.column] = max(cell.mean, tops.get(cell.column, 0.0))
-    best = [cell for cell in cells if cell.mean == tops.get(cell.column) and not cell.from_other_data]
+    able = [cell for cell in cells if cell.merit is not None and not cell.from_other_data]
+    for cell in able:
+        tops[cell.column] = max(cell.merit or 0.0, tops.get(cell.column, -1.0))
+    best = [cell for cell in able if cell.merit == tops[cell.column]]
     candidates = best if against is None else [cell for cell in cells if cell.row == against]
     references: dict[Column, Cell] = {}
     for cell in sorted(candidates, key=lambda cell: cell.row):
@@ -285,7 +343,7 @@ def with_tests(cells: Sequence[Cell], against: str | None, tests: Test) -> list[
     tested = []
     for cell in cells:
         reference = references.get(cell.column)
-        if reference is None or reference.row == cell.row:
+        if reference is None or reference.row == cell.row or not cell.by_seed or not reference.by_seed:
             tested.append(cell)
         else:
             difference = of_seeds(cell.by_seed, reference.by_seed, tests)

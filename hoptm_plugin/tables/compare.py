@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,23 @@ import pandas
 
 from hoptm_plugin.cards.card import FILE_NAME, Card, read_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, StorageError, UserError
+from hoptm_plugin.core.text import one_line
 from hoptm_plugin.engine.significance import Test
 from hoptm_plugin.storage.files import write_text
 from hoptm_plugin.tables import formats
-from hoptm_plugin.tables.cells import FoundCard
+from hoptm_plugin.tables.labels import FoundCard
+from hoptm_plugin.tables.metrics import METRICS, MetricName
 from hoptm_plugin.tables.scores import ScoreName, refuse_missing, scored, tabled
-from hoptm_plugin.tables.table import ComparisonTable, tables_of
+from hoptm_plugin.tables.states import unfinished_in
+from hoptm_plugin.tables.table import ComparisonTable, Sort, only_best, tables_of
 
 Format: TypeAlias = Literal["markdown", "latex", "csv", "json"]
 RUN_FILES = (".json", ".jsonl", ".yaml", ".safetensors", ".png")
-NUMBERS = ("reported", "reported_std", "difference", "ci_low", "ci_high", "p", "p_holm", "lrs", "ars")  # or missing
+# numbers that may be missing
+NUMBERS = ("mean", "std", "reported", "reported_std", "difference", "ci_low", "ci_high", "p", "p_holm", "lrs", "ars",
+           *METRICS, *(f"{name}_std" for name in METRICS))  # fmt: skip
 COUNTS = ("ipc", "pairs")  # likewise
+MOST_NAMED = 10  # folders, in one line
 
 
 @runtime_checkable
@@ -45,18 +52,22 @@ class Comparison:
     Attributes:
         tables: in order.
         cards: what was compared, in the order given.
+        unfinished: folders of runs that were found and are not finished, and so left out.
     """
 
     tables: tuple[ComparisonTable, ...]
     cards: tuple[FoundCard, ...]
+    unfinished: tuple[Path, ...] = ()
 
     def table(self) -> pandas.DataFrame:
-        """Return one row for each method on each data set, IPC and network, of all tables; accuracies are fractions.
+        """Return one row for each method on each data set, IPC and network, of all tables; metrics are fractions.
 
         Its columns: ``group`` (the heading of the table, which says what sets it apart; of upper bounds also how they
-        were judged), ``method``, ``dataset``, ``ipc`` (missing for all training images), ``network``; ``mean``,
-        ``std`` (population), ``networks``, how many of them ``diverged``, ``runs``, ``seeds`` (distillations),
-        ``values`` (of each network), ``best`` (of its column, and tested); ``reported``, ``reported_std``,
+        were judged), ``method``, ``settings`` (in which it differs from other rows of the method), ``dataset``, ``ipc``
+        (missing for all training images), ``network``; ``metric``, and of it ``mean``, ``std`` (population),
+        ``values`` (of each network) and ``best`` (of its column, and tested); ``networks``, how many of them
+        ``diverged``, ``runs``, ``seeds`` (distillations); every metric by its name, as ``ece``, and its ``ece_std``;
+        ``reported``, ``reported_std``,
         ``reported_source``; ``against``, ``difference``, its 95 % interval ``ci_low`` to ``ci_high``, ``pairs`` of
         seeds (missing where they were not paired), ``p``, and ``p_holm``, corrected over the table; ``lrs`` and ``ars``
         if asked for; ``notes`` (of the table: what sets its rows apart, what was tested). Undefined numbers are
@@ -104,6 +115,9 @@ def compare(
     against: str | None = None,
     tests: Test | None = "paired",
     scores: ScoreName | Literal["all"] | None = None,
+    metric: MetricName = "accuracy",
+    sort: Sort = "name",
+    best: int | None = None,
 ) -> Comparison:
     """Lay results out by data set, IPC and network; only what was judged alike shares a table.
 
@@ -118,6 +132,10 @@ def compare(
         tests: of the means of distillation seeds: "paired" where both rows have the same seeds, else by Welch's test;
             "welch" throughout; None: nothing is tested, and nothing marked as best.
         scores: DD-Ranking's label-robust ("lrs") and augmentation-robust scores ("ars"), or "all", to add.
+        metric: what is tabled and tested: "accuracy", "balanced_accuracy", "macro_auroc", "macro_f1", "ece" (the lowest
+            is best) or "worst_recall".
+        sort: rows by "name", or by "result": the best first, by how far they are behind the best of their columns.
+        best: of each method with several settings, how many of the best to show; None: all.
 
     Raises:
         FileFormatError: a path without a card, or a card that cannot be read; none is skipped.
@@ -126,6 +144,10 @@ def compare(
     """
     _check("tests", tests, (*get_args(Test), None))
     _check("scores", scores, (*get_args(ScoreName), "all", None))
+    _check("metric", metric, tuple(METRICS))
+    _check("sort", sort, get_args(Sort))
+    if best is not None and (not isinstance(best, int) or best < 1):
+        raise ConfigurationError(f"best {best!r}: must be how many rows of a method to show, 1 or more")
     if against is not None and tests is None:
         raise ConfigurationError(f"against {against}: nothing is tested, since tests is None; leave out one of them")
     if not isinstance(cards_or_folders, Comparable | Iterable):
@@ -134,15 +156,27 @@ def compare(
     cards = find_cards(given)
     if not cards:
         raise ConfigurationError("nothing to compare: give cards, runs or folders of finished runs")
+    left_out = tuple(unfinished_in(each for each in given if isinstance(each, str | Path)))
+    if left_out:
+        warnings.warn(f"left out, since not finished: {_listed(left_out)}; `hoptm-bench runs` says how far they are",
+                      stacklevel=2)  # fmt: skip
     ordered = sorted(cards, key=lambda found: (isinstance(found[0], int), found[0]))
     if scores is None:
-        return Comparison(tuple(tables_of(ordered, against, tests)), tuple(cards))
-    wanted: tuple[ScoreName, ...] = get_args(ScoreName) if scores == "all" else (scores,)
-    tables, missing = scored(tables_of(tabled(ordered), against, tests), ordered, wanted)
-    refuse_missing(missing, scores)
-    if not any(table.scores for table in tables):
-        raise ConfigurationError(f"scores {scores}: only distilled sets have scores, and no card is of one; add runs")
-    return Comparison(tuple(tables), tuple(cards))
+        tables = tables_of(ordered, against, tests, metric, sort)
+    else:
+        wanted: tuple[ScoreName, ...] = get_args(ScoreName) if scores == "all" else (scores,)
+        tables, missing = scored(tables_of(tabled(ordered), against, tests, metric, sort), ordered, wanted)
+        refuse_missing(missing, scores)
+        if not any(table.scores for table in tables):
+            raise ConfigurationError(
+                f"scores {scores}: only distilled sets have scores, and no card is of one; add runs"
+            )
+    return Comparison(tuple(only_best(table, best) if best else table for table in tables), tuple(cards), left_out)
+
+
+def _listed(folders: Sequence[Path]) -> str:
+    more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
+    return f"{', '.join(one_line(str(folder)) for folder in folders[:MOST_NAMED])}{more}"
 
 
 def _check(name: str, value: str | None, known: Sequence[str | None]) -> None:
@@ -186,6 +220,10 @@ def _cards_of(given: Comparable, number: int) -> Iterable[FoundCard]:
     inside = path.is_dir() and not (path / FILE_NAME).exists()
     files = sorted(path.rglob(FILE_NAME)) if inside else [path / FILE_NAME if path.is_dir() else path]
     if not files:
+        begun = list(unfinished_in([path]))
+        if begun:
+            raise FileFormatError(f"{path}: none of the runs in it is finished ({_listed(begun)}); go on with them by "
+                                  f"`hoptm-bench run hydra.run.dir=PATH resume=true`")  # fmt: skip
         raise FileFormatError(f"{path}: no {FILE_NAME} in this folder or below; name folders of finished runs")
     return ((file.resolve(), read_card(file)) for file in files)
 

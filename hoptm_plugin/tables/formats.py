@@ -13,6 +13,7 @@ import pandas
 from hoptm_plugin.core.text import no_formula
 from hoptm_plugin.tables.cells import Cell
 from hoptm_plugin.tables.grids import MINUS, Entry, Grid, blocks, said_of_tests
+from hoptm_plugin.tables.metrics import METRICS, summary
 from hoptm_plugin.tables.table import ComparisonTable
 
 _LATEX = str.maketrans({
@@ -26,7 +27,7 @@ _MARKDOWN = re.compile(r"[\\`*|$]|~~|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<=\])[(:\[]|
 
 
 def records(tables: Sequence[ComparisonTable]) -> list[dict[str, Any]]:
-    """Return one record per cell, upper bounds included; accuracies are fractions, None where undefined.
+    """Return one record per cell, upper bounds included; metrics are fractions, None where undefined.
 
     Scores have keys only where some table shows them.
     """
@@ -44,23 +45,34 @@ def records(tables: Sequence[ComparisonTable]) -> list[dict[str, Any]]:
 def _record(table: ComparisonTable, group: str, cell: Cell, scores: Sequence[str]) -> dict[str, Any]:
     difference, reported = cell.difference, cell.reported
     return {
-        "group": group, "method": cell.row, "dataset": table.dataset, "ipc": cell.ipc, "network": cell.network,
-        "mean": cell.mean, "std": cell.std, "networks": len(cell.values), "diverged": cell.diverged,
+        "group": group, "method": cell.row, "settings": dict(cell.settings), "dataset": table.dataset,
+        "ipc": cell.ipc, "network": cell.network, "metric": cell.metric, "mean": cell.mean, "std": cell.std,
+        "networks": cell.networks, "diverged": cell.diverged,
         "runs": len(cell.runs), "seeds": len(cell.distillations), "values": list(cell.values), "best": cell.best,
+        **_metrics(cell),
         "reported": reported and reported.accuracy, "reported_std": reported and reported.std,
         "reported_source": cell.source, "against": cell.against,
         "difference": difference and difference.mean, "ci_low": difference and difference.low,
         "ci_high": difference and difference.high, "pairs": difference and difference.pairs,
         "p": difference and difference.p, "p_holm": cell.p_holm,
-        **{name: getattr(cell, name) for name in scores}, "notes": [*table.notes, *said_of_tests(table)],
+        **{name: getattr(cell, name) for name in scores},
+        "notes": [*table.notes, *said_of_tests(table)],
     }  # fmt: skip
 
 
+def _metrics(cell: Cell) -> dict[str, float | None]:
+    """Return mean and standard deviation of every metric of a cell, whatever its table shows."""
+    found: dict[str, float | None] = {}
+    for name in METRICS:
+        found[name], found[f"{name}_std"] = summary(cell.values_of(name))
+    return found
+
+
 def csv(frame: pandas.DataFrame) -> str:
-    """Return a frame of :func:`records` as CSV, lists as JSON; no text is what spreadsheets take for a formula."""
+    """Return a frame of records as CSV, lists and mappings as JSON; no text is what spreadsheets take for a formula."""
 
     def shown(value: Any) -> Any:
-        if isinstance(value, list):
+        if isinstance(value, list | dict):
             return json.dumps(value, ensure_ascii=False)
         return no_formula(value) if isinstance(value, str) else value
 

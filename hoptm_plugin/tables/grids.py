@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hoptm_plugin.cards.words import percent, published
 from hoptm_plugin.engine.significance import RULES, Difference
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, WARM, Cell, Column
+from hoptm_plugin.tables.metrics import METRICS
 from hoptm_plugin.tables.table import Bound, ComparisonTable
 
 NOT_TESTED = (
@@ -63,7 +64,8 @@ def accuracies(table: ComparisonTable) -> Grid:
         columns.append((heading, [Entry() if cell is None else _accuracy(cell) for cell in cells]))
         for name in table.scores if column[0] is not None else ():
             columns.append(((", ".join(heading), name.upper()), [_score(cell, name) for cell in cells]))
-    return _grid(table.heading, table, columns)
+    of = "" if table.metric == "accuracy" else f"; {table.measured.title.lower()}"
+    return _grid(f"{table.heading}{of}", table, columns)
 
 
 def differences(table: ComparisonTable) -> Grid | None:
@@ -101,8 +103,8 @@ def _accuracy(cell: Cell) -> Entry:
 
 def _measured(cell: Cell) -> str:
     # the scatter of a single network is not known, rather than 0
-    text = percent(cell.mean, cell.std) if len(cell.values) > 1 else f"{100 * cell.mean:.2f}"
-    return f"{text} ({len(cell.values)}{f', {cell.diverged} diverged' if cell.diverged else ''})"
+    text = percent(cell.mean, cell.std if len(cell.values) > 1 else None)
+    return f"{text} ({cell.networks}{f', {cell.diverged} diverged' if cell.diverged else ''})"
 
 
 def _score(cell: Cell | None, name: str) -> Entry:
@@ -150,12 +152,18 @@ def footnotes(tables: Sequence[ComparisonTable], best: str = "bold") -> list[str
     """Return what explains the marks in all tables, one note a line; ``best`` is how a column's best is marked."""
     cells = [cell for table in tables for cell in (*table.cells, *(bound.cell for bound in table.bounds))]
     rows = {cell.row for cell in cells}
-    marked = f"; the highest mean of a column is {best} where it was tested" if any(cell.best for cell in cells) else ""
-    notes = [f"Accuracy in percent: mean ± population std (number of networks, pooled over seeds){marked}."]
+    metric = METRICS[cells[0].metric]
+    end = "lowest" if metric.lower_is_better else "highest"
+    marked = f"; the {end} mean of a column is {best} where it was tested" if any(cell.best for cell in cells) else ""
+    notes = [f"{metric.title} in percent: mean ± population std (number of networks, pooled over seeds){marked}."]
+    notes += [metric.explained] * bool(metric.explained)
     if any(cell.diverged for cell in cells):
         notes.append("A network that diverged counts as wrong wherever it gave no prediction.")
     if RANDOM_ROW in rows:
-        notes.append("* random training images, evaluated within the other methods' runs, one set of networks a seed")
+        notes.append(
+            "* random training images, drawn anew for every network within the other methods' runs, one set of "
+            "networks a seed; a method that is a random subset draws one for all its networks"
+        )
     if any(AVERAGED in row for row in rows):
         notes.append("EMA: the exponential moving average of the synthetic set.")
     if any(row.endswith(WARM) for row in rows):

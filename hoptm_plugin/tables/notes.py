@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from statistics import fmean
 from typing import Final, TypeVar
 
 from hoptm_plugin.cards.card import Card
-from hoptm_plugin.cards.words import from_other_data
+from hoptm_plugin.cards.words import from_other_data, percent
 from hoptm_plugin.tables.cells import Cell, same_result, set_digest
+from hoptm_plugin.tables.metrics import METRICS
 
 V = TypeVar("V")
 MOST_NAMED: Final = 8
+UNEVEN: Final = 1.5  # times as many tested images of the most frequent class as of the rarest
 DIRTY: Final = "-dirty"
 MADE_WITH: Final[Mapping[str, Callable[[Card], str | None]]] = {
     "versions of hoptm_plugin": lambda card: card.software.hoptm_plugin,
@@ -26,15 +29,44 @@ def notes_on(cells: Sequence[Cell], bounds: Sequence[Cell]) -> list[str]:
     """Return what sets the rows of one table, and the bounds below it, apart, and what a reader would not see."""
     own = [cell for cell in cells if cell.own]  # what was judged beside a set goes with its row
     return [
-        *_made_otherwise([*own, *bounds]), *_once(cells), *_alike(cells), *_seeds(cells), *_sizes(own),
-        *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]), *_given(own),
+        *_scales([*own, *bounds]), *_made_otherwise([*own, *bounds]), *_once(cells), *_alike(cells), *_seeds(cells),
+        *_sizes(own), *_from_other_data(cells), *_searched(own), *_published([*cells, *bounds]), *_uneven(cells),
+        *_undefined(cells), *_given(own),
     ]  # fmt: skip
+
+
+def _uneven(cells: Sequence[Cell]) -> list[str]:
+    """Say what accuracy hides where the tested images of some class outnumber those of another by far."""
+    card, evaluation = cells[0].runs[0][0][1], cells[0].runs[0][1]
+    counts, classes = evaluation.support, card.dataset.classes
+    most, fewest = (pick(evaluation.present, key=counts.__getitem__) for pick in (max, min))
+    if cells[0].metric != "accuracy" or counts[most] < UNEVEN * counts[fewest]:
+        return []
+    rows: dict[str, list[float]] = {}
+    for cell in cells:
+        recalls = [each.recall_per_class[fewest] for _, each in cell.runs]
+        rows.setdefault(cell.row, []).extend(value for value in recalls if value is not None)
+    found = sorted(((percent(fmean(recalls)), row) for row, recalls in rows.items()), key=lambda each: each[1])
+    shown = f": {'; '.join(f'{row} {recall}' for recall, row in found)}" if len(found) <= MOST_NAMED else ""
+    return [f"The {card.split} images are uneven: {percent(counts[most] / card.tested)} percent are of class "
+            f"{classes[most]}, so answering always that has this accuracy, and {percent(counts[fewest] / card.tested)} "
+            f"are of class {classes[fewest]}, which accuracy hardly shows. Recall of it{shown or ' is in the cards'}. "
+            f"The metrics balanced_accuracy and worst_recall count every class alike."]  # fmt: skip
+
+
+def _undefined(cells: Sequence[Cell]) -> list[str]:
+    """Name the rows of which some networks have no value of the metric, and what that does to their means."""
+    short = {cell.row: None for cell in cells if len(cell.values) < cell.networks}
+    if not short:
+        return []
+    return [f"{METRICS[cells[0].metric].title} is undefined or not known for some networks of {named(short)}: those "
+            f"that diverged, or whose cards do not hold it; their means are over the others."]  # fmt: skip
 
 
 def _given(cells: Sequence[Cell]) -> list[str]:
     """Return the notes of the cards, with whose they are where they are not everybody's."""
     rows, every = _rows(cells, lambda card: card.note), {cell.row for cell in cells}
-    return sorted(f"Note{'' if {*names} == every else f' on {_named(names)}'}: {note}" for note, names in rows.items())
+    return sorted(f"Note{'' if {*names} == every else f' on {named(names)}'}: {note}" for note, names in rows.items())
 
 
 def _made_otherwise(cells: Sequence[Cell]) -> list[str]:
@@ -42,8 +74,15 @@ def _made_otherwise(cells: Sequence[Cell]) -> list[str]:
     notes = [f"Made with different {what}: {_each(rows)}." for what, rows in made.items() if len(rows) > 1]
     edited = _rows(cells, lambda card: (card.software.commit or "").endswith(DIRTY) or None)
     if edited:
-        notes.append(f"Made with edited files of hoptm_plugin, so by what code is not known: {_named(edited[True])}.")
+        notes.append(f"Made with edited files of hoptm_plugin, so by what code is not known: {named(edited[True])}.")
     return notes
+
+
+def _scales(cells: Sequence[Cell]) -> list[str]:
+    rows = _rows(cells, lambda card: card.scale or "none, or not known")
+    if all(card.scale is None for cell in cells for (_, card), _ in cell.runs):
+        return []
+    return [f"Made at different scales: {_each(rows)}." if len(rows) > 1 else f"Made at scale {next(iter(rows))}."]
 
 
 def _known(of: Callable[[Card], str | None], card: Card) -> str:
@@ -137,10 +176,11 @@ def _rows(cells: Iterable[Cell], of: Callable[[Card], V | None]) -> dict[V, dict
 
 
 def _each(rows: Mapping[str, Iterable[str]]) -> str:
-    return "; ".join(f"{value} ({_named(names)})" for value, names in sorted(rows.items()))
+    return "; ".join(f"{value} ({named(names)})" for value, names in sorted(rows.items()))
 
 
-def _named(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
+    """Return names in one line, the first of them where there are many."""
     known = [f'"{name}"' if "," in name else name for name in sorted(names, key=str.casefold)]
     more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
     return f"{', '.join(known[:MOST_NAMED])}{more}"

@@ -140,12 +140,13 @@ class _Scorer:
                 self._note("again", each, cell, wanted[0], labels="stored")
             return cell
         lrs = ars = None
+        accuracy = fmean(cell.values_of("accuracy"))
         if "lrs" in wanted:
             hard, whole = self._of_sets(cell, "lrs", labels="hard"), self._full(cell)
-            lrs = _score(label_robust_score, cell.mean, hard, self._random(cell, "lrs"), whole)
+            lrs = _score(label_robust_score, accuracy, hard, self._random(cell, "lrs"), whole)
         if "ars" in wanted:
             plain = self._of_sets(cell, "ars", augment=PLAIN), self._random(cell, "ars", PLAIN)
-            ars = _score(augmentation_robust_score, cell.mean, self._random(cell, "ars"), *plain)
+            ars = _score(augmentation_robust_score, accuracy, self._random(cell, "ars"), *plain)
         return replace(cell, lrs=lrs, ars=ars)
 
     def _of_sets(self, cell: Cell, score: ScoreName, *, augment: str | None = None, labels: str | None = None

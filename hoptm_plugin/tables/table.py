@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal, TypeAlias
 
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.words import SELECTIONS
@@ -14,7 +15,11 @@ from hoptm_plugin.core.roles import decides
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.significance import Test
 from hoptm_plugin.tables.cells import AVERAGED, RANDOM_ROW, Cell, Column, FoundCard, pooled, with_tests
-from hoptm_plugin.tables.notes import notes_on
+from hoptm_plugin.tables.labels import natural
+from hoptm_plugin.tables.metrics import METRICS, Metric, MetricName
+from hoptm_plugin.tables.notes import named, notes_on
+
+Sort: TypeAlias = Literal["name", "result"]
 
 # what is judged beside a set, and nothing of its own figures
 BESIDE = tuple(name for name in Protocol.model_fields if (known := decides(Protocol, name)) and known.beside)
@@ -47,7 +52,9 @@ class ComparisonTable:
         notes: on what is not shown, and what else is to be known of the rows.
         tested: how cells were to be tested; None where they were not.
         against: the row they were tested against; None where that is each column's best.
-        scores: columns of scores beside the accuracies, of "lrs" and "ars".
+        scores: columns of scores beside the metric, of "lrs" and "ars".
+        metric: that its cells are of.
+        sort: rows by "name", the random subsets first, or by "result", the best first.
     """
 
     heading: str
@@ -58,21 +65,50 @@ class ComparisonTable:
     tested: Test | None = "paired"
     against: str | None = None
     scores: tuple[str, ...] = ()
+    metric: MetricName = "accuracy"
+    sort: Sort = "name"
+
+    @property
+    def split(self) -> str:
+        """The split that its networks were tested on."""
+        return self.cells[0].runs[0][0][1].split
+
+    @property
+    def measured(self) -> Metric:
+        """The metric."""
+        return METRICS[self.metric]
 
     def columns(self) -> list[Column]:
         """Return the table's columns, (IPC, network), in order."""
         return sorted({cell.column for cell in self.cells}, key=lambda column: (column[0] or 0, column[1]))
 
     def rows(self) -> list[str]:
-        """Return the names of the table's rows: the random subset, then by name."""
-        return sorted({cell.row for cell in self.cells}, key=lambda row: (row != RANDOM_ROW, row.casefold(), row))
+        """Return the names of the table's rows, in order."""
+        behind = self.behind() if self.sort == "result" else {}
+        names = {cell.row for cell in self.cells}
+        return sorted(names, key=lambda row: (behind.get(row, 0.0), row != RANDOM_ROW, natural(row), row))
+
+    def behind(self) -> dict[str, float]:
+        """Return how far each row is behind the best of its columns, mean over these; infinity where nothing tells."""
+        tops: dict[Column, float] = {}
+        for cell in self.cells:
+            if cell.merit is not None:
+                tops[cell.column] = max(cell.merit, tops.get(cell.column, cell.merit))
+        distances: dict[str, list[float]] = {cell.row: [] for cell in self.cells}
+        for cell in self.cells:
+            if cell.merit is not None:
+                distances[cell.row].append(tops[cell.column] - cell.merit)
+        return {row: fmean(found) if found else float("inf") for row, found in distances.items()}
 
     def cell(self, row: str, column: Column) -> Cell | None:
         """Return a cell, or None where the method was not run."""
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
 
-def tables_of(cards: Sequence[FoundCard], against: str | None, tests: Test | None) -> list[ComparisonTable]:
+def tables_of(
+    cards: Sequence[FoundCard], against: str | None, tests: Test | None, metric: MetricName = "accuracy",
+    sort: Sort = "name",
+) -> list[ComparisonTable]:  # fmt: skip
     """Group cards by data set, fingerprint, protocol and selection; pool each cell's networks over seeds; test.
 
     Cards of the whole training split (``ipc`` None) stand below every table of the same data set, whatever their
@@ -95,11 +131,14 @@ def tables_of(cards: Sequence[FoundCard], against: str | None, tests: Test | Non
     tables = []
     for members, flat in zip(groups, conditions, strict=True):
         card = members[0][1]
-        cells, notes = pooled(members)
-        below = [bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card)]
+        cells, notes = pooled(members, metric)
+        below = [
+            bound for others in bounds if _data(others[0][1]) == _data(card) for bound in _bounds(others, card, metric)
+        ]
         notes += notes_on(cells, [bound.cell for bound in below])
         tables.append(ComparisonTable(
-            _heading(card, flat, differing), card.dataset.name, tuple(cells), tuple(below), tuple(notes), tests
+            _heading(card, flat, differing), card.dataset.name, tuple(cells), tuple(below), tuple(notes), tests,
+            metric=metric, sort=sort,
         ))  # fmt: skip
     return _tested(tables, against, tests) if tests else tables
 
@@ -153,7 +192,7 @@ def _said(conditions: Mapping[str, Any], key: str) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
+def _bounds(members: Sequence[FoundCard], host: Card, metric: MetricName) -> list[Bound]:
     """Return the results of cards on the whole training split, with what sets them apart from the table's cards."""
     card = members[0][1]
     theirs, ours = (_flat(_conditions(each)["protocol"]) for each in (card, host))
@@ -165,14 +204,33 @@ def _bounds(members: Sequence[FoundCard], host: Card) -> list[Bound]:
     remarks = [f"protocol differs: {', '.join(differences)}"] if differences else []
     if card.selection == "test_leaky":
         remarks.append(f"chosen: {SELECTIONS[card.selection]}")
-    cells = [cell for cell in pooled(members)[0] if cell.row != RANDOM_ROW]
+    cells = [cell for cell in pooled(members, metric)[0] if cell.row != RANDOM_ROW]
     return [Bound(cell, card.dataset.train, tuple(remarks)) for cell in cells]
+
+
+def only_best(table: ComparisonTable, count: int) -> ComparisonTable:
+    """Return a table with the best ``count`` rows of each method that has several settings, and what is left out said.
+
+    What was tested stays so, and corrected over all rows: the best of many is chosen because it came out best.
+    """
+    behind, rows = table.behind(), dict[tuple[str, bool], dict[str, None]]()
+    for cell in table.cells:
+        if cell.row not in (RANDOM_ROW, table.against):
+            rows.setdefault((cell.method, AVERAGED in cell.row), {})[cell.row] = None
+    out = [row for members in rows.values() for row in sorted(members, key=lambda row: (behind[row], row))[count:]]
+    if not out:
+        return table
+    kept = tuple(cell for cell in table.cells if cell.row not in out)
+    tried = "" if table.split == "validation" else ", by the test images themselves, so their results are flattered"
+    note = (f"Only the best {count} of each method's settings {'is' if count == 1 else 'are'} shown{tried}; left out, "
+            f"though counted where p-values are corrected: {named(out)}.")  # fmt: skip
+    return replace(table, cells=kept, notes=(*table.notes, note))
 
 
 def _tested(tables: Sequence[ComparisonTable], against: str | None, tests: Test) -> list[ComparisonTable]:
     rows = [None if against is None else _row_called(against, table) for table in tables]
     if against is not None and not any(rows):
-        known = sorted({row for table in tables for row in table.rows()}, key=str.casefold)
+        known = sorted({row for table in tables for row in table.rows()}, key=natural)
         raise ConfigurationError(f"against {against}: no row is called that (known: {', '.join(known)})")
     tested = []
     for table, row in zip(tables, rows, strict=True):

@@ -4,6 +4,7 @@ from hoptm_plugin.trajectory.initial import CorrectlyPredicted, Noise, RealImage
 from hoptm_plugin.trajectory.labels import HardLabels, SoftLabels
 from hoptm_plugin.trajectory.method import TrajectoryMatching, WeightedMatcher
 from hoptm_plugin.trajectory.sampler import UniformSegments
+from hoptm_plugin.trajectory.stored import StoredImages, StoredLabels
 from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
@@ -13,6 +14,8 @@ __all__ = [
     "Noise",
     "RealImages",
     "SoftLabels",
+    "StoredImages",
+    "StoredLabels",
     "StudentStep",
     "TrajectoryMatching",
     "UniformSegments",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import (
+    Excerpt,
     Gradient,
     Initialiser,
     LabelPolicy,
@@ -18,6 +20,7 @@ from hoptm_plugin.core.interfaces import (
     Matcher,
     Method,
     Number,
+    Schedule,
     Scheduler,
     SegmentSampler,
     State,
@@ -86,6 +89,7 @@ class TrajectoryMatching(Method):
     """
 
     cites = ("cazenavette2022mtt",)
+    no_progress = 1.0  # losses are ratios to the segment's length
 
     def __init__(
         self,
@@ -124,6 +128,8 @@ class TrajectoryMatching(Method):
             for name, term in self.matchers.items()
             for problem in term.matcher.problems(self.expert_epochs, self.student_steps)
         ]
+        found += [f"method.labels.{problem}" for problem in self.labels.problems(task)]
+        found += [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
         for name, scheduler in self.schedulers.items():
             bounds = [scheduler.start_epochs(step) for step in (0, LATE)]
             if any(bound is not None and bound[1] > self.sampler.last_start_epoch() for bound in bounds):
@@ -145,6 +151,7 @@ class TrajectoryMatching(Method):
         self._network = FlatNetwork(task.network(task.seeds.generator("container")))
         self._step = StudentStep(self._network, task.compute.compiled, task.compute.precision)
         images = self.initial_images.images(task)
+        self.images_are = self.initial_images.images_are  # it may know better by now
         labels = self.labels.initial(images, class_major(task), task)
         step_size = torch.tensor(self.step_size, dtype=images.dtype, device=images.device)
         synthetic = SyntheticSet(images, labels, step_size, task.data.class_names, task.data.normalisation)
@@ -171,7 +178,13 @@ class TrajectoryMatching(Method):
             logs.update(scheduler.logs())
         for term in self.matchers.values():
             logs.update(term.matcher.logs())
-        yield LossTerm(total, logs)
+        yield LossTerm(total, logs, self._watched(detached, weights, total.detach()))
+
+    def _watched(self, pair: TrajectoryPair, weights: Tensor | None, total: Tensor) -> Tensor:
+        """Return the loss, or where that is of other parameters or weights each time, the student's distance, 0-d."""
+        if weights is None and not any(isinstance(term.weight, Schedule) for term in self.matchers.values()):
+            return total
+        return pair.squared_errors.sum() / pair.squared_distances.sum()
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
         """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
@@ -203,6 +216,29 @@ class TrajectoryMatching(Method):
     def image_passes(self, classes: int, ipc: int) -> float:
         """Return N mini-batches three times: forward, again on the way back, and the second derivatives."""
         return 3.0 * self.student_steps * min(self.student_batch or classes * ipc, classes * ipc)
+
+    def excerpt(self, share: float, task: Task) -> Excerpt:
+        """Return it with fewer student steps and, where the fewest are too many, smaller mini-batches."""
+        if share >= 1:
+            return Excerpt(self)
+        stored, steps = len(task.data.class_names) * task.ipc, range(1, self.student_steps + 1)
+        terms = [term.matcher for term in self.matchers.values()]
+        possible = [n for n in steps if not any(each.problems(self.expert_epochs, n) for each in terms)]
+        part, whole = copy.copy(self), self._images(stored)
+        part.student_steps = max((n for n in possible if n <= share * self.student_steps), default=possible[0])
+        batch = min(self.student_batch or stored, stored)
+        if part.student_steps > share * self.student_steps:
+            wanted = max(part.student_steps, share * whole)
+            for size in range(1, batch + 1):  # a first mini-batch is what a whole number of them leaves of the set
+                part.student_batch = size
+                if part._images(stored) >= wanted:
+                    break
+        time, images = part._images(stored) / whole, (part.student_batch or stored) / batch
+        return Excerpt(part, time, time if task.compute.unroll == "full" else min(1.0, images))
+
+    def _images(self, stored: int) -> int:
+        """Return how many images one unroll looks at."""
+        return sum(plan_batches(stored, self.student_batch, self.student_steps, torch.Generator())[1])
 
     def _bounds(self, step: int) -> tuple[int, int] | None:
         ranges = [bounds for part in self.schedulers.values() if (bounds := part.start_epochs(step)) is not None]

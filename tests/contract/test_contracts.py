@@ -5,6 +5,7 @@ until it has one.
 """
 
 import inspect
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -12,9 +13,11 @@ import sources
 import torch
 
 import hoptm_plugin.builtin  # noqa: F401
-from hoptm_plugin import Arrays
+from hoptm_plugin import Arrays, ConfigurationError
 from hoptm_plugin.core.interfaces import REGISTRIES
 from hoptm_plugin.core.plugins import load_plugins
+from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.testing import (
     AugmentationContract,
     Contract,
@@ -102,6 +105,32 @@ class TestInitialisersThatAskExperts(InitialiserContract):
         return example_task(ipc=1, experts=20, seed=seed)
 
 
+def stored_set(spec, folder, soft):
+    """Write a set of training images of the example, its classes in no order, and name it in the spec."""
+    task = example_task(ipc=2)
+    order = torch.tensor([5, 0, 3, 1, 4, 2])  # of two rounds of three classes
+    labels = torch.nn.functional.one_hot(task.train.labels[order], 3).float() if soft else task.train.labels[order]
+    images, names = task.train.images[order], task.data.class_names
+    made = SyntheticSet(images, labels, None, names, task.data.normalisation, {"images_are": "real"})
+    write_set(made, folder / "set.safetensors")
+    return spec | {"path": folder / "set.safetensors"}
+
+
+class TestStoredImages(InitialiserContract):
+    specs: ClassVar = [{"name": "stored"}]
+    deterministic = True
+
+    def complete(self, spec, folder):
+        return stored_set(spec, folder, soft=False)
+
+
+class TestStoredLabels(LabelPolicyContract):
+    specs: ClassVar = [{"name": "stored"}]
+
+    def complete(self, spec, folder):
+        return stored_set(spec, folder, soft=True)
+
+
 class TestAugmentations(AugmentationContract):
     specs: ClassVar = [{"name": "none"}, {"name": "dsa"}, {"name": "dsa", "strategy": ["scale", "rotate"]}]
 
@@ -144,7 +173,29 @@ class TestDatasetReaders(DatasetReaderContract):
 
 
 class TestLoggers(LoggerContract):
-    specs: ClassVar = [{"name": "tensorboard"}, {"name": "tensorboard", "images_every": 2, "most_images": 1}]
+    specs: ClassVar = [
+        {"name": "tensorboard"}, {"name": "tensorboard", "images_every": 2, "most_images": 1}, {"name": "csv"},
+    ]  # fmt: skip
+
+
+class TestWandb(LoggerContract):
+    specs: ClassVar = [{"name": "wandb", "mode": "offline", "images_every": 2}]
+
+    @pytest.fixture(autouse=True)
+    def installed(self):
+        pytest.importorskip("wandb")
+
+
+class TestMlflow(LoggerContract):
+    specs: ClassVar = [{"name": "mlflow", "images_every": 2}]
+
+    def complete(self, spec, folder):
+        return {**spec, "tracking_uri": f"file:{folder / 'mlruns'}"}
+
+    @pytest.fixture(autouse=True)
+    def installed(self, monkeypatch):
+        pytest.importorskip("mlflow")
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
 
 
 class TestMethods(MethodContract):
@@ -168,6 +219,24 @@ class TestSubsets(MethodContract):
         {"name": "k_center_subset", "teacher_epoch": 3},
         {"name": "k_center_subset", "features": "pixels"},
     ]
+
+
+class TestImported(MethodContract):
+    specs: ClassVar = [{"name": "imported"}, {"name": "imported", "mosaic": 2, "step_size": 0.1}]
+
+    def complete(self, spec, folder):
+        task = self.task()
+        images = torch.randn(len(task.data.class_names) * task.ipc, *task.data.image_shape)
+        torch.save(images, folder / "images.pt")
+        return {**spec, "files": [folder / "images.pt"]}
+
+    def test_the_set_has_ipc_images_of_every_class(self, spec):
+        # its files decide, and another number is refused
+        assert len(self.build(spec).setup(self.task())) == self.build(spec).training_images(
+            len(self.task().data.class_names), 2
+        )
+        with pytest.raises(ConfigurationError, match="but ipc=3 is 3 of each of its"):
+            self.build(spec).setup(replace(self.task(), ipc=3))
 
 
 class TestDistributionMatching(MethodContract):

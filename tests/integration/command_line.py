@@ -35,8 +35,8 @@ TINY_NETWORK = ("network.width=4", "network.depth=2", "runtime.device=cpu")
 TINY_PROTOCOL = ("protocol.repeats=1", "protocol.epochs=3", "protocol.random_subset=false")
 TINY_EXPERTS = ("experts.count=2", "experts.training.batch=512", "method.sampler.max_start_epoch=1",
                 "method.expert_epochs=2")  # fmt: skip
-# a step size that hardly moves: with so small a network a published rate can make it negative
-SHORT_LOOP = ("distillation.iterations=4", "distillation.step_size.learning_rate=1e-6")
+# a step size that hardly moves: with so small a network a published rate would make it negative, which ends a run
+SHORT_LOOP = ("distillation.iterations=4", "distillation.step_size.learning_rate=1e-8")
 TINY_LOOP = ("method.student_steps=4", *SHORT_LOOP)
 TINY_RUN = (*TINY_NETWORK, *TINY_PROTOCOL, *TINY_EXPERTS, *TINY_LOOP)
 

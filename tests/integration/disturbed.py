@@ -43,6 +43,6 @@ def assert_same(folder: Path, expected: Path) -> None:
     for each in (mine, theirs):  # the commit: of a checkout that may be edited meanwhile
         del each["cost"], each["sha256"], each["artefacts"]["config.yaml"], each["software"]["commit"]
     assert mine == theirs
-    (store,) = folder.with_name(f"{folder.name}-experts").iterdir()
+    (store,) = folder.with_name(f"{folder.name}-experts").glob("[0-9a-f]*")
     files = [*(f"expert-{expert:05d}.safetensors" for expert in range(EXPERTS)), "manifest.json"]
     assert sorted(path.name for path in store.iterdir()) == files

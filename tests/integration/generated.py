@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = 16  # pixels per side of generated images
-NPZ = (f"dataset.preprocess.image_size={SIZE}",)
+NPZ = (f"dataset.preprocess.image_size={SIZE}", "scale=published")  # of budgets of their own
 
 
 def pictures(rng, labels, channels=3):

@@ -62,7 +62,7 @@ def test_a_run_is_not_resumed_with_pictures_that_have_changed(bench, tmp_path):
     for picture in list((tmp_path / "data").rglob("*.png")):
         Image.open(picture).save(picture.with_suffix(".bmp"))
         picture.unlink()
-    run = ("run", "dataset=folder", "dataset.root=data", *TINY_RUN, "hydra.run.dir=begun")
+    run = ("run", "dataset=folder", "dataset.root=data", "scale=published", *TINY_RUN, "hydra.run.dir=begun")
     assert bench(*run).code == 0
     (tmp_path / "begun/result.json").unlink()
     changed = tmp_path / "data/train/disc/disc-0.bmp"

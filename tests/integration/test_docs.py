@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md show is run: commands on tiny budgets, Python as it stands.
+"""What README.md, CONTRIBUTING.md and the pages in docs/ show is run: commands on tiny budgets, Python as it stands.
 
 A fence that cannot run is preceded by ``<!-- test: skip because REASON -->``; one that is a file for the commands, by
 ``<!-- test: write PATH -->``. FILE.npz, FOLDER, COVID_FOLDER and RUN stand for generated data and a finished run.
@@ -20,7 +20,8 @@ from command_line import SHORT_LOOP, TINY_EXPERTS, TINY_LOOP, TINY_NETWORK, TINY
 from generated import NPZ
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+PAGES = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *PAGES]
 SHELLS = ("bash", "console", "sh", "shell")
 FENCE = re.compile(r"(?:^<!-- test: (?P<mark>.*?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 
@@ -56,10 +57,20 @@ def fences(text: str) -> list[Fence]:
     return found
 
 
+def read(document: str) -> str:
+    """Return a document's text."""
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def showing(*languages: str) -> list[str]:
+    """Return the documents that show such code to be run."""
+    return [name for name in DOCUMENTS if any(fence.language in languages for fence in fences(read(name)))]
+
+
 def reduced(words: list[str]) -> list[str]:
     """Return the arguments of a hoptm-bench command with a budget of seconds."""
     command, *arguments = words
-    if {"--help", "--cfg", "resume=true"} & set(arguments) or command not in ("run", "eval", "experts"):
+    if {"--help", "--cfg", "resume=true"} & set(arguments) or command not in ("run", "plan", "tune", "eval", "experts"):
         return words
     budget = [*TINY_PROTOCOL, "runtime.device=cpu"]
     if command != "eval":
@@ -124,9 +135,9 @@ def filled(words: list[str], places: dict[str, Path]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", showing(*SHELLS))
 def test_commands(document, bench, tmp_path, places):
-    found = fences((ROOT / document).read_text())
+    found = fences(read(document))
     for fence in found:
         if fence.file is not None:
             (tmp_path / fence.file).parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +156,7 @@ def test_commands(document, bench, tmp_path, places):
 
 @pytest.mark.slow
 def test_commands_through_a_launcher(tmp_path, places, experts_root):
-    found = [fence for document in DOCUMENTS for fence in fences((ROOT / document).read_text())]
+    found = [fence for document in DOCUMENTS for fence in fences(read(document))]
     shown = [words for fence in found if fence.language in SHELLS for words in fence.commands() if is_launched(words)]
     assert shown
     for words in shown:
@@ -157,9 +168,9 @@ def test_commands_through_a_launcher(tmp_path, places, experts_root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", showing("python"))
 def test_python(document, tmp_path, finished_run):
-    blocks = [fence.text for fence in fences((ROOT / document).read_text()) if fence.language == "python"]
+    blocks = [fence.text for fence in fences(read(document)) if fence.language == "python"]
     assert blocks, f"{document} shows no Python"
     script = tmp_path / "shown.py"
     script.write_text(re.sub(r"\bRUN\b", str(finished_run), "\n".join(blocks)))
@@ -169,9 +180,9 @@ def test_python(document, tmp_path, finished_run):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
-    text = (ROOT / document).read_text()
-    missing = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link and not (ROOT / link).exists()]
-    assert not missing
+    text = read(document)
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert not [link for link in links if not ((ROOT / document).parent / link).exists()]
 
 
 def test_fences_are_found_and_skipped_with_a_reason_only():

@@ -160,8 +160,8 @@ def test_a_worker_that_was_killed_is_named_and_the_sweep_goes_on_when_it_is_run_
     assert "error: the launcher could not run the sweep to its end: TerminatedWorkerError" in err
     assert "hydra.sweep.dir" in err
     assert "Traceback" not in err
-    again = call(*sweep(npz_file, folder, "seed=0,1", "hydra/launcher=processes", "resume=auto",
-                        "distillation.iterations=200000"), cwd=tmp_path)  # fmt: skip
+    other = ("distillation.iterations=100000", "distillation.images.learning_rate=7")
+    again = call(*sweep(npz_file, folder, "seed=0,1", "hydra/launcher=processes", "resume=auto", *other), cwd=tmp_path)
     assert "was made with other settings" in again.err, "it found what was there"
 
 

@@ -43,7 +43,7 @@ def test_a_run_becomes_one_page(report, finished_run, tmp_path):
     assert line.startswith("real training images are shown of HoP-TM, ")
     assert line.endswith("; --no-real-images leaves them out")
     assert "<title>Cells &amp; more</title>" in page
-    assert page.count("<img") == 6
+    assert page.count("<img") == 6 + 3, "and the summary's sample"
     for words in ("Loss over the iterations", "Mask fraction over", "Reliability diagram", "kappa:", "(path left out)"):
         assert words in page
     assert str(finished_run.parent) not in page

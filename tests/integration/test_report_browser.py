@@ -51,7 +51,7 @@ def test_a_report_has_no_faults(width, chromium, report):
     with browser.opened(chromium, report, width) as (page, complaints):
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         assert browser.faults(page, complaints) == []
-        assert page.locator("img").count() == 6
+        assert page.locator("img").count() == 9
         assert page.locator("svg[role=img]").count() > 8
         assert page.locator("table").count() > 25
 

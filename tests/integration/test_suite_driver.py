@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
@@ -99,8 +100,8 @@ def test_a_dry_run_names_every_run_and_estimates(drive, tmp_path):
         for ipc in (1, 10):
             assert result.out.count(f"{row}, IPC {ipc}, seed 0") == 2, "in the list and in the table"
     assert result.out.count("hoptm-bench run -m ") == 4
-    assert "Total: " in result.out
-    assert "An estimate" in result.out
+    assert re.search(r"total, \d+ runs ", result.out)
+    assert "nothing was started" in result.out
     assert list(tmp_path.iterdir()) == []
 
 

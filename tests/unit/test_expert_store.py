@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hoptm_plugin.augment import DSA
+from hoptm_plugin.augment import DSA, NoAugmentation
 from hoptm_plugin.core.errors import FileFormatError, HopTMError, StorageError
+from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, build_experts
+from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, build_experts, train_experts
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.progress import Progress, silent
 from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
@@ -282,7 +285,8 @@ CHANGES = [{"data": "abd"}, {"network": {"name": "convnet", "width": 5}}, {"augm
            {"seed": 1}, {"training": ExpertTraining(algorithm="gsam", batch=7)},
            {"training": ExpertTraining(algorithm="sgd", batch=6)},
            {"training": ExpertTraining(algorithm="gsam", batch=6, rho=0.02)},
-           {"training": ExpertTraining(algorithm="gsam", batch=6, alpha=0.4)}]  # fmt: skip
+           {"training": ExpertTraining(algorithm="gsam", batch=6, alpha=0.4)},
+           {"training": ExpertTraining(algorithm="gsam", batch=6, epoch_images=24)}]  # fmt: skip
 
 
 def test_whatever_changes_the_parameters_changes_the_folder():
@@ -290,6 +294,35 @@ def test_whatever_changes_the_parameters_changes_the_folder():
     digests = [recipe().digest, *(recipe(**change).digest for change in CHANGES)]
     assert len(set(digests)) == len(digests)
     assert recipe(network={"width": 4, "name": "convnet"}).digest == recipe().digest  # order does not matter
+
+
+def test_stores_from_before_epochs_had_a_number_of_images_are_found_again():
+    """The digest and the manifest are as version 1 wrote them."""
+    training = recipe().model_dump(mode="json")["training"]
+    assert "epoch_images" not in training
+    assert recipe().digest == "19dc5cbc4031612f"
+
+
+@pytest.mark.parametrize(("images", "steps"), [(None, 3), (6, 1), (40, 7)])
+def test_an_epoch_has_as_many_images_as_are_asked_for(make_data, images, steps):
+    """Of 18 or so: fewer, or more than one pass; each image about equally often."""
+    data, seen = make_data(), []
+
+    class Recording(NoAugmentation):
+        def apply(self, images, parameters):
+            seen.append(images.flatten(1).sum(1))
+            return images
+
+    loss = TrainingLoss(create(ConvNet(depth=2, width=4), data.image_shape, 3, torch.Generator()))
+    training = ExpertTraining(batch=6, epoch_images=images)
+    starts = torch.randn(1, loss.network.num_parameters, generator=torch.Generator().manual_seed(0))
+    train_experts(loss, starts, data.train, training, Recording(), [Seeds(0)], 1, lambda mean: None)
+    every = torch.cat(seen).tolist()
+    wanted = images or len(data.train)
+    assert (len(every), len(seen)) == (wanted, -(-wanted // 6))
+    times = Counter(every).values()
+    assert max(times) == -(-wanted // len(data.train))
+    assert min(times) >= wanted // len(data.train)
 
 
 def test_a_recipe_is_frozen():

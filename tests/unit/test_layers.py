@@ -26,7 +26,7 @@ LAYERS = [
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HYDRA_USERS = {"composition.py", "hydra_errors.py", "search_path.py", "jobs.py"}
+HYDRA_USERS = {"composition.py", "hydra_errors.py", "search_path.py", "jobs.py", "sweeps.py"}
 
 
 def imports(path):

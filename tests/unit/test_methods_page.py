@@ -76,7 +76,9 @@ def composed(method: str, dataset: str = "pathmnist") -> dict[str, Any]:
 
     own = read(method)
     chosen = {group: yaml.safe_load(group_file(group, name).read_text()) for group, name in groups.items()}
-    return merged({**chosen, "dataset": yaml.safe_load(group_file("dataset", dataset).read_text())}, own)
+    chosen["dataset"] = yaml.safe_load(group_file("dataset", dataset).read_text())
+    chosen["distillation"] = yaml.safe_load((ROOT / "hoptm_plugin/conf/config.yaml").read_text())["distillation"]
+    return merged(chosen, own)
 
 
 def default_of(path: str, method: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from hoptm_plugin.core.dataset import Normalisation
-from hoptm_plugin.core.errors import NonFiniteLossError
+from hoptm_plugin.core.errors import NonFiniteLossError, StepSizeError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
@@ -62,11 +62,43 @@ def test_buffer_is_half_of_it_plus_gradient(soft):
         assert synthetic.step_size.item() == pytest.approx(alpha, rel=1e-12)
 
 
-def test_the_step_size_may_become_negative_as_released():
-    synthetic = make_set(step_size=0.001)
+@pytest.mark.parametrize("slope", [100.0, 25.0])
+def test_an_unconstrained_step_size_ends_the_run_at_the_first_step_that_is_not_positive(slope):
+    """Nothing was changed then, the images neither; 0.25 - 0.01 * 25 is 0, or a rounding below it."""
+    synthetic = make_set(step_size=0.25)
+    images = synthetic.images.clone()
     optimisers = Optimisers(synthetic, settings())
-    optimisers.step(5 * synthetic.step_size)
-    assert synthetic.step_size.item() == pytest.approx(0.001 - 0.05)
+    with pytest.raises(StepSizeError, match=r"the step size would go from 0.25 to (-0.75|0|-\d.*e-\d+)$"):
+        optimisers.step(slope * synthetic.step_size + synthetic.images.sum())
+    assert synthetic.step_size.item() == 0.25
+    assert torch.equal(synthetic.images, images)
+
+
+def test_damped_is_the_plain_step_where_that_is_small_and_never_reaches_0():
+    """A step down by x takes alpha to alpha^2 / (alpha + x), one up is as it is; the momentum is the plain one."""
+    synthetic = make_set(step_size=0.2)
+    optimisers = Optimisers(synthetic, settings(constraint="damped"))
+    alpha, buffer = 0.2, 0.0
+    for slope in (1e-4, 3.0, 5e3, 1e9, -2e9, -4.0, 7.0):
+        buffer = 0.5 * buffer + slope
+        down = 0.01 * buffer
+        alpha = alpha**2 / (alpha + down) if down > 0 else alpha - down
+        optimisers.step(slope * synthetic.step_size)
+        assert synthetic.step_size.item() == pytest.approx(alpha, rel=1e-10)
+        assert synthetic.step_size.item() > 0
+    small, plain = (make_set(step_size=0.2) for _ in range(2))
+    Optimisers(small, settings(constraint="damped")).step(1e-5 * small.step_size)
+    Optimisers(plain, settings()).step(1e-5 * plain.step_size)
+    assert small.step_size.item() == pytest.approx(plain.step_size.item(), rel=1e-12)
+
+
+def test_damped_stays_positive_in_the_smallest_numbers():
+    synthetic = make_set(step_size=0.2)
+    synthetic.step_size = synthetic.step_size.float()
+    optimisers = Optimisers(synthetic, settings(constraint="damped"))
+    for _ in range(20):
+        optimisers.step(1e30 * synthetic.step_size)
+        assert synthetic.step_size.item() > 0
 
 
 def test_clamped_keeps_the_minimum_and_the_momentum():
@@ -92,7 +124,7 @@ def test_log_learns_the_logarithm():
         assert synthetic.step_size.item() > 0
 
 
-@pytest.mark.parametrize("constraint", ["none", "clamped", "log"])
+@pytest.mark.parametrize("constraint", ["none", "damped", "clamped", "log"])
 def test_a_loss_that_depends_on_nothing_learned_changes_nothing(constraint):
     synthetic = make_set(soft=True)
     optimisers = Optimisers(synthetic, settings(constraint=constraint))
@@ -158,7 +190,7 @@ def test_the_initial_tensors_are_not_shared():
     assert not images.requires_grad
 
 
-@pytest.mark.parametrize("constraint", ["none", "clamped", "log"])
+@pytest.mark.parametrize("constraint", ["none", "damped", "clamped", "log"])
 def test_state_in_the_middle_continues_bit_for_bit(constraint):
     straight = make_set(soft=True)
     optimisers = Optimisers(straight, settings(constraint=constraint))

@@ -85,7 +85,7 @@ def text(html):
 
 
 def test_a_whole_run_shows_everything():
-    html = page(whole(card()), whole(card("mtt", "MTT", ipc=2), 1))
+    html = page(whole(card(images_are="from_real", began_from="real")), whole(card("mtt", "MTT", ipc=2), 1))
     said = text(html)
     for words in ("Comparison", "Not comparable, and why", "Single classes", "Over the iterations", "Images", "Cost",
                   "Configuration and software", "HoP-TM, scans, IPC 1, seed 0", "1.5", "12.5", "A device"):  # fmt: skip
@@ -100,8 +100,8 @@ def test_a_whole_run_shows_everything():
 
 def test_the_rare_class_comes_first():
     said = text(page(whole(card())))
-    assert "Recall in percent on convnet : HoP-TM, scans, IPC 1, seed 0 Class Test images HoP-TM Random subset rare 2 "\
-        "75.00 ± 25.00 0.00 ± 0.00 other 4 87.50 ± 12.50 50.00 ± 0.00 "\
+    assert "Recall in percent on convnet : HoP-TM, scans, IPC 1, seed 0 Class Test images HoP-TM Fresh random subsets "\
+        "rare 2 75.00 ± 25.00 0.00 ± 0.00 other 4 87.50 ± 12.50 50.00 ± 0.00 "\
         "common 6 91.67 ± 8.33 66.67 ± 0.00" in said  # fmt: skip
     assert "75.00 ± 25.00 class rare; 2 images" in said
     assert "True \\ predicted common rare other common 92 8 0 rare 0 75 25 other 12 0 88" in said
@@ -167,13 +167,55 @@ def test_what_may_be_real_counts_as_real(changes, real):
     assert 'class="real"' not in hidden
     assert "real image" not in hidden
     assert ("Pictures of real training images are left out.</p>" in hidden) == (real != "none")
-    left = {"initial": 3, "both": 0, "none": shown.count("<img")}
+    left = {"initial": 6, "both": 0, "none": shown.count("<img")}  # the summary has a sample of the distilled ones
     assert hidden.count("<img") == left[real]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"images_are": "from_real", "began_from": "from_real"}, "derived from real training images: averaged, shrunk"),
+        ({"images_are": "from_real", "began_from": "real"}, "real training images"),
+        ({"images_are": "real"}, "real training images"),
+        ({"images_are": "from_real"}, "real training images, or derived from them"),
+        ({"images_are": "made"}, None),
+    ],
+)
+def test_pictures_are_called_what_they_are(fields, said):
+    """Means and mosaics are no real images, and older cards do not tell what a distillation began from."""
+    shown = pictures(card(**fields), tiles(1), tiles(2), 10**6)
+    assert [each.kind for each in shown if each.real] == ([] if said is None else ["initial"])
+    assert all(each.caption.startswith(said) for each in shown if each.real)
+    assert not any(each.caption == "real training images" for each in shown) or said == "real training images"
+
+
+def test_a_method_that_is_called_like_what_stands_beside_it_keeps_its_column():
+    said = text(page(alone(card("random", "Fresh random subsets", images_are="real"))))
+    assert "Class Test images Fresh random subsets Fresh random subsets rare 2 75.00 ± 25.00 0.00 ± 0.00" in said
+
+
+def test_a_page_begins_with_the_best_method_and_whether_that_is_sure():
+    mtt, hoptm = ((2,), (2, 1, 2), (2, 1, 2, 2)), ((0,), (0, 0), (0, 1))
+    cards = [card("mtt", "MTT", seed=seed, random_subset=None, evaluations=[evaluation(*wrong)])
+             for seed, wrong in enumerate(mtt)]  # fmt: skip
+    cards += [card(seed=seed, evaluations=[evaluation(*wrong)], random_subset=[evaluation(*(2,) * (seed + 1))])
+              for seed, wrong in enumerate(hoptm)]  # fmt: skip
+    said = text(page(*(alone(each, number) for number, each in enumerate(cards))))
+    begin = said.index("Best: HoP-TM")
+    assert begin < said.index("Comparison")
+    assert "points better than MTT, the next best: more than chance explains (p 0." in said
+    assert "points better than training images taken at random (fresh random subsets*): more than chance" in said
+    assert "Cost of a run: distillation 12.5 s, evaluation 1 s; at most 1.50 GiB of memory; A device." in said
+    one = text(page(alone(cards[0]), alone(cards[3], 1)))
+    assert "whether by chance cannot be told, since of HoP-TM and MTT there is one distilled set" in one
+    only = text(page(alone(card("mtt", "MTT", evaluations=[evaluation(3)]))))
+    assert "The only method here" in only
+    assert "No method is better than random images here." in only
 
 
 def test_pictures_that_runs_share_are_there_once():
     html = page(whole(card()), whole(card("mtt", "MTT"), 1, distilled=tiles(3)))
-    assert html.count("<img") == 9
+    assert html.count("<img") == 9 + 3, "and the summary's sample"
     assert "Initial images: the same as those of HoP-TM, scans, IPC 1, seed 0, shown there." in text(html)
 
 

@@ -140,9 +140,10 @@ def test_round_trip_by_file_and_by_folder(card, tmp_path):
     values = json.loads((tmp_path / "result.json").read_text())
     assert list(values) == [
         "schema", "method", "title", "dataset", "ipc", "seed", "distillation_seed", "protocol", "evaluations",
-        "averaged", "random_subset", "reported", "selection", "tuning", "note", "cost", "software", "config_sha256",
-        "distillation_sha256", "labels", "images_are", "floor", "images_stored", "images_trained_on", "lower_precision",
-        "distilled_from", "artefacts", "sha256",
+        "averaged", "random_subset", "reported", "selection", "selected", "averaged_selected", "saturation", "tuning",
+        "note", "cost", "software", "config_sha256", "distillation_sha256", "labels", "images_are", "floor",
+        "images_stored", "images_trained_on", "lower_precision", "imported", "scale", "distilled_from",
+        "settings", "began_from", "artefacts", "sha256",
     ]  # fmt: skip
     assert values["schema"] == 1
     assert values["dataset"] == {
@@ -340,10 +341,10 @@ def test_the_printed_card_is_plain_and_unwrapped_off_a_terminal(card, tmp_path):
     assert lines[4:] == [
         "convnet HoP-TM 65.00 ± 15.00 58.33 ± 16.67 - 58.33 ± 25.00",
         "convnet HoP-TM, EMA 70.00 ± 10.00 68.75 ± 10.42 75.00 ± 0.00 68.75 ± 10.42",
-        "convnet random subset 30.00 ± 10.00 31.25 ± 10.42 75.00 ± 0.00 30.00 ± 10.00",
+        "convnet fresh random subsets 30.00 ± 10.00 31.25 ± 10.42 75.00 ± 0.00 30.00 ± 10.00",
         "resnet18 HoP-TM 50.00 ± 0.00 41.67 ± 0.00 75.00 ± 0.00 33.33 ± 0.00",
         "convnet: recall per class, rarest first",
-        "class test images HoP-TM random subset",
+        "class test images HoP-TM fresh random subsets",
         lines[10],
         "one 4 25.00 ± 25.00 37.50 ± 12.50",
         "zero 6 91.67 ± 8.33 25.00 ± 8.33",

@@ -159,8 +159,8 @@ def test_random_subset_row_counts_a_seed_once_and_comes_first(store):
         c=make("hoptm", (0.3, 0.4), seed=1, random=(0.5, 0.5)),
     )
     cells = table(root)
-    assert next(iter(cells)) == "random subset*"
-    assert cells["random subset*"][DIGITS][0] == "35.00 ± 16.58 (4)"
+    assert next(iter(cells)) == "fresh random subsets*"
+    assert cells["fresh random subsets*"][DIGITS][0] == "35.00 ± 16.58 (4)"
 
 
 def test_a_card_of_the_random_method_replaces_the_random_subset_row(store):

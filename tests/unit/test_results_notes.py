@@ -67,6 +67,16 @@ def test_lower_precision_has_a_row_of_its_own():
     assert table(*cards).rows() == ["MTT", "MTT, bf16 experts"]
 
 
+def test_scales_are_named_and_never_pooled():
+    laptop, none = {"scale": "laptop"}, {"scale": None}
+    assert "Made at scale laptop." in notes(make("mtt", 0.5, **laptop), make("dm", 0.6, **laptop))
+    assert notes(make("mtt", 0.5, **none), make("dm", 0.6, **none)) == []
+    mixed = table(*seeds("mtt", (0.5,), (0.6,), **laptop), make("mtt", 0.4, seed=7, **none), make("dm", 0.3, **laptop))
+    assert mixed.rows() == ["DM, scale laptop", "MTT, no scale", "MTT, scale laptop"]
+    assert ("Made at different scales: laptop (\"DM, scale laptop\", \"MTT, scale laptop\"); "
+            "none, or not known (\"MTT, no scale\").") in mixed.notes  # fmt: skip
+
+
 def test_diverged_networks_are_told_beside_the_figure_also_of_the_best():
     def broken(card):
         figures = card.evaluations[0].model_dump() | {"macro_auroc": {"mean": None, "std": None, "values": [0.5, None]}}
@@ -96,9 +106,9 @@ def test_a_set_of_other_data_is_named_and_never_the_best():
 def test_random_subsets_beside_a_set_of_other_data_are_of_the_data_it_is_judged_on():
     other = make("mtt", 0.5, 0.5, seed=5, random=(0.6, 0.7), distilled_from=OTHER)
     found = table(*seeds("dm", (0.1, 0.2), (0.15, 0.2), random=(0.6, 0.7)), other)
-    assert not any(note.startswith("random subset*: distilled from") for note in found.notes)
+    assert not any(note.startswith("fresh random subsets*: distilled from") for note in found.notes)
     assert {cell.row: cell.from_other_data for cell in found.cells} == {
-        "DM": False, "MTT (distilled from other)": True, "random subset*": False,
+        "DM": False, "MTT (distilled from other)": True, "fresh random subsets*": False,
     }  # fmt: skip
 
 
@@ -142,7 +152,7 @@ def test_names_with_commas_can_be_told_apart():
     assert notes(*cards) == ['Rows have different seeds: 0 ("MTT, wide"); 1 (DM).']
 
 
-@pytest.mark.parametrize("title", ["random subset*", "MTT, EMA"])
+@pytest.mark.parametrize("title", ["fresh random subsets*", "MTT, EMA"])
 def test_no_title_passes_for_a_row_of_another_kind(title):
     cards = [make("mine", 0.9, title=title), make("mtt", 0.5, random=(0.2,), averaged=(0.6,))]
     found = table(*cards)

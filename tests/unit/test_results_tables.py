@@ -16,6 +16,7 @@ from hoptm_plugin.core.errors import ConfigurationError, UserError
 from hoptm_plugin.engine.significance import RULES
 from hoptm_plugin.tables.compare import compare
 from hoptm_plugin.tables.formats import latex_text, markdown_text
+from hoptm_plugin.tables.metrics import METRICS
 
 FORMATS = ["terminal", "markdown", "latex", "csv", "json"]
 
@@ -65,7 +66,7 @@ def test_off_a_terminal_plain_and_on_it_the_best_in_bold():
     cards = (*seeds("mtt", 0.45, 0.55, random=(0.2,)), *seeds("hoptm", 0.6, 0.9, reported=REPORTED))
     lines = plain(tables(*cards, against="mtt"))
     assert lines[:3] == ["dataset digits", "IPC 1", "method convnet"]
-    assert lines[4:8] == ["random subset* 20.00 (1) ?", "HOPTM 75.00 ± 15.00 (2) ≈ ^", "[80.00 ± 1.00]",
+    assert lines[4:8] == ["fresh random subsets* 20.00 (1) ?", "HOPTM 75.00 ± 15.00 (2) ≈ ^", "[80.00 ± 1.00]",
                           "MTT 50.00 ± 5.00 (2)"]  # fmt: skip
     assert any(line.endswith("the highest mean of a column is marked ^ where it was tested.") for line in lines)
     assert any(line.startswith("* random training images") for line in lines)
@@ -107,7 +108,7 @@ def test_markdown():
         "",
         "| method | IPC 1, convnet |",
         "| --- | --: |",
-        r"| random subset\* | 20.00 (1) |",
+        r"| fresh random subsets\* | 20.00 (1) |",
         "| HOPTM | 75.00 (1) |",
         r"| M\|T | 50.00 (1) [80.00 ± 1.00] |",
         "",
@@ -173,12 +174,13 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
     comparison = tables(*CARDS)
     rows = json.loads(comparison.text("json"))
     assert list(rows[0]) == [
-        "group", "method", "dataset", "ipc", "network", "mean", "std", "networks", "diverged", "runs", "seeds",
-        "values", "best", "reported", "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high",
+        "group", "method", "settings", "dataset", "ipc", "network", "metric", "mean", "std", "networks", "diverged",
+        "runs", "seeds", "values", "best", *(f"{name}{more}" for name in METRICS for more in ("", "_std")),
+        "reported", "reported_std", "reported_source", "against", "difference", "ci_low", "ci_high",
         "pairs", "p", "p_holm", "notes",
     ]  # fmt: skip
     named = {row["method"]: row for row in rows}
-    assert list(named) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
+    assert list(named) == ["fresh random subsets*", "ATT", "DM", "FTD", "MTT", "FULL"]
     assert named["MTT"]["values"] == [0.4, 0.6]
     assert (named["MTT"]["reported"], named["MTT"]["reported_source"]) == (0.8, "Table 1 & 2")
     assert (named["MTT"]["against"], named["MTT"]["p_holm"]) == ("ATT", pytest.approx(2 * named["MTT"]["p"]))
@@ -198,7 +200,7 @@ def test_csv_and_json_hold_exact_fractions_and_one_record_per_cell():
 
 def test_the_frame_has_numbers_to_compute_with():
     frame = tables(*CARDS).table()
-    assert list(frame["method"]) == ["random subset*", "ATT", "DM", "FTD", "MTT", "FULL"]
+    assert list(frame["method"]) == ["fresh random subsets*", "ATT", "DM", "FTD", "MTT", "FULL"]
     wide = frame.pivot(index="method", columns=["dataset", "ipc", "network"], values="mean")
     assert wide.loc["ATT", ("digits", 1, "convnet")] - wide.loc["MTT", ("digits", 1, "convnet")] == pytest.approx(0.25)
     kinds = {"ipc": "Int64", "pairs": "Int64", "mean": "float64", "std": "float64", "networks": "int64", "best": "bool",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import estimate
@@ -14,6 +15,9 @@ from suite_search import searching, settled, supposed
 
 from hoptm_plugin.cards.card import write_card
 from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.runs.composition import Written, parsed
+from hoptm_plugin.runs.planning import ExpertStage, Stage
+from hoptm_plugin.runs.tuning import tune
 
 SEARCHED = {
     "search": ["seed=100", "protocol.repeats=2"],
@@ -54,11 +58,23 @@ def test_no_setting_of_the_command_line_brings_a_search_to_the_test_split():
 
 
 def finished(search, accuracies, folder):
-    """Write cards for those candidates that have an accuracy, and return the plan of the runs after the search."""
-    for job, accuracy in zip(search.jobs, accuracies, strict=True):
-        if accuracy is not None:
-            path = search.folder / job.folder.replace("*", "digits") / "result.json"
-            write_card(scored_card(job, accuracy), path)
+    """Let the command of the search find these accuracies, and return the plan of the runs after it."""
+    (command,) = search.commands()
+    assert command[0] == "tune"
+    over = [line.removeprefix("over.") for line in command if line.startswith("over.")]
+    shared = [line for line in command[1:] if not line.startswith(("over.", "hydra.", "resume="))]
+
+    def launched(jobs):
+        for job, accuracy in zip(jobs, accuracies, strict=True):
+            if accuracy is not None:
+                write_card(scored_card(job, accuracy), search.folder / "0" / job.name / "result.json")
+        return [None if accuracy is not None else "diverged" for accuracy in accuracies]
+
+    values = {line.partition("=")[0]: [Written(each) for each in line.partition("=")[2].split(",")] for line in over}
+    place = parsed([line for line in command if line.startswith("hydra.sweep.dir=")])["hydra.sweep.dir"]
+    assert Path(place) == search.folder / "0"
+    with nullcontext() if any(accuracies) else pytest.raises(ConfigurationError, match="every candidate failed"):
+        tune(*shared, over=values, folder=place, launch=launched)
     return settled(Plan(Suite.model_validate(SMALL | SEARCHED), [], folder), search)
 
 
@@ -72,7 +88,7 @@ def scored_card(job, accuracy):
                     "test": 10},
         "seed": settings.seed, "protocol": settings.protocol.model_dump(mode="json"), "selection": "last",
         "evaluations": [evaluations([accuracy] * settings.protocol.repeats)], "software": software_versions(),
-        "config_sha256": job.config_sha256, "artefacts": {},
+        "config_sha256": settings.digest(), "artefacts": {},
         "cost": {"experts_s": None, "distill_s": 1, "evaluate_s": 1, "seconds_per_iteration": None,
                  "peak_memory_bytes": None, "device": "cpu"},
     })  # fmt: skip
@@ -154,8 +170,9 @@ def test_sets_are_judged_again_without_distilling():
     command = plan.commands()[3]
     assert command[:2] == ["eval", "-m"]
     assert "synthetic=out/0/1-mtt-digits-ipc1-seed1" in command
-    cost = estimate.estimate(plan.jobs, SIZE, [], timer=lambda *what: 1.0)
-    assert tuple(cost.runs.iloc[-1][["distillation passes", "store"]]) == (0, "-")
+    (found,) = estimate.estimate([job], SIZE, [])
+    assert (found.experts, found.distillation) == (ExpertStage(), Stage())
+    assert found.evaluation.seconds > 0
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,17 @@ from pathlib import Path
 import estimate
 import pytest
 import suite
+import torch
 import yaml
-from estimate import expert_passes
 from small_suite import SIZE, SMALL, small
-from suite_file import SUITES, DataSize, Suite, load_suite
-from suite_plan import Plan, expand, expert_stores
+from suite_file import SUITES, Suite, load_suite
+from suite_plan import Plan, expert_stores
 from suite_search import supposed
 
 from hoptm_plugin.core.errors import ConfigurationError
-from hoptm_plugin.runs.composition import as_override
+from hoptm_plugin.runs import timing
+from hoptm_plugin.runs.composition import as_override, expand
+from hoptm_plugin.runs.timing import Timing
 
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
@@ -46,8 +48,16 @@ def plans():
     return cache(lambda name, variant="full": plan(name, variant) if name in RUNS else supposed(plan(name, variant)))
 
 
-def estimated(*extra, **changed):
-    return estimate.estimate(small(*extra, **changed).jobs, SIZE, extra, timer=lambda *what: 1.0)
+@pytest.fixture
+def estimated(monkeypatch):
+    """Return the plans of the small suite's runs, where an image passed through a network takes a second."""
+    monkeypatch.setattr(timing, "training", lambda bench, evaluator, name, images, times:
+                        Timing(evaluator.protocol.epochs * images, 0, 0))  # fmt: skip
+    monkeypatch.setattr(timing, "testing", lambda *what: Timing(0.0, 0, 0))
+    monkeypatch.setattr(timing, "iteration", lambda bench, iterations: Timing(1.0, 0, 0))
+    monkeypatch.setattr(timing, "expert_epoch", lambda bench, epochs: Timing(len(bench.task.train), 0, 0))
+    extra = ("runtime.compile=false", "runtime.device=cpu", "experts.root=nowhere")
+    return lambda *more: estimate.estimate(small(*more, *extra).jobs, SIZE, more)
 
 
 def test_every_suite_is_known():
@@ -173,18 +183,17 @@ def test_a_variant_s_settings_beat_inherited_sweeps_and_its_own_sweeps_beat_them
 
 
 @pytest.mark.slow
-def test_experts_are_counted_once_per_recipe():
+def test_experts_are_counted_once_per_recipe(estimated):
     jobs = small().jobs
     stores = expert_stores(jobs)
     assert [len(store.jobs) for store in stores] == [2, 2], "MTT's SGD and HoP-TM's GSAM"
     count, epochs = jobs[0].settings.experts.count, jobs[0].expert_epochs
-    assert [expert_passes(store, SIZE) for store in stores] == [count * epochs * 100, 2 * count * epochs * 100]
     assert len(expert_stores(small("experts.seed=0,1", "ipc=1").jobs)) == 4
     assert expert_stores(small("method=random", "ipc=1").jobs) == []
-    cost = estimated()
+    found = [each.experts for each in estimated()]
+    assert [each.seconds for each in found] == [count * epochs * 100, 0, count * epochs * 100, 0]
     parameters = sum(one.numel() for one in jobs[0].parts.network.build((1, 32, 32), 10).parameters())
-    assert list(cost.experts["bytes"]) == [count * (epochs + 1) * parameters * 4] * 2
-    assert list(cost.runs["store"]) == [1, 1, 2, 2]
+    assert [each.disk_bytes for each in found] == [count * (epochs + 1) * parameters * 4, 0] * 2
 
 
 def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
@@ -196,53 +205,23 @@ def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
 
 
 @pytest.mark.slow
-def test_estimates_scale():
-    once, twice = estimated("distillation.iterations=10"), estimated("distillation.iterations=20")
+def test_every_run_is_planned_on_images_of_the_suite_s_size(estimated):
     ipc = [job.settings.ipc for job in small().jobs]
-    assert (once.runs["distillation passes"] > 0).all()
-    assert (twice.runs["distillation passes"] == 2 * once.runs["distillation passes"]).all()
-    assert list(3600 * twice.runs["distillation hours"]) == pytest.approx(list(twice.runs["distillation passes"]))
-    for each in (once, twice):
-        assert list(each.runs["evaluation passes"]) == [5 * 301 * 10 * images for images in ipc]
-    one = "method=mtt", "ipc=1"
-    assert evaluation("protocol.random_subset=true", *one)[1] == 2 * once.runs["evaluation passes"][0]
-    two_networks = estimated("networks=[convnet,alexnet]", *one)
-    assert two_networks.runs["evaluation passes"][0] == 2 * once.runs["evaluation passes"][0]
-    assert two_networks.networks == 2
-    total = once.runs.filter(like="passes").to_numpy().sum() + once.experts["passes"].sum()
-    assert 3600 * once.hours == pytest.approx(total)
+    found = estimated("distillation.iterations=20")
+    assert [each.distillation.seconds for each in found] == [20] * 4
+    assert [each.evaluation.seconds for each in found] == [5 * 301 * 10 * images for images in ipc]
 
 
-def evaluation(*settings):
-    """Return the image passes of distillation and evaluation of the first run with these settings."""
-    row = estimated(*settings).runs.iloc[0]
-    return row["distillation passes"], row["evaluation passes"]
+def test_another_data_set_is_read_for_its_size(estimated):
+    (found,) = estimated("dataset=digits", "method=full", "ipc=1", "protocol.epochs=1", "protocol.repeats=1")
+    assert (found.distillation.seconds, found.evaluation.seconds) == (0, 1293)
 
 
-@pytest.mark.slow
-def test_what_methods_train_on_is_counted():
-    _, plain = evaluation("method=mtt", "ipc=2")
-    assert evaluation("method=ftd", "ipc=2")[1] == 2 * plain, "the moving average as well"
-    assert evaluation("method=ftd", "ipc=2", "protocol.warm_start_average=true")[1] == 3 * plain
-    assert evaluation("method=idm", "ipc=2")[1] == 4 * plain, "mosaics are taken apart"
-    assert evaluation("method=full", "ipc=1", "protocol.epochs=3") == (0, 5 * 3 * 100)
-    _, chosen = evaluation("method=mtt", "ipc=2", "distillation.iterations=10", "distillation.evaluate_every=4",
-                           "distillation.selection=validation")  # fmt: skip
-    assert chosen == plain + 3 * 301 * 20
-
-
-def test_another_data_set_is_read_for_its_size():
-    settings = ("dataset=digits", "method=full", "ipc=1", "protocol.epochs=1", "protocol.repeats=1")
-    assert evaluation(*settings) == (0, 1293)
-
-
-def test_the_timing_is_a_time():
-    import torch
-
-    from hoptm_plugin.networks import ConvNet
-
-    size = DataSize(train=2, classes=2, image=(1, 4, 4))
-    assert 0 < estimate.time_pass(ConvNet(depth=1, width=2), size, torch.device("cpu")) < 1
+def test_what_stands_in_for_data_is_as_many_images_and_no_more_memory():
+    settings = small().jobs[0].settings
+    data = estimate.stand_in(settings, SIZE.model_copy(update={"train": 10**9}), torch.device("meta"))
+    assert (len(data.train), len(data.test), data.image_shape) == (10**9, 2 * 10**8, (1, 32, 32))
+    assert estimate.stand_in(settings, SIZE, torch.device("cpu")).train.images.untyped_storage().nbytes() == 4096
 
 
 @pytest.fixture
@@ -274,7 +253,7 @@ def test_malformed_suites_are_one_error(text, named, run):
 
 @pytest.mark.parametrize(
     ("setting", "named"), [("ipc=", "ipc"), ("ipcs=1", "ipcs"), ("method=no_such", "no_such"), ("ipc=1=(", "ipc=1=("),
-                           ("method.student_steps=0", "student_steps"), ("ipc=interval(0,1)", "INTERVAL")]
+                           ("method.student_steps=0", "student_steps"), ("ipc=interval(0,1)", "no values to try")]
 )  # fmt: skip
 def test_wrong_settings_are_one_error(setting, named, run):
     code, _, err = run(SMALL, "--list", setting)

@@ -104,6 +104,21 @@ def test_training_equals_the_hand_written_loop(epochs, batch, soft):
         assert torch.equal(epoch.flatten(1)[:, 0].sort().values, images.flatten(1)[:, 0].sort().values)
 
 
+@pytest.mark.parametrize("images", [2, 13])
+def test_an_epoch_of_a_given_number_of_images_takes_as_many_passes(images):
+    record = Recording()
+    protocol = Protocol(epochs=3, batch=4, epoch_images=images)
+    train_network(linear(), some_images(), torch.tensor([0, 1, 2, 1, 0]), protocol, 0.02, record, Seeds(4))
+    assert sum(map(len, record.batches)) == 3 * images
+    first = torch.cat(record.batches).flatten(1)[:images, 0].tolist()
+    assert max(map(first.count, first)) == -(-images // 5)
+
+
+def test_a_protocol_that_says_nothing_of_it_is_that_of_older_cards():
+    assert "epoch_images" not in Protocol().model_dump()
+    assert Protocol(epoch_images=7).model_dump()["epoch_images"] == 7
+
+
 def test_the_hand_written_loop_would_notice_a_missing_reset():
     """Guards the test above: without the reset the result differs by far more than its tolerance."""
     images, labels = some_images(), torch.tensor([0, 1, 2, 1, 0])

@@ -103,7 +103,7 @@ def test_shared_settings_are_no_method():
 
 
 def test_other_data_take_the_method_s_defaults():
-    composed = compose("method=mtt", "dataset=npz", "ipc=10")
+    composed = compose("method=mtt", "dataset=npz", "ipc=10", "scale=published")
     assert (composed.recipe, composed.method["student_steps"], composed.reported) == ("", 20, None)
 
 
