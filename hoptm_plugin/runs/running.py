@@ -118,13 +118,13 @@ def _run(
         return card
 
 
-def _say_longer(bench: Workbench, planned: int | None, folder: RunFolder) -> None:
-    """Say that a run is made longer, and where it will have other last bits than one that was planned so long."""
-    if planned is None:
+def _say_longer(bench: Workbench, shorter: int | None, folder: RunFolder) -> None:
+    """Say that a run of ``shorter`` iterations is made longer, and where one that was planned so long has other bits."""
+    if shorter is None:
         return
     more = bench.settings.distillation.iterations
-    bench.progress(f"{folder.path}: goes on from {planned} iterations to {more}; its result so far is replaced", 0)
-    if bench.compiled(planned) != bench.compiled(more):
+    bench.progress(f"{folder.path}: goes on from {shorter} iterations to {more}; its result so far is replaced", 0)
+    if bench.compiled(shorter) != bench.compiled(more):
         warnings.warn(f"runtime.compile=auto compiles the longer run only, so its last bits are not those of a run "
                       f"that was planned for {more} iterations", stacklevel=2)  # fmt: skip
 
@@ -214,9 +214,8 @@ def _distil(
     try:
         distilled = distiller.run()
     except DivergedError as error:
-        kept = distiller.kept()
-        planned = settings.distillation.iterations
-        said = {"stopped": f"stopped since it diverged; this is iteration {kept.iteration} of {planned}, {kept.why}"}
+        kept, whole = distiller.kept(), settings.distillation.iterations
+        said = {"stopped": f"stopped since it diverged; this is iteration {kept.iteration} of {whole}, {kept.why}"}
         _write_sets(bench, folder, Distilled(kept.synthetic, None), initial[0], said | {"iteration": kept.iteration})
         raise type(error)(
             f"{error}. The set of iteration {kept.iteration}, {kept.why}, is kept; judge it by: hoptm-bench eval "

@@ -82,10 +82,8 @@ class SharedEvaluations:
         """Return what ``evaluator.evaluate`` would, to the same bits."""
         images = [_digests(each) for each in map(subset, range(evaluator.protocol.repeats))]
         found = {}
-        for (
-            network,
-            create,
-        ) in evaluator.networks.items():  # one lock at a time: two processes never wait for each other
+        # one lock at a time, so that two processes never wait for each other
+        for network, create in evaluator.networks.items():
             one = replace(evaluator, networks={network: create})
             code = self._code(network)
 
