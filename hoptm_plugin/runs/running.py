@@ -119,7 +119,7 @@ def _run(
 
 
 def _say_longer(bench: Workbench, shorter: int | None, folder: RunFolder) -> None:
-    """Say that a run of ``shorter`` iterations is made longer, and where one that was planned so long has other bits."""
+    """Say that a run of ``shorter`` iterations is made longer, and where its last bits are then others."""
     if shorter is None:
         return
     more = bench.settings.distillation.iterations

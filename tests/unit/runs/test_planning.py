@@ -79,6 +79,27 @@ def test_memory_is_told_for_what_the_whole_holds(monkeypatch):
     assert timed(lambda share: Tried(1.0, 1.0, held=0.25), 0, CPU).memory_bytes == 1400
 
 
+@pytest.mark.parametrize("epoch", [40, 3000])
+def test_an_epoch_of_a_number_of_images_is_tried_as_such(epoch, monkeypatch):
+    """Of fewer images than there are, and of more, which are then seen several times."""
+    tried = []
+    monkeypatch.setattr(timing, "train_experts", lambda loss, starts, split, training, *rest, **more:
+                        tried.append((len(split), training.epoch_images)))  # fmt: skip
+    monkeypatch.setattr(timing, "train_networks", lambda networks, loss, sets, protocol, *rest:
+                        tried.append((len(sets[0][0]), protocol.epochs)))  # fmt: skip
+    settings = compose(*SMALL, "method=full", f"experts.training.epoch_images={epoch}",
+                       f"protocol.epoch_images={epoch}", "protocol.epochs=7")  # fmt: skip
+    with workbench(settings, silent) as bench:
+        images = len(bench.task.train)
+        timing.expert_epoch(bench, 10**6)
+        assert tried[-1] == (min(epoch, images), epoch)
+        tried.clear()
+        (network,) = bench.evaluator().networks
+        timing.training(bench, bench.evaluator(), network, images, 10**6)
+        shown, epochs = tried[-1]
+        assert shown * epochs == pytest.approx(7 * epoch, abs=shown), "image passes"
+
+
 @pytest.fixture
 def counted(monkeypatch):
     """Plans whose seconds are image passes: what is trained and tested is counted, what a method does is not."""
