@@ -224,11 +224,13 @@ def _run(config: DictConfig) -> None:
         from hoptm_plugin.runtime.bars import console_progress
         from hoptm_plugin.storage.run_files import CARD, CONFIG
 
-        def told(plan: Plan) -> None:
-            for line in lines(plan, list(_hydra_config().overrides.task)):
+        begins = not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists())
+
+        def told(plan: Plan) -> None:  # a run that goes on keeps its scale
+            for line in lines(plan, list(_hydra_config().overrides.task)) if begins else [str(plan)]:
                 say(line)
 
-        if not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists()):
+        if begins:
             _say(settings.recipe)
         card = run(settings, folder, console_progress(), told)
         show(lambda: print_card(card, folder), folder / CARD)
@@ -322,11 +324,12 @@ def _launched(of_hydra: list[str], folder: Path, jobs: Sequence[Job]) -> list[st
     from omegaconf.errors import OmegaConfBaseException
 
     from hoptm_plugin.runs.composition import as_override, with_plugins_found
+    from hoptm_plugin.runs.exchanging import loosened
     from hoptm_plugin.runs.hydra_errors import explain
 
     with_plugins_found()
     where = f"hydra.sweep.dir={as_override(str(folder))}"
-    each = [[*job.overrides, f"hydra.sweep.subdir={as_override(job.name)}"] for job in jobs]
+    each = [[*loosened(job.overrides), f"hydra.sweep.subdir={as_override(job.name)}"] for job in jobs]
     try:
         with initialize_config_module("hoptm_plugin.conf", version_base="1.3", job_name=PROGRAM):
             hydra = GlobalHydra.instance().hydra

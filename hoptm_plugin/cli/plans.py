@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from hoptm_plugin.cli.console import output_console, text_of
-from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.planning import Plan, about, plan, shown_bytes
 from hoptm_plugin.runtime.progress import silent
@@ -26,7 +25,7 @@ def lines(found: Plan, overrides: Sequence[str]) -> list[str]:
     scale = "laptop" if found.device.startswith("CPU") else "workstation"
     try:
         smaller = plan(compose(*overrides, f"scale={scale}"), silent)
-    except HopTMError:  # no such scale for these settings
+    except Exception:  # no such scale for these settings, or no memory to try it: this is a hint, and ends no run
         return said
     if smaller.seconds is not None and smaller.seconds < (found.seconds or 0):
         said.append(f"scale={scale} would take {about(smaller.seconds)} instead")

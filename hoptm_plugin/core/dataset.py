@@ -107,6 +107,13 @@ class ImageData:
             for name, hashes in self.image_hashes.items()
         }
 
+    def made(self, fingerprint: str | None, splits: Mapping[str, str]) -> bool:
+        """Tell whether a set that names this fingerprint and these splits was distilled from these images.
+
+        They may have been preprocessed otherwise.
+        """
+        return fingerprint == self.fingerprint or (bool(splits) and dict(splits) == self.split_sha256)
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""

@@ -214,11 +214,17 @@ class Distiller:
                 shape = getattr(term.loss, "shape", term.loss)
                 raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but {shape!r}; "
                                   f"reduce them, such as by .sum()")  # fmt: skip
+            if term.watched is not None and not is_scalar_loss(term.watched):
+                shape = getattr(term.watched, "shape", term.watched)
+                raise PluginError(f"{type(self.method).__name__}: what is watched of its losses is no scalar but "
+                                  f"{shape!r}; reduce it, such as by .sum(), or leave it out")  # fmt: skip
             try:
                 self.optimisers.step(term.loss, self.settings.skip_above)
             except (NonFiniteLossError, StepSizeError) as error:
                 raise type(error)(self._explain(error, step, term)) from None
-            terms.append(replace(term, loss=term.loss.detach()))  # not the graph, and what it holds
+            # not the graph, and what it holds
+            watched = None if term.watched is None else term.watched.detach()
+            terms.append(replace(term, loss=term.loss.detach(), watched=watched))
         if self.average is not None:
             self.average.update(self.synthetic)
         self.method.after_step(step)

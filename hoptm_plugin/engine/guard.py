@@ -128,7 +128,7 @@ class Guard:
         """
         watched = [term.watched for term in terms if term.watched is not None]
         if watched and len(watched) == len(terms):
-            self._pending.append(torch.stack([each.detach() for each in watched]).sum())
+            self._pending.append(torch.stack(watched).sum())
         if done % self.settings.guard.window:
             return
         values = self._numbers()

@@ -49,7 +49,8 @@ class Optimisers:
     def step(self, loss: Tensor, skip_above: float | None = None) -> None:
         """Go one step down ``loss``; a loss that depends on nothing learned changes nothing.
 
-        The host waits for the device once, when the backward pass is done; with ``skip_above``, before it as well.
+        The host waits for the device once, when the backward pass is done; with ``skip_above`` before it as well, and
+        where nothing constrains alpha after it.
 
         Args:
             loss: 0-d.
@@ -57,7 +58,7 @@ class Optimisers:
 
         Raises:
             NonFiniteLossError: the loss or a gradient is NaN or infinite; nothing was changed.
-            StepSizeError: alpha, which nothing constrains, would no longer be positive; nothing was changed.
+            StepSizeError: alpha, which nothing constrains, would no longer be positive; the set is as it was.
         """
         for tensor in self._tensors.values():
             tensor.grad = None

@@ -32,6 +32,7 @@ NAMES: Final = {
     "labels": ("labels", "train_soft_labels", "soft_labels", "train_labels", "label_syn", "labels_syn", "targets", "y"),
     "step_size": ("step_size", "syn_lr", "lr", "learning_rate"),
 }
+LOWEST_INPUT = 0.5  # which normalised images nearly always go below, and pixels never do
 LARGEST_PIXEL = 2  # of floats that are pixels of [0, 1]; optimisers leave that a little
 CPU = torch.device("cpu")
 
@@ -57,7 +58,7 @@ class Found:
         if self.labels is None or not self.labels.numel():
             return None
         labels = self.labels.reshape(len(self.labels), -1) if self.labels.ndim else self.labels.reshape(1, 1)
-        classes = labels.shape[1] if labels.shape[1] > 1 else len(labels.unique())
+        classes = labels.shape[1] if labels.shape[1] > 1 else len(set(labels.flatten().tolist()))
         return max(1, len(self.images) // classes)
 
 
@@ -77,19 +78,21 @@ def read_files(files: Sequence[Path], experiment: int = 0) -> Found:
         raise ConfigurationError("import: name the files of one set: its images, then its labels, then its learning "
                                  "rate, or one that holds all of them")  # fmt: skip
     parts: dict[str, Any] = {}
-    told = ""
+    told, several = "", False
     for place, file in enumerate(files):
         content = read_foreign(file, LARGEST_BYTES, partial(require, device=CPU, what=f"{file}: its arrays"))
         if isinstance(content, Mapping) and isinstance(content.get("data"), list):  # DM's and IDM's, one set a run
             sets = content["data"]
             if not experiment < len(sets):
                 raise FileFormatError(f"{file}: holds {len(sets)} sets, so experiment={experiment} names none")
-            content = sets[experiment]
+            content, several = sets[experiment], True
             told = f"set {experiment} of {len(sets)}" if len(sets) > 1 else ""
         parts |= _named(content, place, len(files), file)
     names = ", ".join(map(str, files))
+    if experiment and not several:
+        raise ConfigurationError(f"experiment={experiment}: {names} holds one set; leave it out")
     images = parts.get("images")
-    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+    if not isinstance(images, Tensor) or images.ndim not in (3, 4) or not images.numel():
         raise FileFormatError(f"{files[0]}: holds no images, which are an array of three or four dimensions")
     for tensor in (each for each in parts.values() if isinstance(each, Tensor)):
         size = tensor.numel() * tensor.element_size()
@@ -108,7 +111,7 @@ def _named(content: Any, place: int, files: int, file: Path) -> dict[str, Any]:
     if isinstance(content, Mapping):
         found = {part: next((content[name] for name in names if name in content), None)
                  for part, names in NAMES.items()}  # fmt: skip
-        if found["images" if place == 0 else "labels"] is None:
+        if not any(value is not None for value in found.values()) or (place == 0 and found["images"] is None):
             known = "; ".join(f"{part} as {', '.join(names)}" for part, names in NAMES.items())
             names = one_line(", ".join(map(str, content)))[:200] or "nothing"
             raise FileFormatError(f"{file}: holds {names}, of which nothing is known; {known}")  # fmt: skip
@@ -139,6 +142,8 @@ def _rate(found: Any, names: str) -> float | None:
     if isinstance(found, bool) or not isinstance(found, int | float | None):
         raise FileFormatError(f"{names}: the learning rate is no single number; name the files in the order images, "
                               f"labels, learning rate, or give it with step_size=NUMBER")  # fmt: skip
+    if isinstance(found, int) and abs(found) > 2**53:  # more than floats can hold
+        return float("inf")
     return None if found is None else float(found)
 
 
@@ -242,7 +247,7 @@ def as_input(found: Tensor, values: Values, data: ImageData, names: str) -> tupl
         found = found[:, None]
     elif shape[1:] == (height, width, channels) and shape[1:] != data.image_shape:
         found = found.permute(0, 3, 1, 2)
-    elif shape[1:] != data.image_shape or not shape[0]:
+    elif shape[1:] != data.image_shape:
         raise ConfigurationError(f"{names}: its images are {'x'.join(map(str, shape))}, those of {data.name} {size}; "
                                  f"choose the data set it was distilled from, with dataset=... and "
                                  f"dataset.preprocess.image_size=...")  # fmt: skip
@@ -265,9 +270,9 @@ def as_input(found: Tensor, values: Values, data: ImageData, names: str) -> tupl
         raise ConfigurationError(f"{names}: its images hold NaN or infinite values, so no network can learn from them")
     low, high = float(images.min()), float(images.max())
     if values != "pixels":
-        if low >= 0 and high <= 1:
-            warnings.warn(f"{names}: all values of its images lie in [0, 1]; if they are pixels and no network input, "
-                          f"give values=pixels", stacklevel=2)  # fmt: skip
+        if low > -LOWEST_INPUT:
+            warnings.warn(f"{names}: no value of its images is below {low:.3g}; if they are pixels and no network "
+                          f"input, give values=pixels, or save levels of 0 to 255 as uint8", stacklevel=2)  # fmt: skip
         return images, f"{values} as {data.name} is here"
     if max(-low, high) > LARGEST_PIXEL:
         raise ConfigurationError(f"{names}: its values go from {low:.3g} to {high:.3g}, and those of pixels from 0 to "

@@ -1,4 +1,4 @@
-"""MLflow: its store of files, a database or a server."""
+"""MLflow: a database or a server."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Mlflow(PictureLogger):
     """Sends numbers, pictures and settings to an MLflow tracking store, settings without paths of this computer.
 
     Args:
-        tracking_uri: a server, a database such as ``sqlite:///mlflow.db``, or a folder ``file:FOLDER``; None for what
-            MLFLOW_TRACKING_URI says, or MLflow's own usual place.
+        tracking_uri: a server, or a database such as ``sqlite:///mlflow.db`` (a folder ``file:FOLDER`` only where
+            MLFLOW_ALLOW_FILE_STORE is true); None for what MLFLOW_TRACKING_URI says, or MLflow's own usual place.
         experiment: that the run is filed under; made where it is not there.
         images_every: iterations between pictures of the synthetic set.
         most_images: the first so many images are shown.
@@ -47,7 +47,7 @@ class Mlflow(PictureLogger):
         require_extra("mlflow", "MLflow", "mlflow")
         self.tracking_uri, self.experiment = tracking_uri, experiment
         self._client: MlflowClient | None = None
-        self._next = 0
+        self._last: dict[str, int] = {}
 
     def begin(self, folder: Path, first: int) -> None:
         """Start the run, or go on with the one that an interrupted process started here."""
@@ -63,13 +63,13 @@ class Mlflow(PictureLogger):
             client.update_run(self._run_id, status="RUNNING")
             # a resumed run comes to the same numbers: what was logged already is not logged again
             metrics = client.get_run(self._run_id).data.metrics
-            steps = [each.step for name in metrics for each in client.get_metric_history(self._run_id, name)]
-            self._next = max(steps, default=-1) + 1
+            self._last = {name: max(each.step for each in client.get_metric_history(self._run_id, name))
+                          for name in metrics}  # fmt: skip
         else:
             found = client.get_experiment_by_name(self.experiment)
             experiment = client.create_experiment(self.experiment) if found is None else found.experiment_id
             self._run_id = client.create_run(experiment, run_name=folder.resolve().name).info.run_id
-            params = [Param(key, str(value)[:LONGEST]) for key, value in settings_of(folder).items()]
+            params = [Param(_allowed(key), str(value)[:LONGEST]) for key, value in settings_of(folder).items()]
             for start in range(0, len(params), AT_ONCE):
                 client.log_batch(self._run_id, params=params[start : start + AT_ONCE])
             write_json(file, {"run": self._run_id})
@@ -80,9 +80,11 @@ class Mlflow(PictureLogger):
         from mlflow.entities import Metric
 
         assert self._client is not None, "begin was not called"
-        if step >= self._next:
-            now = int(1000 * time.time())
-            metrics = [Metric(_allowed(name), float(value), now, step) for name, value in values.items()]
+        now = int(1000 * time.time())
+        # by name: the evaluation of a run that was made longer stands at a step that has other numbers as well
+        metrics = [Metric(known, float(value), now, step) for name, value in values.items()
+                   if step > self._last.get(known := _allowed(name), -1)]  # fmt: skip
+        if metrics:
             self._client.log_batch(self._run_id, metrics=metrics)
 
     def show(self, step: int, images: Tensor) -> None:
@@ -97,5 +99,5 @@ class Mlflow(PictureLogger):
 
 
 def _allowed(name: str) -> str:
-    """Return a metric's name in the characters that MLflow takes."""
+    """Return a name in the characters that MLflow takes."""
     return "".join(char if char.isalnum() or char in "/_-. " else "_" for char in name)

@@ -10,7 +10,7 @@ from hoptm_plugin.cards.words import percent
 from hoptm_plugin.engine.significance import LEVEL
 from hoptm_plugin.pages.cost import duration
 from hoptm_plugin.pages.reading import Run
-from hoptm_plugin.tables.cells import Cell, Column
+from hoptm_plugin.tables.cells import AVERAGED, Cell, Column
 from hoptm_plugin.tables.grids import p_value
 from hoptm_plugin.tables.table import ComparisonTable
 
@@ -66,7 +66,8 @@ def _lead(table: ComparisonTable, best: Cell, others: Sequence[Cell]) -> str:
 
 def _picked(table: ComparisonTable, best: Cell) -> list[str]:
     """Say that the best of several settings of a method was picked by what it was judged on."""
-    rows = {cell.row for cell in table.cells if (cell.column, cell.method) == (best.column, best.method)}
+    rows = {cell.row for cell in table.cells if (cell.column, cell.method) == (best.column, best.method)
+            and (AVERAGED in cell.row) == (AVERAGED in best.row)}  # fmt: skip
     if not best.settings or len(rows) < 2 or table.split == "validation":
         return []
     return [f"It is the best of {len(rows)} settings of the method by the test images themselves, which flatters it; "
@@ -117,9 +118,10 @@ def _cost(best: Cell) -> str:
     stages = (("experts", "experts_s"), ("distillation", "distill_s"), ("evaluation", "evaluate_s"))
     means = {name: [seconds for cost in costs if (seconds := getattr(cost, key)) is not None] for name, key in stages}
     took = ", ".join(f"{name} {duration(fmean(seconds))}" for name, seconds in means.items() if any(seconds))
-    memory = max((cost.peak_memory_bytes or 0 for cost in costs), default=0)
+    known = [cost.peak_memory_bytes for cost in costs if cost.peak_memory_bytes is not None]
+    memory = [f"at most {max(known) / 2**30:.2f} GiB of memory"] if known else []
     devices = sorted({cost.device for cost in costs})
-    return f"Cost of a run: {took}; at most {memory / 2**30:.2f} GiB of memory; {', '.join(devices)}."
+    return f"Cost of a run: {'; '.join([took, *memory, ', '.join(devices)])}."
 
 
 def _images(best: Cell, runs: Sequence[Run], real_images: bool) -> dict[str, Any]:

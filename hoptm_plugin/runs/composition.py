@@ -150,7 +150,8 @@ def read_settings_file(path: Path) -> list[str]:
     for line in lines:
         ((key, value),) = parsed([line]).items()
         whole = key == "experts" and not isinstance(value, str)
-        if re.split(r"[./@]", key)[0] in OF_THE_MACHINE or key == "experts.root" or whole:
+        resolver = re.search(r"\$\{[^}]*[:$]", line)  # of the environment, say, into cards that are shown around
+        if re.split(r"[./@]", key)[0] in OF_THE_MACHINE or key == "experts.root" or whole or resolver:
             raise ConfigurationError(f"settings: {path}: {line}: no file may say this; give it on the command line")
     chosen = [] if record is None else [f"tuning={as_override(record.model_dump(exclude_defaults=True))}"]
     return [*lines, *chosen]
@@ -231,8 +232,9 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
     own_data = "dataset" in (whole or ()) or not _with_recipes(choices["dataset"])
     if said := _apply_scale(values, scales, given, own_data):
         notes.append(said)
-    _exchange(values, [*map(str, overrides)], given)
     values["tied"] = _tied(config)
+    _follow(values, config, keys)
+    _exchange(values, [*map(str, overrides)], given)
     settings = RunSettings.of({**values, "recipe": "; ".join(notes), "given": given})
     if settings.scale == PUBLISHED and not settings.as_published(given):
         settings = settings.model_copy(update={"scale": None})
@@ -267,6 +269,21 @@ def _tied(config: Any) -> list[str]:
             yield path
 
     return [*found(OmegaConf.to_container(OmegaConf.masked_copy(config, TIED), resolve=False), "")]
+
+
+def _follow(values: dict[str, Any], config: Any, keys: list[str]) -> None:
+    """Let tied settings follow the iterations that recipe and scale gave, where these left them as they were."""
+    from omegaconf import OmegaConf
+
+    anew = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=False))
+    OmegaConf.update(anew, "distillation.iterations", values["distillation"]["iterations"])
+    for path in values["tied"]:
+        *above, key = path.split(".")
+        place: Any = values
+        for each in above:
+            place = place.get(each) if isinstance(place, dict) else None
+        if isinstance(place, dict) and key in place and place[key] == OmegaConf.select(config, path):
+            place[key] = OmegaConf.select(anew, path)
 
 
 def _given_paths(overrides: Iterable[str], groups: set[str]) -> list[str]:
@@ -343,7 +360,7 @@ def _apply_scale(
     asked, given = values.get("scale"), tuple(given)
     layers = [layer for layer in map(scales.get, ("shared", "own")) if layer]
     known = {AUTO, *(name for layer in layers for name in layer)}
-    if asked not in known:
+    if not isinstance(asked, str) or asked not in known:
         raise ConfigurationError(unknown_name(f"scale {asked!r}: no such choice", str(asked), known))
     name, note = asked, f"scale {asked}"
     if asked == AUTO:

@@ -42,7 +42,11 @@ def check_fit(name: str, synthetic: SyntheticSet, source: SourceData | None, ben
         if mine != other
     ]
     same = f"dataset.preprocess.mean={list(ours.mean)} dataset.preprocess.std={list(ours.std)}"
-    if source is not None and not _is_of(source, data) and (problems or not bench.settings.other_data):
+    if (
+        source is not None
+        and not data.made(source.fingerprint, source.splits)
+        and (problems or not bench.settings.other_data)
+    ):
         also = "" if alike or white else f" {same}"
         allow = f", or judge it on these with other_data=true{also}, which its card then says"
         raise ConfigurationError(_others(name, source, data, "" if problems else allow))
@@ -70,11 +74,6 @@ def _named(data: SourceData | ImageData) -> str:
     return f"{data.name} (fingerprint {data.fingerprint[:12]})"
 
 
-def _is_of(source: SourceData, data: ImageData) -> bool:
-    """Tell whether data are those that a set was distilled from, maybe with other preprocessing."""
-    return source.fingerprint == data.fingerprint or (bool(source.splits) and source.splits == data.split_sha256)
-
-
 def other_data(
     source: SourceData | None, bench: Workbench, trained_on: Callable[[str | None], Tensor | None]
 ) -> DistilledFrom | None:
@@ -86,7 +85,7 @@ def other_data(
         trained_on: gives the hashes of its training images, if known, by the SHA-256 of their split.
     """
     data = bench.data
-    if source is None or _is_of(source, data):
+    if source is None or data.made(source.fingerprint, source.splits):
         return None
     train, here = source.splits.get("train"), data.split_sha256
     # one of these splits may be its training images, such as the one it is tested on

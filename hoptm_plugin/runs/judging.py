@@ -13,7 +13,7 @@ from torch import Tensor
 from hoptm_plugin.cards.card import Card, read_card, write_card
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.core.text import pasted, printable
+from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.exchange import manifest
 from hoptm_plugin.exchange.loading import check_against_card, is_export, load_distilled, why_no_set
@@ -157,7 +157,8 @@ def _judge(
         bench.check(distils=False)
         other, note = other_data(source, bench, judged.trained_on), None if source else not_said(synthetic)
         if "stopped" in synthetic.info:
-            note = f"its distillation was {printable(str(synthetic.info['stopped']))}"
+            stopped = f"its distillation was {one_line(str(synthetic.info['stopped']))}"
+            note = "; ".join(filter(None, (stopped, note)))
         said = told(other, bench) if other else note
         if said:
             warnings.warn(f"{judged.name}: {said}", stacklevel=2)

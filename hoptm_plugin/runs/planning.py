@@ -53,7 +53,7 @@ class ExpertStage:
         folder: of their store; None where the method reads none.
         epochs: of each.
         stored: epochs of each that need not be trained any more.
-        epoch_seconds: of an epoch of one.
+        epoch_seconds: of an epoch of one; None where that cannot be told.
         begin_seconds: before the first.
         row_bytes: of an expert's parameters after an epoch.
         memory_bytes: this process's at its peak meanwhile.
@@ -62,7 +62,7 @@ class ExpertStage:
     folder: Path | None = None
     epochs: int = 0
     stored: tuple[int, ...] = ()
-    epoch_seconds: float = 0.0
+    epoch_seconds: float | None = 0.0
     begin_seconds: float = 0.0
     row_bytes: int = 0
     memory_bytes: int = 0
@@ -78,10 +78,12 @@ class ExpertStage:
         return sum(epochs >= self.epochs for epochs in self.stored)
 
     @property
-    def seconds(self) -> float:
-        """Seconds that the others take."""
+    def seconds(self) -> float | None:
+        """Seconds that the others take; None where that cannot be told."""
         missing = sum(max(0, self.epochs - epochs) for epochs in self.stored)
-        return missing * self.epoch_seconds + (self.begin_seconds if missing else 0)
+        if missing and self.epoch_seconds is None:
+            return None
+        return missing * (self.epoch_seconds or 0.0) + (self.begin_seconds if missing else 0)
 
     @property
     def disk_bytes(self) -> int:
@@ -263,7 +265,10 @@ def _experts(bench: Workbench) -> ExpertStage:
     row_bytes, found = store.num_parameters * FLOAT_BYTES, Timing(0, 0, 0)
     missing, compute = sum(epochs - each for each in stored), bench.expert_compute()
     if missing:
-        found = timing.expert_epoch(bench, missing)
+        try:
+            found = timing.expert_epoch(bench, missing)
+        except Exception:  # as of the other parts
+            return ExpertStage(store.folder, epochs, stored, None, 0.0, row_bytes)
     return ExpertStage(
         store.folder, epochs, stored, _computed(found.seconds, compute.compiled),
         COMPILING if compute.compiled else 0.0, row_bytes,
@@ -287,8 +292,9 @@ def _distillation(bench: Workbench, folder: Path | None, selection: float | None
     left = max(0, settings.iterations - done)
     averaged = settings.average_decay is not None
     numbers = len(bench.data.class_names) * bench.settings.ipc * prod(bench.data.image_shape)
-    # the set and its average, both again in a checkpoint with the momentum, and what was best so far
-    copies = 3 + 2 * averaged + (settings.selection != "last") * (1 + averaged)
+    # the set and its average, both again in a checkpoint with the momentum, what the guard keeps, and what was best so
+    # far, twice at the end for a run that goes further
+    copies = 4 + 2 * averaged + 2 * (settings.selection != "last") * (1 + averaged)
     disk = copies * FLOAT_BYTES * numbers + 16 * len(bench.task.train)
     try:
         found = timing.iteration(bench, left)

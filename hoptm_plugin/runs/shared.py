@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -80,7 +81,8 @@ class SharedEvaluations:
         self, evaluator: Evaluator, subset: Callable[[int], SyntheticSet], split: Split, what: str
     ) -> dict[str, Rows]:
         """Return what ``evaluator.evaluate`` would, to the same bits."""
-        images = [_digests(each) for each in map(subset, range(evaluator.protocol.repeats))]
+        repeats, whole = evaluator.protocol.repeats, self.bench.parts.method.whole_split  # which is the same each time
+        images = [_digests(subset(0))] * repeats if whole else [_digests(subset(repeat)) for repeat in range(repeats)]
         found = {}
         # one lock at a time, so that two processes never wait for each other
         for network, create in evaluator.networks.items():
@@ -203,6 +205,7 @@ class SharedEvaluations:
         return content
 
 
+@cache  # what was imported stays
 def code_sha256(package: str) -> str | None:
     """Return the SHA-256 of the Python files of an imported package or module; None where it is of no file."""
     module = sys.modules[package]

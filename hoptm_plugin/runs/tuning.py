@@ -250,6 +250,8 @@ class _Plan:
         """
         if strategy not in ("grid", "halving"):
             raise ConfigurationError(f"strategy: must be grid or halving, got {strategy!r}")
+        if odd := [key for key, tried in over.items() if not isinstance(tried, list | tuple | range)]:
+            raise ConfigurationError(f"over: {odd[0]}: {over[odd[0]]!r:.80} is no list of values to try; give one")
         if not over or not all(over.values()):
             raise ConfigurationError("over: names no setting with values to try; give over.KEY=VALUE,VALUE, such as "
                                      "over.distillation.images.learning_rate=1,10,100")  # fmt: skip
@@ -282,6 +284,9 @@ class _Plan:
         if any(len(" ".join(each)) > LONGEST_LINE for each in candidates):
             problems.found.append(f"over: a candidate of more than {LONGEST_LINE} characters, which no card can hold; "
                                   f"try fewer settings at once")  # fmt: skip
+        if strategy == "halving" and (tied := sorted({path for each in settings for path in each.tied})):
+            problems.found.append(f"{', '.join(tied)}: told as a function of distillation.iterations, which halving "
+                                  f"changes; give numbers, or use strategy=grid")  # fmt: skip
         problems.raise_if_any()
         least = min(each.distillation.iterations for each in settings)
         rounds = _rounds(len(candidates), least, strategy)
@@ -478,12 +483,16 @@ def _finished(plan: _Plan, place: Path, file: _File, ranked: Sequence[_Trial]) -
     chosen = [*plan.base, *plan.candidates[best.candidate]]
     tuning = record.model_dump(mode="json", exclude_defaults=True)
     settings = compose(*chosen, f"tuning={as_override(tuning)}", **plan.keywords)
-    decisive = [line for line in chosen if settings.decided_by(key_of(line)).role in ("result", "chance", "judgement")]
+    sized = [line for line in chosen if key_of(line) == "scale"]
+    decisive = [line for line in chosen if line not in sized
+                and settings.decided_by(key_of(line)).role in ("result", "chance", "judgement")]  # fmt: skip
+    # of which scale it was decides nothing by itself, but what that fills in does, here and on every other machine
+    decisive += sized if settings.scale is None else [f"scale={settings.scale}"]
     command = None
     if not plan.keywords:  # parts that are described whole, and data in memory, are no overrides
         write_settings(place / BEST, decisive, tuning, f"The best of {len(file.candidates)} candidates on validation.")
         # where data and experts lie, and how it is computed, is of this machine and not of the settings
-        others = [line for line in chosen if line not in decisive]
+        others = [line for line in chosen if line not in (*decisive, *sized)]
         command = " ".join(["hoptm-bench run", pasted("settings", place / BEST), *map(shlex.quote, others)])
     table = _table(plan, place, file)
     text = table.map(lambda cell: no_formula(cell) if isinstance(cell, str) else cell).to_csv(index=False)

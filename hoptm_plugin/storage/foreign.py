@@ -5,6 +5,7 @@ No code in them is run, no program is started, and what they hold is known befor
 
 from __future__ import annotations
 
+import codecs
 import pickletools
 import re
 import stat
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from hoptm_plugin.core.errors import FileFormatError, HopTMError
 from hoptm_plugin.core.text import shortened
-from hoptm_plugin.storage.npz import Header, NpzError, open_npz
+from hoptm_plugin.storage.npz import NpzError, open_npz, read_header
 
 LARGEST_PICKLE: Final = 2**20  # how a torch file describes its tensors, whose values lie beside that
 LONGEST_TEXT: Final = 256
@@ -93,6 +94,7 @@ def _torch(path: Path) -> Any:
         if len(described) != 1 or described[0].file_size > LARGEST_PICKLE:
             raise ValueError("it does not describe its tensors, or at too great a length")
         operations = list(pickletools.genops(archive.read(described[0])))
+    encodes = any(operation.name == "GLOBAL" and argument == "_codecs encode" for operation, argument, _ in operations)
     for operation, argument, _ in operations:
         if operation.name == "GLOBAL" and not _KNOWN.fullmatch(str(argument)):
             name = str(argument).replace(" ", ".")
@@ -100,9 +102,19 @@ def _torch(path: Path) -> Any:
                                   f"is not read; {SAVE_AGAIN}")  # fmt: skip
         if isinstance(argument, str | bytes) and len(argument) > LONGEST_TEXT:
             raise ValueError("it holds long texts")
+        if encodes and operation.name != "GLOBAL" and isinstance(argument, str) and _is_other_codec(argument):
+            raise ValueError("it names a codec")
     with torch.serialization.safe_globals([(_PassedOver, name) for name in _PASSED_OVER]):
         # mapped: a tensor that claims more than the file holds is refused, and nothing is read
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _is_other_codec(text: str) -> bool:
+    """Tell whether a text names a codec other than that of numpy's numbers: some make any size of nothing."""
+    try:
+        return codecs.lookup(text).name != "iso8859-1"
+    except (LookupError, ValueError):
+        return False
 
 
 def _npz(path: Path, largest: int, claim: Callable[[int], None]) -> dict[str, Tensor]:
@@ -116,10 +128,7 @@ def _npz(path: Path, largest: int, claim: Callable[[int], None]) -> dict[str, Te
 
 def _npy(path: Path, claim: Callable[[int], None]) -> Tensor:
     with path.open("rb") as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-        claim(Header("the array", shape, dtype, path.stat().st_size - stream.tell()).size())
+        claim(read_header(stream, "the array", path.stat().st_size).size())
         stream.seek(0)
         return _tensor(np.lib.format.read_array(stream, allow_pickle=False), "the array")
 

@@ -51,6 +51,25 @@ class Header:
         return size
 
 
+LONGEST_HEADER = 10_000  # characters: numpy's own bound, which it holds against what it has read already
+
+
+def read_header(stream: IO[bytes], name: str, stored: int) -> Header:
+    """Return what is said of an array of ``stored`` bytes, this included, where a stream begins.
+
+    Raises:
+        NpzError: at a length that no array needs, which may be any.
+    """
+    version = np.lib.format.read_magic(stream)
+    begins, wide = stream.tell(), version != (1, 0)
+    if int.from_bytes(stream.read(4 if wide else 2), "little") > LONGEST_HEADER:
+        raise NpzError(f"{name} is described at too great a length")
+    stream.seek(begins)
+    read = np.lib.format.read_array_header_2_0 if wide else np.lib.format.read_array_header_1_0
+    shape, _, dtype = read(stream)
+    return Header(name, shape, dtype, stored - stream.tell())
+
+
 class Npz:
     """An npz file that is open."""
 
@@ -65,10 +84,7 @@ class Npz:
     def header(self, name: str) -> Header:
         """Return what is said of an array; its values are not read."""
         with self._open(name) as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(stream)
-            return Header(name, shape, dtype, self._archive.getinfo(f"{name}.npy").file_size - stream.tell())
+            return read_header(stream, name, self._archive.getinfo(f"{name}.npy").file_size)
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array; as much memory is taken as ``size`` of its header says."""

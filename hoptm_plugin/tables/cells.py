@@ -289,7 +289,9 @@ def _told(members: Sequence[FoundCard]) -> list[tuple[str, Mapping[str, Any]]]:
             continue
         known = {number: settings for number in numbers if (settings := settings_of(members[number])) is not None}
         variants = {number: flat(settings) for number, settings in known.items()}
-        paths = differing(list(variants.values()), [members[number][1].ipc for number in variants])
+        # of several scales each has rows of its own, which say so
+        kinds = [(members[number][1].ipc, members[number][1].scale) for number in variants]
+        paths = differing(list(variants.values()), kinds)
         names = names_of(paths, list(known.values())) if paths else {}
         for number, variant in variants.items():
             told[number] = label(variant, names), {path: variant.get(path) for path in names}

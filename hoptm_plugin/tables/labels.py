@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -94,6 +95,8 @@ def names_of(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> dic
     every = {_named(path) for each in settings for path in flat(each)}
     known = _symbols(settings)
     names = {path: _by_symbol(path, known) or _shortest(_named(path), every) for path in paths}
+    taken = Counter(names.values())  # a name that several settings would share tells nothing
+    names = {path: name if taken[name] == 1 else _shortest(_named(path), every) for path, name in names.items()}
     # those with a symbol first, as formulas have them; the others in the settings' order
     return dict(sorted(names.items(), key=lambda item: (not _by_symbol(item[0], known), _by_symbol(item[0], known))))
 

@@ -46,7 +46,9 @@ def _uneven(cells: Sequence[Cell]) -> list[str]:
     for cell in cells:
         recalls = [each.recall_per_class[fewest] for _, each in cell.runs]
         rows.setdefault(cell.row, []).extend(value for value in recalls if value is not None)
-    found = sorted(((percent(fmean(recalls)), row) for row, recalls in rows.items()), key=lambda each: each[1])
+    found = sorted(
+        ((percent(fmean(recalls)), row) for row, recalls in rows.items() if recalls), key=lambda each: each[1]
+    )
     shown = f": {'; '.join(f'{row} {recall}' for recall, row in found)}" if len(found) <= MOST_NAMED else ""
     return [f"The {card.split} images are uneven: {percent(counts[most] / card.tested)} percent are of class "
             f"{classes[most]}, so answering always that has this accuracy, and {percent(counts[fewest] / card.tested)} "

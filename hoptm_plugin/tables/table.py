@@ -214,10 +214,12 @@ def only_best(table: ComparisonTable, count: int) -> ComparisonTable:
     What was tested stays so, and corrected over all rows: the best of many is chosen because it came out best.
     """
     behind, rows = table.behind(), dict[tuple[str, bool], dict[str, None]]()
+    tested_against = {cell.against for cell in table.cells if not cell.best}  # such as another column's best
     for cell in table.cells:
         if cell.row not in (RANDOM_ROW, table.against):
             rows.setdefault((cell.method, AVERAGED in cell.row), {})[cell.row] = None
-    out = [row for members in rows.values() for row in sorted(members, key=lambda row: (behind[row], row))[count:]]
+    out = [row for members in rows.values() for row in sorted(members, key=lambda row: (behind[row], row))[count:]
+           if row not in tested_against]  # fmt: skip
     if not out:
         return table
     kept = tuple(cell for cell in table.cells if cell.row not in out)

@@ -37,6 +37,7 @@ from hoptm_plugin.runtime.compute import keep_freed_memory
 from hoptm_plugin.trajectory.initial import class_major
 from hoptm_plugin.trajectory.sampler import plan_batches
 from hoptm_plugin.trajectory.segments import PrefetchedSegments
+from hoptm_plugin.trajectory.stored import StoredImages, StoredLabels
 from hoptm_plugin.trajectory.student import StudentStep
 from hoptm_plugin.trajectory.unroll import unroll
 
@@ -130,6 +131,10 @@ class TrajectoryMatching(Method):
         ]
         found += [f"method.labels.{problem}" for problem in self.labels.problems(task)]
         found += [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
+        images = self.initial_images.path if isinstance(self.initial_images, StoredImages) else None
+        if isinstance(self.labels, StoredLabels) and self.labels.path != images:
+            found.append(f"method.labels.path: {self.labels.path} holds the labels of other images than the run starts "
+                         f"from; set method.initial_images={{name: stored, path: ...}} to the same set")  # fmt: skip
         for name, scheduler in self.schedulers.items():
             bounds = [scheduler.start_epochs(step) for step in (0, LATE)]
             if any(bound is not None and bound[1] > self.sampler.last_start_epoch() for bound in bounds):
@@ -183,7 +188,8 @@ class TrajectoryMatching(Method):
     def _watched(self, pair: TrajectoryPair, weights: Tensor | None, total: Tensor) -> Tensor:
         """Return the loss, or where that is of other parameters or weights each time, the student's distance, 0-d."""
         if weights is None and not any(isinstance(term.weight, Schedule) for term in self.matchers.values()):
-            return total
+            # as an average, so that 1 is what it comes to where nothing is learned
+            return total / (sum(float(term.weight) for term in self.matchers.values()) or 1.0)
         return pair.squared_errors.sum() / pair.squared_distances.sum()
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:

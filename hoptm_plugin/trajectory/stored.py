@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -22,7 +23,7 @@ def read_stored(path: Path) -> SyntheticSet:
     Raises:
         FileFormatError: missing, damaged or no set.
     """
-    path = path.expanduser()
+    path = path.expanduser() if path.parts[:1] == ("~",) else path
     return read_set(path / SYNTHETIC if path.is_dir() else path)
 
 
@@ -47,8 +48,13 @@ def unfit(path: Path, task: Task, soft: bool = False) -> list[str]:
         if theirs != ours:
             found.append(f"path: the {what} of {path} is {theirs}, of the data set {data.name} {ours}; "
                          f"start from a set of the same data, prepared alike")  # fmt: skip
-    if "zca" in stored.normalisation.kind and stored.info.get("fingerprint") != data.fingerprint and not found:
-        found.append(f"path: {path} is whitened by other data than {data.name} here; start from a set of these")
+    said, splits = stored.info.get("fingerprint"), stored.info.get("splits")
+    same = data.made(said, splits if isinstance(splits, Mapping) else {})
+    if "zca" in stored.normalisation.kind:  # fitted on the images as they were prepared
+        same = said == data.fingerprint
+    if not found and not same:  # or its images may be test images here, and the card would name the wrong data
+        found.append(f"path: {path} was not distilled from {data.name} as it is here (its images, its splits, "
+                     f"data_seed), or does not say so; start from a set of these")  # fmt: skip
     if stored.mosaic > 1:
         found.append(f"path: {path} holds mosaics, which are no images to start from; take a set without them")
     if soft and not stored.soft:

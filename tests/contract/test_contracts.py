@@ -111,7 +111,8 @@ def stored_set(spec, folder, soft):
     order = torch.tensor([5, 0, 3, 1, 4, 2])  # of two rounds of three classes
     labels = torch.nn.functional.one_hot(task.train.labels[order], 3).float() if soft else task.train.labels[order]
     images, names = task.train.images[order], task.data.class_names
-    made = SyntheticSet(images, labels, None, names, task.data.normalisation, {"images_are": "real"})
+    made = SyntheticSet(images, labels, None, names, task.data.normalisation,
+                        {"images_are": "real", "fingerprint": task.data.fingerprint})  # fmt: skip
     write_set(made, folder / "set.safetensors")
     return spec | {"path": folder / "set.safetensors"}
 

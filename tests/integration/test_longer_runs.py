@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from command_line import TINY_EXPERTS, TINY_NETWORK, TINY_PROTOCOL, card
@@ -173,6 +174,13 @@ def test_a_run_starts_from_another_one_s_set(run, bench, finished_run, npz_file,
     assert "ipc=2 needs so many of every class" in refused.err
     sized = run("other", *still, start, "dataset.preprocess.image_size=8")
     assert (sized.code, "the image shape of" in sized.err) == (2, True)
+    # its images may be test images there, and the card would name the wrong data
+    with np.load(npz_file) as arrays:
+        np.savez(tmp_path / "other.npz", **{**arrays, "test_images": 255 - arrays["test_images"]})
+    elsewhere = run("other", *still, start, f"dataset.root={tmp_path / 'other.npz'}")
+    assert (elsewhere.code, "was not distilled from" in elsewhere.err) == (2, True)
+    labels = run("other", "method=datm", f"method.labels={{name:stored,path:'{finished_run}'}}")
+    assert (labels.code, "holds the labels of other images than the run starts from" in labels.err) == (2, True)
     missing = run("other", *still, "method.initial_images.name=stored", "method.initial_images.path=nowhere")
     assert (missing.code, "nowhere" in missing.err) == (2, True)
     assert not (tmp_path / "other").exists()

@@ -151,12 +151,23 @@ def test_what_is_read_is_said(tmp_path):
     )
 
 
-def test_what_looks_like_pixels_is_doubted(tmp_path):
-    files = saved(tmp_path, images=PIXELS, labels=LABELS)
-    with pytest.warns(
-        UserWarning, match=r"lie in \[0, 1\]; if they are pixels and no network input, give values=pixels"
-    ):
+@pytest.mark.parametrize(("factor", "moved"), [(1, 0), (255, 0), (1.02, -0.01)])
+def test_what_looks_like_pixels_is_doubted(factor, moved, tmp_path):
+    """Of [0, 1], levels, and those of NCFM, which leave [0, 1] a little."""
+    files = saved(tmp_path, images=factor * PIXELS.float() + moved, labels=LABELS)
+    with pytest.warns(UserWarning, match="if they are pixels and no network input, give values=pixels"):
         made(*files)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(0, 4, 4), torch.zeros(0, 3, 8, 8), torch.zeros(0, 8, 8, 3)])
+def test_no_images_are_refused(images, tmp_path):
+    with pytest.raises(FileFormatError, match="holds no images"):
+        read_files(saved(tmp_path, images=images, labels=LABELS))
+
+
+def test_one_set_has_no_other_experiments(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"experiment=2: .* holds one set"):
+        read_files(saved(tmp_path, images=IMAGES, labels=LABELS), 2)
 
 
 def test_one_hot_labels_and_single_images(tmp_path):
@@ -329,7 +340,24 @@ def strings(path):
         np.save(stream, np.array(["a", "b"]))
 
 
+def growing(path):
+    """Bytes that are written as hexadecimal digits again and again: each time there are twice as many."""
+    encode = b"c_codecs\nencode\n"
+    data = encode * 10 + b"C\x02ab" + b"X\x03\0\0\0hex\x86R" * 10
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x03" + data + b".")
+        archive.writestr("archive/version", "3")
+
+
+def long_header(path):
+    """A header of 64 MiB, deflated to little."""
+    content = b"\x93NUMPY\x02\x00" + (2**26).to_bytes(4, "little") + b" " * 2**26
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", content)
+
+
 HOSTILE = {
+    growing: "it names a codec", long_header: "described at too great a length",
     pickled: "is a plain pickle", evil_pickle: "is a plain pickle", evil_torch: r"holds (posix|nt)\.system",
     evil_npy: "Object arrays cannot be loaded", evil_npz: "Object arrays cannot be loaded", too_large: "not a readable",
     allocating: r"holds builtins\.bytearray", bomb: "compressed", long_description: "at too great a length",

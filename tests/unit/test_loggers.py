@@ -213,7 +213,8 @@ def test_wandb_offline_holds_each_row_once_and_nothing_of_the_machine(tmp_path):
         assert private not in said or len(private) < 3, private
 
 
-def test_an_mlflow_store_of_files_holds_each_row_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("store", ["file:{}/mlruns", "sqlite:///{}/mlflow.db"])
+def test_an_mlflow_store_holds_each_row_once(store, tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     from mlflow import MlflowClient
 
@@ -221,7 +222,8 @@ def test_an_mlflow_store_of_files_holds_each_row_once(tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     write_settings(run)
-    uri = f"file:{tmp_path / 'mlruns'}"
+    monkeypatch.chdir(tmp_path)  # where pictures lie, of a database
+    uri = store.format(tmp_path)
     for steps in (range(3), range(1, 5)):
         logger = loggers.build({"name": "mlflow", "tracking_uri": uri, "images_every": 2})
         logger.begin(run, steps[0])

@@ -49,6 +49,20 @@ def test_a_value_that_nobody_changed_is_named_as_well():
     assert rows(run_of(0.5), run_of(0.6, f"{SHAPE}=2")) == ["HoP-TM, λ 0.5", "HoP-TM, λ 2"]
 
 
+def test_settings_that_would_share_a_name_have_names_of_their_own():
+    linear = "{name:linear,start:1e-9,end:1e-6,over:100}"
+    cards = [run_of(0.5, f"{KAPPA}.start=1e-6"), run_of(0.6, f"{KAPPA}.start=1e-7"), run_of(0.7, f"{KAPPA}={linear}")]
+    found = rows(*cards)
+    assert len(set(found)) == 3
+    assert [name for name in found if "geometric" in name and "1e-7" in name]
+    assert [name for name in found if "linear" in name]
+
+
+def test_scales_are_named_and_not_all_that_they_set():
+    cards = [run_of(0.5, "scale=laptop", scale="laptop"), run_of(0.6, "scale=workstation", scale="workstation")]
+    assert rows(*cards) == ["HoP-TM, scale laptop", "HoP-TM, scale workstation"]
+
+
 def test_what_differs_between_sizes_alone_is_no_label():
     """A recipe may have settings for each IPC: they are one row."""
     cards = [run_of(0.5, "ipc=1"), run_of(0.6, "ipc=10", f"{KAPPA}.growth=2")]

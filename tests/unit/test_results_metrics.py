@@ -145,6 +145,18 @@ def test_only_the_best_settings_of_each_method_are_shown_and_tests_stay_correcte
     assert only(*given, best=3).notes == every.notes
 
 
+def test_a_row_that_others_are_tested_against_is_shown_beside_the_best():
+    """Rate 1 is best at IPC 1, rate 2 at IPC 10 and on the whole."""
+
+    def made(weight, ipc, mean):
+        settings = {"settings": {"method": {"weight": weight}}, "distillation_sha256": f"{weight}" * 64}
+        return [make("mtt", (mean + seed / 100,), seed=seed, ipc=ipc, **settings) for seed in range(3)]
+
+    given = [*made(1, 1, 0.5), *made(2, 1, 0.45), *made(1, 10, 0.5), *made(2, 10, 0.8)]
+    given += [make("hoptm", (0.3 + seed / 50,), seed=seed, ipc=ipc) for seed in range(3) for ipc in (1, 10)]
+    assert only(*given, best=1).rows() == ["HoP-TM", "MTT, weight 1", "MTT, weight 2"]
+
+
 def test_a_note_says_what_accuracy_hides_where_classes_are_uneven():
     (note,) = [note for note in only(*ALWAYS, *FAIR).notes if "uneven" in note]
     assert "80.00 percent are of class 0, so answering always that has this accuracy" in note

@@ -203,6 +203,23 @@ def test_what_cannot_be_tuned_is_refused_before_any_work(more, over, named, tmp_
     assert not (tmp_path / "t").exists()
 
 
+def test_the_scale_that_was_tuned_at_stands_in_the_best_settings(tmp_path):
+    found, _ = tuned(tmp_path / "t", {1: 0.3, 10: 0.5}, "scale=laptop")
+    again = compose(f"settings={tmp_path / 't/best.yaml'}")
+    assert found.settings.digest() == again.digest()
+    assert again.scale == "laptop"
+    assert found.command == f"hoptm-bench run settings={tmp_path / 't/best.yaml'}"
+
+
+def test_values_that_are_no_list_and_what_halving_would_change_are_refused(tmp_path):
+    for odd in (10, "abc"):
+        with pytest.raises(ConfigurationError, match="is no list of values to try"):
+            tune(*DM, over={RATE: odd}, folder=tmp_path / "t", launch=lambda jobs: [])
+    with pytest.raises(ConfigurationError, match=r"method\.real_batch: told as a function of distillation\.iterations"):
+        tune(*DM, "method.real_batch='${distillation.iterations}'", over={RATE: [1, 10]}, folder=tmp_path / "t",
+             strategy="halving", launch=lambda jobs: [])  # fmt: skip
+
+
 def test_halving_over_iterations_and_unknown_strategies_are_refused(tmp_path):
     over = {"distillation.iterations": [3, 9]}
     for strategy, named in (("halving", "halving gives candidates their iterations"), ("best", "must be grid or")):
@@ -314,7 +331,8 @@ def test_a_file_of_settings_stands_for_its_overrides(tmp_path):
         ("settings: ['method=[']", "not a setting of the form KEY=VALUE"),
         *((f"settings: ['{line}']", "no file may say this") for line in (
             "hydra.launcher._target_=os.system", "hydra/launcher=processes", "+hydra.x=1", "experts.root=/etc",
-            "experts={root: /etc}", "resume=true", "synthetic=/x", "loggers=[tensorboard]", "settings=other.yaml")),
+            "experts={root: /etc}", "resume=true", "synthetic=/x", "loggers=[tensorboard]", "settings=other.yaml",
+            "note=${oc.env:HOME}")),
     ],
 )  # fmt: skip
 def test_what_no_file_of_settings_may_hold_is_refused(text, named, tmp_path):

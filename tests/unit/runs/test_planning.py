@@ -177,7 +177,7 @@ def test_runs_that_differ_in_the_seed_are_timed_once():
 def test_a_plan_is_said_in_one_line():
     said = str(plan_of())
     assert said.startswith("plan: 2 experts about 20 s, 5 iterations about 50 s, evaluation about 20 s; memory ")
-    assert "in all about 90 s, done about " in said or "in all about 2 min, done about " in said
+    assert "in all about 2 min, done about " in said
     unknown = str(plan_of(seconds=None))
     assert "5 iterations that cannot be told beforehand" in unknown
     assert "done about" not in unknown
@@ -216,27 +216,20 @@ def test_an_excerpt_is_the_share_that_it_says(overrides):
     settings = compose(*SMALL, *overrides)
     with workbench(settings, silent) as bench:
         method, task = bench.parts.method, bench.task
+        steps = getattr(method, "student_steps", None)
         for share in (0, 0.004, 0.02, 0.1, 0.35, 0.8):
             part = method.excerpt(share, task)
             assert 0 < part.time <= 1
             assert 0 < part.memory <= 1
             assert part.method is not method
             if hasattr(method, "student_steps"):
-                assert part.time == pytest.approx(part.method._images(10 * settings.ipc) / method._images(
-                    10 * settings.ipc))  # fmt: skip
                 assert part.time <= max(share * 1.2, 3 / method.student_steps)
                 assert not [problem for term in part.method.matchers.values() for problem in
                             term.matcher.problems(method.expert_epochs, part.method.student_steps)]  # fmt: skip
             if share >= 0.1:
                 assert part.time >= share / 2
         assert method.excerpt(1, task) == Excerpt(method)
-    assert build(settings).student_steps == method.student_steps if hasattr(method, "student_steps") else True
-
-
-def build(settings):
-    from hoptm_plugin.core.interfaces import methods
-
-    return methods.build(settings.method, "method")
+        assert getattr(method, "student_steps", None) == steps, "an excerpt is another method"
 
 
 def test_a_third_party_s_iteration_is_tried_whole():

@@ -150,6 +150,18 @@ def test_a_rate_of_the_step_size_is_for_its_constraint():
     assert (none.constraint, none.learning_rate) == ("none", 1e-5)
 
 
+def test_a_rate_of_the_step_size_given_by_hand_keeps_its_meaning():
+    given = compose("method=mtt", OWN, "distillation.step_size.learning_rate=1e-4").distillation.step_size
+    assert (given.constraint, given.learning_rate) == ("damped", 1e-4)
+
+
+def test_what_follows_the_iterations_follows_those_of_the_scale():
+    quantile = "method.schedulers.pace.quantile={name:linear,start:0.1,end:1.0,over:'${distillation.iterations}'}"
+    settings = compose("method=hoptm", OWN, "method.schedulers.pace.kappa=null", quantile)
+    assert settings.tied == ("method.schedulers.pace.quantile.over",)
+    assert settings.method["schedulers"]["pace"]["quantile"]["over"] == settings.distillation.iterations == 300
+
+
 def test_published_is_named_only_where_nothing_of_it_was_changed():
     assert compose(OWN, "scale=published", "seed=3", "dataset.root=x").scale == "published"
     assert compose(OWN, "scale=published", "network.width=16").scale is None
@@ -159,6 +171,8 @@ def test_published_is_named_only_where_nothing_of_it_was_changed():
 def test_unknown_scales_are_refused_by_name():
     with pytest.raises(ConfigurationError, match="scale 'lpatop': no such choice; did you mean 'laptop'"):
         compose(OWN, "scale=lpatop")
+    with pytest.raises(ConfigurationError, match=r"scale .*laptop.*: no such choice"):
+        compose(OWN, "scale=[laptop]")
 
 
 def test_a_method_without_a_scale_of_its_own_is_bounded_by_the_shared_one():
