@@ -362,7 +362,8 @@ def _apply_scale(
     known = {AUTO, *(name for layer in layers for name in layer)}
     if not isinstance(asked, str) or asked not in known:
         raise ConfigurationError(unknown_name(f"scale {asked!r}: no such choice", str(asked), known))
-    name, note = asked, f"scale {asked}"
+    name: str | None = asked
+    note = f"scale {asked}"
     if asked == AUTO:
         on_gpu = kind_of_device(str(values["runtime"].get("device"))) == "cuda"
         name = ("workstation" if on_gpu else "laptop") if own_data else None

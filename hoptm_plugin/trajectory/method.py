@@ -131,8 +131,8 @@ class TrajectoryMatching(Method):
         ]
         found += [f"method.labels.{problem}" for problem in self.labels.problems(task)]
         found += [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
-        images = self.initial_images.path if isinstance(self.initial_images, StoredImages) else None
-        if isinstance(self.labels, StoredLabels) and self.labels.path != images:
+        start = self.initial_images.path if isinstance(self.initial_images, StoredImages) else None
+        if isinstance(self.labels, StoredLabels) and self.labels.path != start:
             found.append(f"method.labels.path: {self.labels.path} holds the labels of other images than the run starts "
                          f"from; set method.initial_images={{name: stored, path: ...}} to the same set")  # fmt: skip
         for name, scheduler in self.schedulers.items():
@@ -186,10 +186,10 @@ class TrajectoryMatching(Method):
         yield LossTerm(total, logs, self._watched(detached, weights, total.detach()))
 
     def _watched(self, pair: TrajectoryPair, weights: Tensor | None, total: Tensor) -> Tensor:
-        """Return the loss, or where that is of other parameters or weights each time, the student's distance, 0-d."""
-        if weights is None and not any(isinstance(term.weight, Schedule) for term in self.matchers.values()):
-            # as an average, so that 1 is what it comes to where nothing is learned
-            return total / (sum(float(term.weight) for term in self.matchers.values()) or 1.0)
+        """Return the loss, for a weight of one, or where that is of other things each time, the student's distance, 0-d."""
+        fixed = [term.weight for term in self.matchers.values() if not isinstance(term.weight, Schedule)]
+        if weights is None and len(fixed) == len(self.matchers):
+            return total / (sum(fixed) or 1.0)  # as an average, so that 1 is what it comes to where nothing is learned
         return pair.squared_errors.sum() / pair.squared_distances.sum()
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:

@@ -143,7 +143,6 @@ def test_commands(document, bench, tmp_path, places):
             (tmp_path / fence.file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / fence.file).write_text(fence.text)
     shown = [words for fence in found if fence.language in SHELLS for words in fence.commands()]
-    assert shown, f"{document} shows no commands"
     for words in shown:
         if words[0] != "hoptm-bench":
             check_only(words)
@@ -171,7 +170,6 @@ def test_commands_through_a_launcher(tmp_path, places, experts_root):
 @pytest.mark.parametrize("document", showing("python"))
 def test_python(document, tmp_path, finished_run):
     blocks = [fence.text for fence in fences(read(document)) if fence.language == "python"]
-    assert blocks, f"{document} shows no Python"
     script = tmp_path / "shown.py"
     script.write_text(re.sub(r"\bRUN\b", str(finished_run), "\n".join(blocks)))
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -183,6 +181,10 @@ def test_links_lead_somewhere(document):
     text = read(document)
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert not [link for link in links if not ((ROOT / document).parent / link).exists()]
+
+
+def test_readme_and_contributing_show_commands_and_python():
+    assert {"README.md", "CONTRIBUTING.md"} <= set(showing("python")) & set(showing(*SHELLS))
 
 
 def test_fences_are_found_and_skipped_with_a_reason_only():

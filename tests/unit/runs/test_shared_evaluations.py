@@ -41,6 +41,9 @@ def trained(monkeypatch):
     return found
 
 
+FOLDER = tempfile.TemporaryDirectory()  # until the tests end
+
+
 @cache
 def settings_of(*overrides):
     return compose(*SMALL, f"dataset.root={npz()}", *overrides)
@@ -54,7 +57,7 @@ def npz():
         labels = np.arange(count, dtype=np.uint8)[:, None] % 3
         noise = rng.integers(0, 100, (count, 8, 8, 3)) + 50 * labels[:, :, None, None]
         arrays |= {f"{split}_images": noise.astype(np.uint8), f"{split}_labels": labels}
-    path = Path(tempfile.mkdtemp()) / "small.npz"
+    path = Path(FOLDER.name) / "small.npz"
     np.savez(path, **arrays)
     return path
 
