@@ -14,17 +14,12 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from test_run import succeed
-
-from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data import load
 
 VERSION = "0.2.0"
 TRAIN, TEST = 20, 8  # pictures of each class
-SETTINGS = ("dataset=cifar10", "dataset.root=cifar10", "network.width=8", "protocol.repeats=1", "protocol.epochs=1",
+SETTINGS = ("dataset=cifar10", "dataset.root=cifar10", "network.width=8", "protocol.repeats=1", "protocol.epochs=20",
             "protocol.random_subset=false", "runtime.device=cpu", "augment=none")  # fmt: skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.data]
@@ -64,29 +59,24 @@ def exported(bench, tmp_path):
     assert sum(taken.values()) == 10 * (TRAIN + TEST)
     succeed(bench("run", "method=random", "ipc=10", *SETTINGS, "hydra.run.dir=run"))
     succeed(bench("export", "run", "--format", "ddranking", "-o", "set"))
-    from hoptm_plugin import compose
-
-    data = load(compose(*SETTINGS, f"dataset.root={tmp_path / 'cifar10'}").dataset, Seeds(0), torch.device("cpu"))
-    np.savez(tmp_path / "set/test.npz", images=data.test.batch(slice(None)).numpy(), labels=data.test.labels.numpy())
     return tmp_path / "set"
 
 
 SCRIPT = """
 import json, traceback
-import numpy as np
 import torch
 from ddranking.config import Config
 from ddranking.metrics import general
 
-test = np.load("test.npz")
-# torchvision would download CIFAR-10
-pairs = list(zip(torch.from_numpy(test["images"]), test["labels"].tolist()))
+torch.manual_seed(0)
+images, labels = (torch.load(name, weights_only=True) for name in ("images.pt", "labels.pt"))
+# torchvision would download CIFAR-10; asked for the images that it trains on, it is far from chance in few epochs
+pairs = list(zip(images, labels.tolist()))
 same = {index: index for index in range(10)}
 general.get_dataset = lambda *_: (3, (32, 32), None, None, 10, None, pairs, None, same, same)
 config = Config.from_file("ddranking.yaml")
-usual = {"num_epochs": 20, "device": "cpu", "num_workers": 0, "num_eval": 1, "teacher_model_names": []}
+usual = {"device": "cpu", "num_workers": 0, "num_eval": 1, "teacher_model_names": []}
 config.update(usual)
-images, labels = (torch.load(name, weights_only=True) for name in ("images.pt", "labels.pt"))
 failures = []
 
 
@@ -128,4 +118,4 @@ def test_its_general_evaluator_trains_on_an_exported_set(python, exported):
     result = json.loads(line.removeprefix("RESULT "))
     assert result["failures"] == FAILURES, "mended? then go no longer round it"
     assert result["shape"] == [100, 3, 32, 32]
-    assert result["accuracy"] > 15, "percent, of ten classes: it has learned nothing"
+    assert result["accuracy"] > 80, "percent, of the ten images per class that it trained on"
