@@ -186,7 +186,7 @@ class TrajectoryMatching(Method):
         yield LossTerm(total, logs, self._watched(detached, weights, total.detach()))
 
     def _watched(self, pair: TrajectoryPair, weights: Tensor | None, total: Tensor) -> Tensor:
-        """Return the loss for a weight of one, or the student's distance where that is of other things each time, 0-d."""
+        """Return the loss for a weight of one, or the student's distance where it is of other things, 0-d."""
         fixed = [term.weight for term in self.matchers.values() if not isinstance(term.weight, Schedule)]
         if weights is None and len(fixed) == len(self.matchers):
             return total / (sum(fixed) or 1.0)  # as an average, so that 1 is what it comes to where nothing is learned
