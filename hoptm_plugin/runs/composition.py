@@ -268,13 +268,16 @@ def _tied(config: Any) -> list[str]:
         elif isinstance(value, str) and TOTAL in value:
             yield path
 
-    return [*found(OmegaConf.to_container(OmegaConf.masked_copy(config, TIED), resolve=False), "")]
+    parts = {key: config[key] for key in TIED if OmegaConf.is_dict(config.get(key))}
+    return [*found({key: OmegaConf.to_container(part, resolve=False) for key, part in parts.items()}, "")]
 
 
 def _follow(values: dict[str, Any], config: Any, keys: list[str]) -> None:
     """Let tied settings follow the iterations that recipe and scale gave, where these left them as they were."""
     from omegaconf import OmegaConf
 
+    if not values["tied"] or config.distillation.iterations == values["distillation"]["iterations"]:
+        return
     anew = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(config, keys), resolve=False))
     OmegaConf.update(anew, "distillation.iterations", values["distillation"]["iterations"])
     for path in values["tied"]:

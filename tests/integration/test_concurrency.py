@@ -56,7 +56,7 @@ def test_four_processes_build_one_store(npz_file, tmp_path):
         assert one.equal(other)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_death_of_one_does_not_stop_the_others(npz_file, tmp_path):
     arguments, root = experts(npz_file, tmp_path / "store"), tmp_path / "store"
     with forked(*arguments, cwd=tmp_path) as killed, forked(*arguments, cwd=tmp_path) as other:

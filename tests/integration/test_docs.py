@@ -153,7 +153,7 @@ def test_commands(document, bench, tmp_path, places):
     assert not (tmp_path / "experts").exists(), "HOPTM_EXPERTS was not heeded"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_commands_through_a_launcher(tmp_path, places, experts_root):
     found = [fence for document in DOCUMENTS for fence in fences(read(document))]
     shown = [words for fence in found if fence.language in SHELLS for words in fence.commands() if is_launched(words)]

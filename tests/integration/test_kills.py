@@ -72,6 +72,7 @@ def kill_at_rename(number):
     Path.replace = counted
 
 
+@pytest.mark.campaign
 def test_a_kill_before_and_after_every_rename(command, undisturbed, tmp_path):
     """Every file is either not there yet or whole."""
     folder, killed = tmp_path / "run", 0

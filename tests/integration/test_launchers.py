@@ -20,7 +20,7 @@ LAUNCHERS = {
 }
 PACKAGES = {"processes": "joblib", "submitit_local": "submitit", "ray_local": "ray"}
 pytestmark = pytest.mark.slow
-# one launcher goes the whole way in every gate, the others in the campaigns
+# one launcher is tried in every gate, the others in the campaigns
 EACH = [pytest.param(each, marks=() if each == "processes" else pytest.mark.campaign) for each in PACKAGES]
 THREADS = ("runtime.threads=1", "runtime.compile=false", "distillation.step_size.learning_rate=0")
 
@@ -49,6 +49,7 @@ def one_after_the_other(tmp_path_factory, npz_file):
     return results(folder), folder.parent / "store"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("launcher", EACH)
 def test_eight_runs_give_the_same_cards(launcher, one_after_the_other, npz_file, tmp_path):
     pytest.importorskip(PACKAGES[launcher])
@@ -143,6 +144,7 @@ def test_submitit_requeues_a_job_that_was_preempted(undisturbed, npz_file, tmp_p
     assert card(job)["evaluations"] == card(undisturbed)["evaluations"]
 
 
+@pytest.mark.campaign
 def test_a_worker_that_was_killed_is_named_and_the_sweep_goes_on_when_it_is_run_again(npz_file, tmp_path):
     pytest.importorskip("joblib")
     folder = tmp_path / "sweep"

@@ -169,7 +169,7 @@ def test_cite_prints_the_sources_of_the_composition(bench):
     assert "nobody" in refused.err
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("method", ["idm", "ftd"])
 def test_killed_and_resumed_equals_uninterrupted(method, npz_file, tmp_path):
     """IDM's queue of networks in training and FTD's average are what must survive."""

@@ -108,7 +108,7 @@ def bound_by_modes() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="root is bound by modes on Linux only")
 def test_a_user_without_permission(disk, tiny, tmp_path, npz_file):
     theirs = tmp_path / "theirs"

@@ -17,6 +17,12 @@ from disturbed import assert_same, command, stage
 FULL = "No space left on device"
 
 
+def stages(first):
+    """Return the parts of a run as parameters, one of them for every gate and the others for the campaigns."""
+    return [pytest.param(each, marks=() if each == first else pytest.mark.campaign)
+            for each in ("experts", "distillation", "evaluation")]  # fmt: skip
+
+
 @pytest.fixture
 def disk(tmp_path):
     """Return a file system of two megabytes of its own."""
@@ -56,7 +62,7 @@ def whole(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["experts", "distillation", "evaluation"])
+@pytest.mark.parametrize("where", stages("distillation"))
 def test_a_disk_that_becomes_full(where, disk, undisturbed, npz_file, tmp_path):
     folder = disk / "run"
     with forked(*command(npz_file, folder), cwd=tmp_path) as running:
@@ -99,7 +105,7 @@ MEMORY = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", list(MEMORY))
+@pytest.mark.parametrize("where", stages("experts"))
 def test_memory_that_runs_out(where, tmp_path):
     settings, doing, remedy = MEMORY[where]
     arguments = ("run", *LARGE, *settings, f"experts.root={tmp_path}/store", f"hydra.run.dir={tmp_path}/run")
@@ -133,7 +139,7 @@ print("held:", sum(each.nbytes for each in gc.get_objects() if isinstance(each, 
 """
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_sweep_holds_no_data_of_earlier_jobs(tmp_path):
     tiny = ("network.width=4", "network.depth=2", "protocol.repeats=1", "protocol.epochs=1",
             "protocol.random_subset=false", "runtime.compile=false", "runtime.threads=1")  # fmt: skip

@@ -92,7 +92,7 @@ def test_a_stopped_suite_stops_its_run_and_goes_on(drive, tmp_path, experts_root
     assert len(list(folder.glob("*/*/checkpoint.safetensors"))) == 1, "written because it was stopped"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_dry_run_names_every_run_and_estimates(drive, tmp_path):
     result = drive("table4_ablation", "--variant", "cpu", "--dry-run", "runtime.device=cpu")
     assert result.code == 0, result.err
@@ -126,7 +126,7 @@ tables: {{others: {{title: Other networks}}}}
 """
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_search_chooses_and_sets_are_judged_again(tmp_path, experts_root, monkeypatch, capfd):
     monkeypatch.syspath_prepend(str(Path(DRIVER[1]).parent))
     import suite

@@ -105,7 +105,7 @@ def table(folder):
     return pd.read_csv(folder / "candidates.csv").drop(columns="folder")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_side_by_side_gives_the_same(tuning, tmp_path):
     pytest.importorskip("joblib")
     over = (f"over.{RATE}=1,10,1e40", "strategy=halving", "runtime.compile=false")
@@ -121,7 +121,7 @@ def test_side_by_side_gives_the_same(tuning, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.campaign)])
 def test_a_stopped_tuning_goes_on_to_the_same_end(number, tuning, tmp_path):
     over = (f"over.{RATE}=1,2,3,4", "strategy=halving", "protocol.epochs=150", f"experts.root={tmp_path / 'experts'}")
     whole = call(*tuning(*over, folder="whole"), cwd=tmp_path)

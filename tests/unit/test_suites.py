@@ -99,7 +99,7 @@ def published(plans, name, sweep, ipc):
     return job.settings.reported.of(ipc)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_tables_agree_where_they_repeat_each_other(plans):
     for ipc in (1, 5, 10, 100, 1000):
         ours = {row: published(plans, "table4_ablation", row, ipc) for row in range(4)}
@@ -114,7 +114,7 @@ def test_tables_agree_where_they_repeat_each_other(plans):
             assert accuracies[row] == (other["accuracy"], other["std"])
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_ablations_switch_off_what_they_say(plans):
     for job in plans("table4_ablation").jobs:
         method = job.parts.method
@@ -204,7 +204,7 @@ def test_experts_that_runs_read_unequally_far_are_trained_beforehand():
     assert command[-2:] == ["experts.epochs=7", "experts.count=5"]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_run_is_planned_on_images_of_the_suite_s_size(estimated):
     ipc = [job.settings.ipc for job in small().jobs]
     found = estimated("distillation.iterations=20")
@@ -327,7 +327,7 @@ def test_budgets_of_the_study_are_equal(name, plans):
     assert min(seeds.values()) >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_study_s_ablation_differs_in_nothing_else(plans):
     """Its four rows are one setting but for what they switch off; each has a search of its own."""
     plan = plans("study_bloodcells")

@@ -63,7 +63,7 @@ print(sorted(registry(Matcher)))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_any_order_of_imports_gives_the_same_objects():
     printed = {python(ORDERS, *order) for order in permutations(["register", "Matcher", "compose"])} | {
         python(ORDERS, "import hoptm_plugin.matchers", "import hoptm_plugin.loggers", "register", "Matcher", "compose")

@@ -198,7 +198,7 @@ def test_a_planted_leak_is_found(folders, plant, image_size):
     assert "leak" not in str(data.provenance["duplicates"]), "the card names rows, and no files"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "spec", "near"),
