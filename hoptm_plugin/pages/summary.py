@@ -88,11 +88,8 @@ def _sure(table: ComparisonTable, best: Cell, other: Cell) -> str:
     if p is not None:
         found = "more than chance explains" if p < LEVEL else "may be chance, so take the two as equal"
         return f"{found} (p {p_value(p)}, corrected for all tests of the table)"
-    few = [cell.row for cell in (best, other) if len(cell.by_seed) < 2]
-    if few:
-        return (
-            f"whether by chance cannot be told, since of {' and '.join(few)} there is one distilled set; run more seeds"
-        )
+    if few := [cell.row.rstrip("*") for cell in (best, other) if len(cell.by_seed) < 2]:
+        return f"whether by chance cannot be told from one seed of {' and '.join(few)}; run more seeds"
     reference = best.against or other.against
     return "whether by chance was not tested" + (f", since tests are against {reference}" if reference else "")
 
@@ -102,7 +99,7 @@ def _floor(table: ComparisonTable, best: Cell) -> str:
     if not floors:
         return "Random images of the same number were not judged beside it, so what it gains over them is not known."
     floor = max(floors, key=lambda cell: (cell.merit or 0.0, cell.row))
-    said = f"{_by(best, floor)} training images taken at random ({floor.row}): {_sure(table, best, floor)}."
+    said = f"{_by(best, floor)} training images taken at random ({floor.row.rstrip('*')}): {_sure(table, best, floor)}."
     worse = (best.merit or 0.0) <= (floor.merit or 0.0)
     return f"{'No method is better than random images here. ' if worse else ''}{said}"
 

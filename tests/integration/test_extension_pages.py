@@ -15,7 +15,9 @@ PAGES = sorted((Path(__file__).parents[2] / "docs/extend").glob("*.md"))
 FILE = re.compile(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 KINDS = {"matcher", "scheduler", "schedule", "initialiser", "dataset", "network", "method"}
 # one page's run in every gate, the others in the campaigns; the code of all is tried by their own tests
-EACH = [pytest.param(page, id=page.stem, marks=() if page.stem == "matcher" else pytest.mark.campaign) for page in PAGES]
+EACH = [
+    pytest.param(page, id=page.stem, marks=() if page.stem == "matcher" else pytest.mark.campaign) for page in PAGES
+]
 
 pytestmark = pytest.mark.slow
 
