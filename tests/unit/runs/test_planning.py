@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,16 @@ def test_little_work_is_tried_for_little(monkeypatch):
 def test_what_takes_seconds_and_cannot_be_made_smaller_is_tried_once(monkeypatch):
     work = Work(monkeypatch, 0.0, 7.0, least=1.0)
     assert (timed(work, 50, CPU).seconds, work.shares) == (7.0, [1.0])
+
+
+def test_a_moment_in_which_the_machine_did_something_else_does_not_count(monkeypatch):
+    work = Work(monkeypatch, 0.0, 10.0)
+
+    def hesitant(share):
+        done, work.now = work(share), work.now + (3.0 if len(work.shares) == 1 else 0.0)
+        return replace(done, seconds=done.seconds + 3.0) if len(work.shares) == 1 else done
+
+    assert timed(hesitant, 1000, CPU).seconds == pytest.approx(10.0, rel=0.01)
 
 
 def test_a_beginning_that_grows_with_the_data_is_told_for_all_of_them(monkeypatch):

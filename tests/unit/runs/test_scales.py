@@ -20,8 +20,8 @@ BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "random", "herdi
 METHODS = ("hoptm", *BASELINES)
 TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla")
 OWN = "dataset=npz"
-# image passes a second of two slow cores, at width 32 and 32x32: large batches, a few images, and 200 that are tested
-EXPERTS, SMALL, FORWARD = 6000, 2000, 15000
+# image passes a second of two slow cores, at width 32 and 32x32: of experts, of a few images, and of those tested
+EXPERTS, SMALL, FORWARD = 1200, 1000, 3000
 MINUTES = 20
 
 
