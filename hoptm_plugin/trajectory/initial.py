@@ -8,7 +8,7 @@ from torch import Tensor
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import Initialiser, Task
 from hoptm_plugin.core.registry import register
-from hoptm_plugin.trajectory.teachers import teacher_logits
+from hoptm_plugin.trajectory.teachers import AT_ONCE, teachers
 
 
 def class_major(task: Task) -> Tensor:
@@ -60,6 +60,7 @@ class CorrectlyPredicted(Initialiser):
         """Return the epoch up to which experts are read."""
         return self.teacher_epoch
 
+    @torch.no_grad()
     def images(self, task: Task) -> Tensor:
         """Return images (K * ipc, C, H, W).
 
@@ -68,13 +69,14 @@ class CorrectlyPredicted(Initialiser):
         """
         orders = _shuffled(task)
         found: list[Tensor] = [order[:0] for order in orders]
-        everything = torch.cat(orders).split(256)
-        for logits in teacher_logits(task, lambda: map(task.train.batch, everything), self.teacher_epoch):
-            predictions = logits.argmax(dim=1).split([len(order) for order in orders])
-            for label, (order, predicted) in enumerate(zip(orders, predictions, strict=True)):
-                right = order[predicted == label]
-                new = right[~torch.isin(right, found[label])]
-                found[label] = torch.cat([found[label], new])[: task.ipc]
+        for teacher in teachers(task, self.teacher_epoch):
+            for label, order in enumerate(orders):
+                for rows in order.split(AT_ONCE):
+                    if len(found[label]) == task.ipc:
+                        break
+                    right = rows[teacher(task.train.batch(rows)).argmax(dim=1) == label]
+                    new = right[~torch.isin(right, found[label])]
+                    found[label] = torch.cat([found[label], new])[: task.ipc]
             if all(len(indices) == task.ipc for indices in found):
                 break
         names = task.data.class_names

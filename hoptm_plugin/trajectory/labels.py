@@ -10,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from hoptm_plugin.core.interfaces import LabelPolicy, Task
 from hoptm_plugin.core.registry import register
-from hoptm_plugin.trajectory.teachers import teacher_logits
+from hoptm_plugin.trajectory.teachers import AT_ONCE, teachers
 
 
 @register("hard")
@@ -49,13 +49,15 @@ class SoftLabels(LabelPolicy):
         """Return the epoch up to which experts are read."""
         return self.teacher_epoch if self.start == "experts" else 0
 
+    @torch.no_grad()
     def initial(self, images: Tensor, classes: Tensor, task: Task) -> Tensor:
         """Return logits (n, K)."""
         count = len(task.data.class_names)
         if self.start == "one_hot":
             rest = (1 - self.confidence) / max(count - 1, 1)
             return torch.where(one_hot(classes, count).bool(), self.confidence, rest).log().to(images)
-        logits = torch.stack(list(teacher_logits(task, lambda: images.split(256), self.teacher_epoch)))
+        logits = torch.stack([torch.cat([teacher(batch) for batch in images.split(AT_ONCE)])
+                              for teacher in teachers(task, self.teacher_epoch)])  # fmt: skip
         correct = (logits.argmax(dim=2) == classes).to(logits).unsqueeze(2)
         correct = torch.where(correct.sum(dim=0) > 0, correct, torch.ones_like(correct))
         return (logits * correct).sum(dim=0) / correct.sum(dim=0)

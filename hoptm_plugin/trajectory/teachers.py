@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import torch
 from torch import Tensor
 
 from hoptm_plugin.core.interfaces import Task
 from hoptm_plugin.networks.flat import FlatNetwork
 
+AT_ONCE = 256  # images
 
-@torch.no_grad()
-def teacher_logits(task: Task, batches: Callable[[], Iterable[Tensor]], epoch: int) -> Iterator[Tensor]:
-    """Yield, expert by expert, the logits (n, K) of images at the expert's parameters after ``epoch``.
 
-    ``batches`` gives the images (b, C, H, W) anew for every expert, so that they need not fit into memory at once.
-    """
+def teachers(task: Task, epoch: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield, expert by expert, the function from images (n, C, H, W) to logits (n, K) that it is after ``epoch``."""
     trajectories = task.experts(epoch)
     network = FlatNetwork(task.network(task.seeds.generator("container")))
     for expert in range(len(trajectories)):
-        theta = trajectories.segment(expert, epoch, epoch)[0]
-        yield torch.cat([network(theta, batch) for batch in batches()])
+        yield partial(network, trajectories.segment(expert, epoch, epoch)[0])
