@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from laptop import table
 
 from hoptm_plugin import (
     Arrays,
@@ -134,3 +135,12 @@ def test_mistakes_are_named(call, tmp_path, monkeypatch):
         call()
     assert str(caught.value).strip()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_laptop_s_table_takes_its_row_from_a_run(finished_run):
+    found = read_run(finished_run)
+    card = found.card.model_copy(update={"random_subset": found.card.evaluations})
+    row = table.row("cells", finished_run, card)
+    assert (row.method, row.ipc, row.accuracy) == ("hoptm", found.card.ipc, found.card.evaluations[0].accuracy.mean)
+    assert row.step_size == found.curves["step_size"].iloc[-1] > 0
+    assert row.distill_s == found.card.cost.distill_s

@@ -1,15 +1,47 @@
-"""The page of the laptop's rates is made from what was tried, and the scales take what it says."""
+"""The pages of the laptop's rates and runs are made from what was tried, and the scales take what they say."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from laptop import search
+from laptop import search, table
 
 from hoptm_plugin.runs.composition import compose
 
 
 def test_the_page_is_made_of_the_results():
     assert search.PAGE.read_text() == search.page(), "python benchmarks/laptop/search.py --page"
+
+
+@pytest.fixture
+def row():
+    """A run of HoP-TM as it should be."""
+    return table.Row("cells", 1, "hoptm", 0.5, 0.02, 0.4, 0.03, 0.01, 0.05, None, 300.0, 100.0, 50.0, "a CPU")
+
+
+def test_the_table_s_page_is_made_of_its_results():
+    assert table.PAGE.read_text() == table.page(), "python benchmarks/laptop/table.py --page"
+
+
+def test_what_is_not_as_it_should_be_is_said_below_the_table(row, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "table.csv")
+    for each in (row, replace(row, method="dm", step_size=None), replace(row, method="mtt", accuracy=0.4),
+                 replace(row, method="att", note="stopped at 120 of 300: the loss only grew", step_size=-1.0,
+                         saturated=0.2), replace(row, method="idm", accuracy=0.44)):  # fmt: skip
+        table.add(each)
+    assert table.read()[0] == row
+    page = table.page()
+    assert page.startswith("# Every method")
+    assert "5 of 70 runs, 0.6 hours on a CPU" in page
+    assert "| HoP-TM | 50.0 ± 2.0 | 40.0 ± 3.0 | 0.0100 | 5.0 % | 100 s | 50 s |" in page
+    assert page.rpartition("|\n\n")[2].splitlines() == [
+        "- MTT is no better than random images.",
+        "- ATT: stopped at 120 of 300: the loss only grew",
+        "- ATT: 20 % of the pixel values are out of range.",
+        "- ATT: its step size is not positive.",
+        "- IDM is better than random images by less than the networks scatter.",
+    ]
 
 
 def test_rows_that_are_not_whole_do_not_count():
