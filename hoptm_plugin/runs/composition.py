@@ -234,7 +234,7 @@ def settled(config: Any, hydra_config: Any = None, whole: Mapping[str, Any] | No
         notes.append(said)
     values["tied"] = _tied(config)
     _follow(values, config, keys)
-    _exchange(values, [*map(str, overrides)], given)
+    _exchange(values, [*map(str, overrides)], given, choices["method"])
     settings = RunSettings.of({**values, "recipe": "; ".join(notes), "given": given})
     if settings.scale == PUBLISHED and not settings.as_published(given):
         settings = settings.model_copy(update={"scale": None})
@@ -248,13 +248,20 @@ def _call_by_its_own_name(values: dict[str, Any], given: Iterable[str]) -> None:
     values |= {field: value for field, value in own.items() if field not in given}
 
 
-def _exchange(values: dict[str, Any], overrides: list[str], given: Iterable[str]) -> None:
+def _exchange(values: dict[str, Any], overrides: list[str], given: Iterable[str], method: str) -> None:
     """Take out of parts that were exchanged by name what was meant for the old ones; warn of it."""
-    lines = drop_leftovers(values, given_leaves(parsed(overrides)))
-    for line in lines:
+    leaves = given_leaves(parsed(overrides))
+    for line in drop_leftovers(values, leaves):
         warnings.warn(line, stacklevel=3)
-    if any(line.startswith("method.name=") for line in lines):
+    if "method.name" in leaves and values["method"]["name"] != _composed_name(method):
         _call_by_its_own_name(values, given)
+
+
+def _composed_name(method: str) -> Any:
+    """Return the name of the part that the YAML of a method takes."""
+    import hydra
+
+    return hydra.compose("config", [f"method={method}"]).method.name
 
 
 def _tied(config: Any) -> list[str]:
