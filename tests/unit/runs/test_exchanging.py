@@ -81,7 +81,7 @@ def test_an_exchanged_method_goes_by_its_own_name():
     assert (settings.method_id, settings.method_title, settings.reported) == ("random_subset", "random_subset", None)
     assert compose("method=mtt", "method.name=trajectory_matching").method_id == "mtt", "it is the same one"
     other = compose("method=herding", "method.name=k_center_subset")
-    assert (other.method_id, list(other.method_cites)) == ("k_center_subset", []), "though it knows all that herding was told"
+    assert (other.method_id, list(other.method_cites)) == ("k_center_subset", []), "though it knows all that"
 
 
 def test_a_part_of_a_stored_run_is_exchanged_as_well():
