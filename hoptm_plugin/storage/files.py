@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -55,10 +54,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # a folder, or a pipe or device, which would be replaced
             raise StorageError(path, "is no file", "choose another name")
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        # named before it exists, so that a signal finds no moment between its making and its removal
+        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
         try:
+            temporary.touch(0o600, exist_ok=False)
             write(temporary)
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.checkpoint import write_checkpoint
-from hoptm_plugin.storage.files import read_json, sha256, write_atomically, write_json
+from hoptm_plugin.storage.files import read_json, sha256, write_atomically, write_bytes, write_json
 from hoptm_plugin.storage.sets import read_set, write_set
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
@@ -311,3 +312,16 @@ def test_files_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_interrupt_just_after_the_temporary_file_was_made_leaves_nothing(tmp_path, monkeypatch):
+    touch = Path.touch
+
+    def interrupted(self, *arguments, **more):
+        touch(self, *arguments, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "touch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []
