@@ -32,7 +32,7 @@ def experts(npz_file, root):
     return ("experts", *arguments, "experts.epochs=30", f"experts.root={root}")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_four_processes_build_one_store(npz_file, tmp_path):
     log, arguments = tmp_path / "log", experts(npz_file, tmp_path / "store")
     with ExitStack() as stack:

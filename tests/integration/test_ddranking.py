@@ -22,7 +22,7 @@ TRAIN, TEST = 20, 8  # pictures of each class
 SETTINGS = ("dataset=cifar10", "dataset.root=cifar10", "network.width=8", "protocol.repeats=1", "protocol.epochs=20",
             "protocol.random_subset=false", "runtime.device=cpu", "augment=none")  # fmt: skip
 
-pytestmark = [pytest.mark.slow, pytest.mark.data]
+pytestmark = [pytest.mark.campaign, pytest.mark.data]
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_source_and_licence_come_from_the_run_or_from_the_command_line(bench, tm
     assert "Not known: the set was exported without the result of its run." in text
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_exported_sets_are_judged_as_the_native_one(bench, tmp_path):
     """Real images lose little in 8 bits, so that the accuracies hardly differ."""
     succeed(bench("run", "method=random", "ipc=5", *SCORES, "hydra.run.dir=native"))

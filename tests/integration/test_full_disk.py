@@ -271,6 +271,7 @@ def test_a_log_that_cannot_be_written_ends_no_run_and_hides_no_exit_code(tiny, u
 
 
 @needs_dev_full
+@pytest.mark.campaign
 def test_a_whole_process_whose_output_caches_and_temporary_files_find_no_space(disk, tiny, undisturbed, tmp_path):
     disk.resize(1)
     (disk / "ballast").write_bytes(bytes(PAGE))

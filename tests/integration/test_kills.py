@@ -87,6 +87,7 @@ def test_a_kill_before_and_after_every_rename(command, undisturbed, tmp_path):
     assert_same(folder, undisturbed)
 
 
+@pytest.mark.campaign
 def test_the_card_is_written_whole_or_not_at_all(command, undisturbed, tmp_path):
     """Killed before the card's rename, right after it, and before the evaluations are removed."""
     for number, written in ((0, False), (1, True)):

@@ -172,6 +172,7 @@ if [ "$(basename "$0")" = sbatch ]; then cp "$1" "{folder}/submitted.sh"; echo "
 """
 
 
+@pytest.mark.campaign
 def test_the_script_for_slurm(npz_file, tmp_path):
     """Submitted to a Slurm that keeps the script and never runs it."""
     pytest.importorskip("submitit")

@@ -58,7 +58,7 @@ def test_same_seed_same_bits_and_another_seed_other_bits(run, tmp_path):
     assert card(tmp_path / "one")["config_sha256"] == card(tmp_path / "two")["config_sha256"]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_killed_and_resumed_equals_uninterrupted(run, tmp_path):
     finish(run("whole"), tmp_path)
     killed = tmp_path / "killed"

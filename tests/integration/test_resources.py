@@ -151,7 +151,7 @@ def test_a_sweep_holds_no_data_of_earlier_jobs(tmp_path):
     assert int(done.stdout.rpartition("held:")[2]) < one_job / 2
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_process_that_was_killed_is_remembered(npz_file, tmp_path):
     """The system kills whoever takes too much memory, without a word."""
     folder = tmp_path / "run"

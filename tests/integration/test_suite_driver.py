@@ -69,7 +69,7 @@ def test_a_failed_run_stops_nothing_and_is_named(drive, tmp_path):
     assert all("IPC 100000" in line for line in failed)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_stopped_suite_stops_its_run_and_goes_on(drive, tmp_path, experts_root):
     folder = tmp_path / "runs/suites/table4_ablation-cpu"
     endless = ("table4_ablation", "--variant", "cpu", *TINY, "ipc=1", "distillation.iterations=1000000",

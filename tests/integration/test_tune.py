@@ -120,8 +120,8 @@ def test_side_by_side_gives_the_same(tuning, tmp_path):
     assert of_runs(tmp_path / "alone") == of_runs(tmp_path / "beside")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.campaign)])
+@pytest.mark.campaign
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_tuning_goes_on_to_the_same_end(number, tuning, tmp_path):
     over = (f"over.{RATE}=1,2,3,4", "strategy=halving", "protocol.epochs=150", f"experts.root={tmp_path / 'experts'}")
     whole = call(*tuning(*over, folder="whole"), cwd=tmp_path)

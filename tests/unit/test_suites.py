@@ -29,10 +29,8 @@ OWN = {"digits": (16,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "
 
 
 def marked(names, *more):
-    """Return parameters, one slow and the others a campaign: composing the runs of the suites takes minutes."""
-    first, *others = names
-    marks = {first: pytest.mark.slow}
-    return [pytest.param(name, *more, marks=marks.get(name, pytest.mark.campaign)) for name in (first, *others)]
+    """Return parameters that are a campaign: composing the runs of the suites takes minutes."""
+    return [pytest.param(name, *more, marks=pytest.mark.campaign) for name in names]
 
 
 TABLES, STUDY, NAMES = marked(RUNS), marked(name for name in OWN if name != "digits"), marked(RUNS | OWN)

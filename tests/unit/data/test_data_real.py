@@ -37,7 +37,7 @@ def test_bloodcells():
     assert check_ipc(data, 50) == []
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.data
 def test_covid19cxr(tmp_path):
     with zipfile.ZipFile(real("covid19cxr.zip")) as archive:
