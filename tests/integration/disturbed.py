@@ -28,7 +28,8 @@ def stage(folder: Path) -> str | None:
         return "done"
     if (folder / "synthetic.safetensors").exists():
         return "evaluation"
-    if (folder / "metrics.jsonl").exists():
+    metrics = folder / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_size:  # an iteration is done, which a stop must not lose
         return "distillation"
     return "experts" if (folder / "config.yaml").exists() else None
 
