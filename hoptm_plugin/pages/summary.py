@@ -88,8 +88,10 @@ def _sure(table: ComparisonTable, best: Cell, other: Cell) -> str:
     if p is not None:
         found = "more than chance explains" if p < LEVEL else "may be chance, so take the two as equal"
         return f"{found} (p {p_value(p)}, corrected for all tests of the table)"
-    if few := [cell.row.rstrip("*") for cell in (best, other) if len(cell.by_seed) < 2]:
-        return f"whether by chance cannot be told from one seed of {' and '.join(few)}; run more seeds"
+    if len(best.by_seed) < 2:
+        return "whether by chance cannot be told from one seed; run more"
+    if len(other.by_seed) < 2:
+        return f"whether by chance cannot be told from one seed of {other.row.rstrip('*')}; run more"
     reference = best.against or other.against
     return "whether by chance was not tested" + (f", since tests are against {reference}" if reference else "")
 

@@ -207,7 +207,7 @@ def test_a_page_begins_with_the_best_method_and_whether_that_is_sure():
     assert "points better than training images taken at random (fresh random subsets): more than chance" in said
     assert "Cost of a run: distillation 12.5 s, evaluation 1 s; at most 1.50 GiB of memory; A device." in said
     one = text(page(alone(cards[0]), alone(cards[3], 1)))
-    assert "whether by chance cannot be told from one seed of HoP-TM and MTT" in one
+    assert "whether by chance cannot be told from one seed; run more." in one
     only = text(page(alone(card("mtt", "MTT", evaluations=[evaluation(3)]))))
     assert "The only method here" in only
     assert "No method is better than random images here." in only
