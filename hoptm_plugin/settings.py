@@ -89,6 +89,8 @@ class Runtime(Settings):
         parallel_networks: experts or evaluated networks trained side by side; "auto" (None): one on the CPU, on CUDA as
             many as ``memory_budget`` holds, at most 16.
         threads: CPU threads; None leaves torch's choice.
+        side_by_side: runs of a sweep that ``hydra/launcher=side_by_side`` makes at once; "auto" (None): on CUDA as many
+            as its memory holds, at most 16; on the CPU 16 that are one computation, else one to a core.
     """
 
     device: Machine[Literal["auto", "cpu", "cuda"]] = "auto"
@@ -98,6 +100,7 @@ class Runtime(Settings):
     memory_budget: Machine[Annotated[Annotated[ByteSize, Field(ge=0)] | None, _OR_AUTO]] = None
     parallel_networks: Machine[Annotated[PositiveInt | None, _OR_AUTO]] = None
     threads: Machine[PositiveInt | None] = None
+    side_by_side: Machine[Annotated[PositiveInt | None, _OR_AUTO]] = None
 
 
 class PublishedAccuracy(ReportedAccuracy):

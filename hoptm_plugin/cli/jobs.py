@@ -139,6 +139,7 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from hoptm_plugin.cli import together
     from hoptm_plugin.cli.sweeps import with_named_folders
     from hoptm_plugin.runs.composition import with_plugins_found, written_out
     from hoptm_plugin.runs.exchanging import loosened
@@ -151,6 +152,7 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
     sys.argv = [PROGRAM, *(["--multirun", *with_named_folders(loosened(overrides))] if sweep else loosened(overrides))]
     try:
         hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(JOBS[command])()
+        together.make_collected()
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra composes a sweep first without what is swept over, so with the default method and data set
         known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
@@ -175,29 +177,49 @@ def _hydra_config() -> Any:
 
 
 def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictConfig) -> None:
-    """Do one job in its run folder; a failing job leaves no empty folder behind."""
+    """Do one of Hydra's jobs in its run folder."""
     from hydra.types import RunMode
 
     from hoptm_plugin.runs.composition import settled
+
+    sweep, folder = _hydra_config().mode == RunMode.MULTIRUN, Path(_hydra_config().runtime.output_dir)
+    of = f"eval {pasted('synthetic', Path(config.synthetic).absolute())}" if command == "eval" else command
+    do(of, partial(settled, config, _hydra_config()), work, folder, sweep)
+
+
+def do(
+    command: str,
+    settle: Callable[[], RunSettings],
+    work: Callable[[RunSettings, Path], None],
+    folder: Path,
+    sweep: bool,
+) -> None:
+    """Do one job in its run folder; a failing job leaves no empty folder behind.
+
+    Args:
+        command: that goes on with it.
+        settle: returns its settings.
+        work: does it.
+        folder: of the run.
+        sweep: it is one of several.
+    """
     from hoptm_plugin.runs.folder import remove_if_empty
     from hoptm_plugin.storage.run_files import CONFIG
 
     tolerate_encodings()  # a launcher's worker does not come by main()
     plain_warnings()
-    folder = Path(_hydra_config().runtime.output_dir)
-    sweep = _hydra_config().mode == RunMode.MULTIRUN
 
     def going_on() -> str:
         if not (folder / CONFIG).exists():
             return "; the same command goes on" if command == "experts" else ""
         whole = f", or with all runs by the same command, {pasted('hydra.sweep.dir', folder.parent)} and resume=auto"
-        what = f"eval {pasted('synthetic', Path(config.synthetic).absolute())}" if command == "eval" else command
-        return f"; go on with: {PROGRAM} {what} {pasted('hydra.run.dir', folder)} resume=true{whole if sweep else ''}"
+        run = pasted("hydra.run.dir", folder)
+        return f"; go on with: {PROGRAM} {command} {run} resume=true{whole if sweep else ''}"
 
     try:
         with stop_on_signals():
             try:
-                work(settled(config, _hydra_config()), folder)
+                work(settle(), folder)
             except Stopped as stopped:
                 said = "interrupted" if stopped.exit_code == INTERRUPTED else f"stopped by {stopped}"
                 say(f"error: {said}{going_on()}")
@@ -217,25 +239,31 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
 
 
 def _run(config: DictConfig) -> None:
-    def work(settings: RunSettings, folder: Path) -> None:
-        from hoptm_plugin.cli.console import print_card
-        from hoptm_plugin.cli.plans import lines
-        from hoptm_plugin.runs.running import run
-        from hoptm_plugin.runtime.bars import console_progress
-        from hoptm_plugin.storage.run_files import CARD, CONFIG
+    from hoptm_plugin.cli import together
 
-        begins = not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists())
+    hand_over = together.asked_for(_hydra_config())
+    overrides = list(_hydra_config().overrides.task)
+    _job("run", together.collect if hand_over else partial(make, overrides), config)
 
-        def told(plan: Plan) -> None:  # a run that goes on keeps its scale
-            for line in lines(plan, list(_hydra_config().overrides.task)) if begins else [str(plan)]:
-                say(line)
 
-        if begins:
-            _say(settings.recipe)
-        card = run(settings, folder, console_progress(), told)
-        show(lambda: print_card(card, folder), folder / CARD)
+def make(overrides: Sequence[str], settings: RunSettings, folder: Path) -> None:
+    """Make a run that was asked for by ``overrides``, and show what came of it."""
+    from hoptm_plugin.cli.console import print_card
+    from hoptm_plugin.cli.plans import lines
+    from hoptm_plugin.runs.running import run
+    from hoptm_plugin.runtime.bars import console_progress
+    from hoptm_plugin.storage.run_files import CARD, CONFIG
 
-    _job("run", work, config)
+    begins = not settings.resume or (settings.resume == "auto" and not (folder / CONFIG).exists())
+
+    def told(plan: Plan) -> None:  # a run that goes on keeps its scale
+        for line in lines(plan, list(overrides)) if begins else [str(plan)]:
+            say(line)
+
+    if begins:
+        _say(settings.recipe)
+    card = run(settings, folder, console_progress(), told)
+    show(lambda: print_card(card, folder), folder / CARD)
 
 
 def _experts(config: DictConfig) -> None:

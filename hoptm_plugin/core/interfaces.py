@@ -7,13 +7,14 @@ uninterrupted one. Parts get typed keyword arguments, never the configuration an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from hoptm_plugin.core.asking import Ask
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.loggers import RunLogger
@@ -246,6 +247,7 @@ class Task:
         experts: opens (training what is missing) trajectories that reach at least the given epoch.
         seeds: random streams of this distillation.
         compute: how it is computed; changes nothing but rounding, time and memory.
+        architecture: equal for tasks whose networks differ in their parameters alone; None: nobody knows.
     """
 
     data: ImageData
@@ -255,6 +257,7 @@ class Task:
     experts: Callable[[int], Trajectories]
     seeds: Seeds
     compute: Compute = field(default_factory=Compute)
+    architecture: Hashable = None
 
     @property
     def train(self) -> Split:
@@ -381,6 +384,21 @@ class Method(Part, ABC):
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield one term per optimiser step of iteration ``step``; none skips the iteration."""
 
+    def losses_side_by_side(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
+        """Yield the terms of :meth:`losses`, and in between ask for what runs side by side compute as one.
+
+        Worth overriding where most of an iteration's time goes into something that can be: it is yielded as an
+        :class:`hoptm_plugin.core.asking.Ask`, and its answer is sent. :meth:`losses` is then :func:`terms` of it. A
+        class that overrides :meth:`losses` alone asks for nothing.
+        """
+        yield from self.losses(synthetic, step)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Let what ``losses`` says count where a base says more in ``losses_side_by_side``."""
+        super().__init_subclass__(**keywords)
+        if "losses" in vars(cls) and "losses_side_by_side" not in vars(cls):
+            cls.losses_side_by_side = Method.losses_side_by_side  # type: ignore[method-assign]
+
     def after_step(self, step: int) -> None:
         """Be told that iteration ``step`` is over."""
         return None
@@ -399,6 +417,21 @@ class Method(Part, ABC):
         Worth overriding where an iteration may take seconds, since a run tries one to say how long it will take.
         """
         return Excerpt(self)
+
+
+def terms(losses: Generator[LossTerm | Ask[Any], Any, None]) -> Iterator[LossTerm]:
+    """Yield the terms of :meth:`Method.losses_side_by_side` of a run that goes alone."""
+    answer = None
+    while True:
+        try:
+            item = losses.send(answer)
+        except StopIteration:
+            return
+        if isinstance(item, Ask):
+            (answer,) = item.answers([item])
+        else:
+            answer = None
+            yield item
 
 
 matchers: Registry[Matcher] = Registry("matcher", Matcher)

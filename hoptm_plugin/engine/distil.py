@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any, TypeAlias
 
+from hoptm_plugin.core.asking import Ask, Asking, alone, own_seconds
 from hoptm_plugin.core.errors import DivergedError, FileFormatError, NonFiniteLossError, PluginError, StepSizeError
 from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
 from hoptm_plugin.core.loggers import RunLogger
@@ -25,6 +26,8 @@ from hoptm_plugin.loggers import GuardedLoggers, JsonLines, Mark
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import Progress, ProgressFactory
 from hoptm_plugin.runtime.stopping import asked_to_stop, deferred, stop_if_asked
+
+Score: TypeAlias = Callable[[SyntheticSet], float | Asking[float]]
 
 CHECKPOINT = "checkpoint.safetensors"
 NEEDS_LESS = (
@@ -96,7 +99,8 @@ class Distiller:
         settings: of the loop.
         folder: where checkpoint and metrics lie; a checkpoint found there is continued.
         progress: reports iteration by iteration.
-        score: accuracy of a set, for the selection of a checkpoint; None keeps the last iteration.
+        score: accuracy of a set, for the selection of a checkpoint, or what asks for all that it needs; None keeps the
+            last iteration.
         logger: told what ``metrics.jsonl`` holds, and of the images; begun here, closed by whoever made it.
         begun: is shown the set that the method starts from, also where a checkpoint is continued.
     """
@@ -108,7 +112,7 @@ class Distiller:
         settings: Distillation,
         folder: Path,
         progress: ProgressFactory,
-        score: Callable[[SyntheticSet], float] | None = None,
+        score: Score | None = None,
         logger: RunLogger | None = None,
         begun: Callable[[SyntheticSet], None] = lambda synthetic: None,
     ) -> None:
@@ -121,7 +125,7 @@ class Distiller:
         self._check_ipc = partial(_check_ipc, method, task.ipc)
         self._check_ipc(self.synthetic)
         begun(self.synthetic)
-        self.optimisers = Optimisers(self.synthetic, settings)
+        self.optimisers = Optimisers(self.synthetic, settings, task.compute.stacked)
         self.average: MovingAverage | None = None
         if settings.average_decay is not None:
             self.average = MovingAverage(self.synthetic, settings.average_decay, settings.average_labels)
@@ -149,6 +153,10 @@ class Distiller:
             StorageError: a file cannot be written.
             Stopped: a signal asked to stop; a checkpoint of the last finished iteration is written.
         """
+        return alone(self.run_side_by_side())
+
+    def run_side_by_side(self) -> Asking[Distilled]:
+        """Do what :meth:`run` does, and ask for what runs side by side compute as one."""
         with (
             closing(JsonLines(self._mark)) as metrics,
             self.progress("distilling", self.settings.iterations, self.first) as bar,
@@ -156,7 +164,7 @@ class Distiller:
         ):
             metrics.begin(self.folder, self.first)
             self.logger.begin(self.folder, self.first)
-            self._loop(metrics, bar)
+            yield from self._loop(metrics, bar)
         chosen = self._candidates() | {name: best.synthetic for name, best in self._best.items()}
         for made in chosen.values():
             self._check_ipc(made)
@@ -174,20 +182,21 @@ class Distiller:
             return Kept(self.guard.best, self.guard.best_at, self.guard.best_is)
         return Kept(self.synthetic.detached(), self._done, "the last one")
 
-    def _loop(self, metrics: JsonLines, bar: Progress) -> None:
-        settings, began = self.settings, time.perf_counter() - self.seconds
+    def _loop(self, metrics: JsonLines, bar: Progress) -> Asking[None]:
+        settings, began = self.settings, own_seconds() - self.seconds
         with deferred():
             for step in range(self.first, settings.iterations):
-                terms = self._iterate(step)
+                terms = yield from self._iterate(step)
                 self._done = done = step + 1
                 self.guard.look(done, terms, self.synthetic)
-                self.seconds = time.perf_counter() - began
+                self.seconds = own_seconds() - began
                 last, logged = done == settings.iterations, step % settings.log_every == 0
                 scored = self.score is not None and done % settings.evaluate_every == 0
-                self._record(step, terms if logged else None, scored, metrics, bar)
+                yield from self._record(step, terms if logged else None, scored, metrics, bar)
                 if last:
                     self._onward = self._so_far(metrics.mark())  # a run of more iterations goes on from here
-                    self._record(step, None if logged else terms, self.score is not None and not scored, metrics, bar)
+                    scored = self.score is not None and not scored
+                    yield from self._record(step, None if logged else terms, scored, metrics, bar)
                 self.logger.images(step, lambda: self._data.pixels(self.synthetic.images.detach()).cpu())
                 stopping = asked_to_stop()
                 if done % settings.checkpoint_every == 0 or done == settings.iterations or stopping:
@@ -196,20 +205,27 @@ class Distiller:
                 if stopping:
                     stop_if_asked()
 
-    def _record(self, step: int, terms: list[LossTerm] | None, scored: bool, metrics: JsonLines, bar: Progress) -> None:
+    def _record(
+        self, step: int, terms: list[LossTerm] | None, scored: bool, metrics: JsonLines, bar: Progress
+    ) -> Asking[None]:
         """Write one line of what is asked for: of the ``terms``, and of the accuracies by which one is chosen."""
         row = {} if terms is None else self._row(terms)
         if scored and self.score is not None:
-            row |= self._select(step + 1, self.score)
+            row |= yield from self._select(step + 1, self.score)
         if row or terms is not None:  # a method without losses has its lines as well
             metrics.scalars(step, row)
             self.logger.scalars(step, row)
         if terms is not None:
             bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
 
-    def _iterate(self, step: int) -> list[LossTerm]:
-        terms = []
-        for term in self.method.losses(self.synthetic, step):
+    def _iterate(self, step: int) -> Asking[list[LossTerm]]:
+        terms: list[LossTerm] = []
+        losses, answer = self.method.losses_side_by_side(self.synthetic, step), None
+        while (term := _following(losses, answer)) is not None:
+            answer = None
+            if isinstance(term, Ask):
+                answer = yield term
+                continue
             if not is_scalar_loss(term.loss):
                 shape = getattr(term.loss, "shape", term.loss)
                 raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but {shape!r}; "
@@ -219,7 +235,7 @@ class Distiller:
                 raise PluginError(f"{type(self.method).__name__}: what is watched of its losses is no scalar but "
                                   f"{shape!r}; reduce it, such as by .sum(), or leave it out")  # fmt: skip
             try:
-                self.optimisers.step(term.loss, self.settings.skip_above)
+                yield from self.optimisers.step_side_by_side(term.loss, self.settings.skip_above)
             except (NonFiniteLossError, StepSizeError) as error:
                 raise type(error)(self._explain(error, step, term)) from None
             # not the graph, and what it holds
@@ -261,11 +277,12 @@ class Distiller:
             candidates["average"] = self.average.of(self.synthetic)
         return candidates
 
-    def _select(self, done: int, score: Callable[[SyntheticSet], float]) -> dict[str, float]:
+    def _select(self, done: int, score: Score) -> Asking[dict[str, float]]:
         """Score the set and its average, keep the best of each, and return the accuracies by the log's names."""
         row = {}
         for name, candidate in self._candidates().items():
-            accuracy = score(candidate)
+            found = score(candidate)
+            accuracy = (yield from found) if isinstance(found, Generator) else found
             self._curves.setdefault(name, []).append((done, accuracy))
             if name not in self._best or accuracy > self._best[name].accuracy:
                 self._best[name] = _Best(accuracy, done, candidate)
@@ -330,6 +347,14 @@ class Distiller:
             best, curve = set_of(self.synthetic, stored), stored.get("curve", [])
             self._curves[name] = [(int(done), float(accuracy)) for done, accuracy in curve]
             self._best[name] = _Best(float(stored["accuracy"]), int(stored.get("iteration", 0)), best)
+
+
+def _following(losses: Generator[LossTerm | Ask[Any], Any, None], answer: object) -> LossTerm | Ask[Any] | None:
+    """Return what comes next of an iteration's losses, or None at the end."""
+    try:
+        return losses.send(answer)
+    except StopIteration:
+        return None
 
 
 def _check_ipc(method: Method, ipc: int, synthetic: SyntheticSet) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hoptm_plugin.core.asking import Asking, alone
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.interfaces import Augmentation, State
@@ -17,7 +18,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.metrics import classification_metrics
 from hoptm_plugin.engine.settings import Protocol
-from hoptm_plugin.engine.training import predict, train_networks
+from hoptm_plugin.engine.training import Train, predict
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import ProgressFactory
@@ -62,6 +63,8 @@ class Evaluator:
         compute: how it is computed.
         losses: the training loss of each architecture, filled when first needed.
         finished: networks that an interrupted evaluation had done.
+        architectures: what networks of each must have in common with those of other runs to be trained beside them.
+        turn: when they are trained where runs go side by side, see :class:`hoptm_plugin.core.asking.Ask`.
     """
 
     protocol: Protocol
@@ -72,6 +75,8 @@ class Evaluator:
     compute: Compute = field(default_factory=Compute)
     losses: dict[str, TrainingLoss] = field(default_factory=dict)
     finished: FinishedNetworks = field(default_factory=FinishedNetworks)
+    architectures: Mapping[str, Hashable] = field(default_factory=dict)
+    turn: int = 3
 
     def evaluate(
         self, subset: Callable[[int], SyntheticSet], split: Split, what: str, warm_up: SyntheticSet | None = None
@@ -84,6 +89,12 @@ class Evaluator:
             what: named in the progress report.
             warm_up: a set that every network is trained on beforehand.
         """
+        return alone(self.evaluate_side_by_side(subset, split, what, warm_up))
+
+    def evaluate_side_by_side(
+        self, subset: Callable[[int], SyntheticSet], split: Split, what: str, warm_up: SyntheticSet | None = None
+    ) -> Asking[dict[str, list[dict[str, Any]]]]:
+        """Do what :meth:`evaluate` does, and ask for the trainings."""
         results: dict[str, list[dict[str, Any]]] = {}
         sets = {repeat: subset(repeat) for repeat in range(self.protocol.repeats)}
         each = self.protocol.epochs * (1 if warm_up is None else 2)
@@ -102,7 +113,9 @@ class Evaluator:
                 for at in range(0, len(missing), together):
                     some = {repeat: sets[repeat] for repeat in missing[at : at + together]}
                     with deferred():  # the training looks for signals itself; what comes after it is soon done
-                        scores = self._scores(name, some, split, warm_up, partial(bar.advance, len(some)), what)
+                        scores = yield from self._scores(
+                            name, some, split, warm_up, partial(bar.advance, len(some)), what
+                        )
                         found = dict(zip(some, scores, strict=True))
                         self.finished.keep(what, name, found)
                     rows |= found
@@ -110,9 +123,9 @@ class Evaluator:
                 results[name] = [rows[repeat] for repeat in sets]
         return results
 
-    def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> dict[str, Any]:
-        """Train one fresh network of architecture ``name`` on a set and return its metrics on ``split``."""
-        return self._scores(name, {repeat: synthetic}, split, None)[0]
+    def score(self, name: str, synthetic: SyntheticSet, split: Split, repeat: int) -> Asking[dict[str, Any]]:
+        """Ask for one fresh network of architecture ``name`` trained on a set; return its metrics on ``split``."""
+        return (yield from self._scores(name, {repeat: synthetic}, split, None))[0]
 
     def _scores(
         self,
@@ -122,7 +135,7 @@ class Evaluator:
         warm_up: SyntheticSet | None,
         after_epoch: Callable[[], None] = lambda: None,
         what: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> Asking[list[dict[str, Any]]]:
         """Train one fresh network for every repeat, side by side; ``what`` lets an interrupted training go on."""
         seeds = [self.seeds.child(name, repeat) for repeat in sets]
         networks = [self.networks[name](part.generator("initialisation")) for part in seeds]
@@ -133,15 +146,15 @@ class Evaluator:
         elif warm_up is not None:
             again = [part.child("warm-up") for part in seeds]
             first = None if key is None else f"{key}, warm-up"
-            self._train(name, networks, [warm_up] * len(networks), again, after_epoch, first)
-        self._train(name, networks, list(sets.values()), seeds, after_epoch, key)
+            yield self._training(name, networks, [warm_up] * len(networks), again, after_epoch, first)
+        yield self._training(name, networks, list(sets.values()), seeds, after_epoch, key)
         labels, rows = split.labels.cpu(), []
         for network, part in zip(networks, seeds, strict=True):
             with seeded(part.number("prediction"), split.labels.device):  # for a network that draws even then
                 rows.append(classification_metrics(labels, predict(network, split)))
         return rows
 
-    def _train(
+    def _training(
         self,
         name: str,
         networks: Sequence[nn.Module],
@@ -149,15 +162,21 @@ class Evaluator:
         seeds: Sequence[Seeds],
         after_epoch: Callable[[], None],
         key: str | None,
-    ) -> None:
+    ) -> Train:
         distinct = {id(synthetic): synthetic.expanded() for synthetic in sets}
         expanded = [distinct[id(synthetic)] for synthetic in sets]
         whole = [(synthetic.images, self._targets(synthetic)) for synthetic in expanded]
-        train_networks(
+        return Train(
             networks, self._loss(name), whole, self.protocol, self._learning_rate(sets[0]),
             self.augmentation, seeds, after_epoch, None if key is None else self.finished.begun(key),
             None if key is None else partial(self.finished.keep_begun, key),
+            self._together(name, whole[0]), self.architectures.get(name), self.turn,
         )  # fmt: skip
+
+    def _together(self, name: str, whole: tuple[Tensor, Tensor]) -> int:
+        """Return how many networks may be trained at once on sets like this."""
+        images, targets = (part[: self.protocol.batch] for part in whole)
+        return self._loss(name).together(self.compute, images, targets)
 
     def _targets(self, synthetic: SyntheticSet) -> Tensor:
         """Return what the networks are to predict: class indices, or probabilities where labels are soft."""
@@ -176,9 +195,8 @@ class Evaluator:
     def _side_by_side(self, name: str, sets: Mapping[int, SyntheticSet]) -> int:
         """Return how many networks are trained at once: one where they or their sets do not allow more."""
         kinds = {(synthetic.images.shape, self._learning_rate(synthetic)) for synthetic in sets.values()}
-        whole, batch = sets[0].expanded(), slice(0, self.protocol.batch)
-        together = self._loss(name).together(self.compute, whole.images[batch], self._targets(whole)[batch])
-        return together if len(kinds) == 1 else 1
+        whole = sets[0].expanded()
+        return self._together(name, (whole.images, self._targets(whole))) if len(kinds) == 1 else 1
 
 
 def real_subset(data: ImageData, ipc: int, seeds: Seeds) -> SyntheticSet:

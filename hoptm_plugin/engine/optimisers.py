@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hoptm_plugin.core.asking import Ask, Asking, alone
 from hoptm_plugin.core.errors import NonFiniteLossError, StepSizeError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.checkpoint import take_back
 from hoptm_plugin.engine.settings import Distillation
+
+
+@dataclass(frozen=True, eq=False)
+class Backward(Ask[None]):
+    """Asks for the backward pass of a loss.
+
+    Attributes:
+        loss: 0-d.
+        shared: a part of its graph may be that of other runs as well.
+    """
+
+    turn = 1
+    repeatable = False
+
+    loss: Tensor
+    shared: bool
+
+    def alike(self) -> Hashable:
+        """Return whether the graph is one with others'."""
+        return self.shared or None
+
+    @classmethod
+    def answers(cls, asks: Sequence[Backward | None]) -> list[None]:
+        """Go back through one graph once."""
+        torch.autograd.backward([ask.loss for ask in asks if ask is not None])
+        return [None] * len(asks)
 
 
 class Optimisers:
@@ -20,10 +49,11 @@ class Optimisers:
     Args:
         synthetic: the set; its tensors are replaced and updated in place.
         settings: learning rates, momenta, and the constraint on alpha.
+        shared: losses may come of what several runs compute as one.
     """
 
-    def __init__(self, synthetic: SyntheticSet, settings: Distillation) -> None:
-        self.synthetic, self.settings = synthetic, settings
+    def __init__(self, synthetic: SyntheticSet, settings: Distillation, shared: bool = False) -> None:
+        self.synthetic, self.settings, self._shared = synthetic, settings, shared
         synthetic.images = synthetic.images.detach().clone().requires_grad_()
         self._tensors: dict[str, Tensor] = {"images": synthetic.images}
         if synthetic.soft:
@@ -60,12 +90,16 @@ class Optimisers:
             NonFiniteLossError: the loss or a gradient is NaN or infinite; nothing was changed.
             StepSizeError: alpha, which nothing constrains, would no longer be positive; the set is as it was.
         """
+        alone(self.step_side_by_side(loss, skip_above))
+
+    def step_side_by_side(self, loss: Tensor, skip_above: float | None = None) -> Asking[None]:
+        """Do what :meth:`step` does, and ask for the backward pass."""
         for tensor in self._tensors.values():
             tensor.grad = None
         if skip_above is not None and skip_above < float(loss.detach()) < math.inf:
             return
         if loss.requires_grad:
-            loss.backward()
+            yield Backward(loss, self._shared)
         gradients = [tensor.grad for tensor in self._tensors.values() if tensor.grad is not None]
         finite = torch.stack([torch.isfinite(part).all() for part in (loss.detach(), *gradients)])
         if not bool(finite.all()):

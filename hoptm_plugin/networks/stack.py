@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ class TrainingLoss:
         self.network = FlatNetwork(copy.deepcopy(module).train())
         self.compiled, self.precision = compiled, precision
         self._functions: dict[bool, Callable[..., Any]] = {}
+        self._together: dict[Hashable, int] = {}
 
     def _loss(self, theta: Tensor, buffers: Mapping[str, Tensor], images: Tensor, targets: Tensor) -> Tensor:
         low = self.precision == "bf16"
@@ -82,10 +83,13 @@ class TrainingLoss:
 
     def together(self, compute: Compute, images: Tensor, targets: Tensor) -> int:
         """Return how many networks are trained at once on mini-batches like this one: one, where no more can be."""
-        bytes_per_network = partial(self.bytes_per_network, images, targets)
-        keep_freed_memory(images.device, bytes_per_network)
-        count = compute.side_by_side(images.device, bytes_per_network)
-        return count if count > 1 and self.stackable(images[:2], targets[:2]) else 1
+        key = compute, images.shape, images.device, targets.shape
+        if key not in self._together:
+            bytes_per_network = partial(self.bytes_per_network, images, targets)
+            keep_freed_memory(images.device, bytes_per_network)
+            count = compute.side_by_side(images.device, bytes_per_network)
+            self._together[key] = count if count > 1 and self.stackable(images[:2], targets[:2]) else 1
+        return self._together[key]
 
     def stackable(self, images: Tensor, targets: Tensor) -> bool:
         """Return whether a training step of several networks can be one batched computation, by trying it."""

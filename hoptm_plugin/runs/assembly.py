@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +34,7 @@ from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
 from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.networks import create, network_problems
 from hoptm_plugin.networks.flat import FlatNetwork
-from hoptm_plugin.runtime.compute import default_budget, forward_operations, worth_compiling
+from hoptm_plugin.runtime.compute import default_budget, forward_operations, worth_compiling, worth_stacking
 from hoptm_plugin.runtime.device import computing, resolve
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import ProgressFactory
@@ -55,13 +55,24 @@ class Parts:
 
 
 @contextmanager
-def workbench(settings: RunSettings, progress: ProgressFactory) -> Iterator[Workbench]:
-    """Make what a run needs, and let torch compute for it until the end of the block."""
+def workbench(
+    settings: RunSettings, progress: ProgressFactory, read: dict[str, ImageData] | None = None
+) -> Iterator[Workbench]:
+    """Make what a run needs, and let torch compute for it until the end of the block.
+
+    Args:
+        settings: of the run.
+        progress: reports what takes long.
+        read: data that runs beside this one have read, and into which go those that it reads.
+    """
     runtime = settings.runtime
     parts = build_parts(settings)
     device = resolve(runtime.device, runtime.precision, runtime.compile is True)
     with computing(device, runtime.precision, runtime.threads):
-        yield Workbench(settings, parts, device, progress)
+        key, known = repr((settings.dataset, settings.data_seed)), {} if read is None else read
+        bench = Workbench(settings, parts, device, progress, known.get(key))
+        known[key] = bench.data
+        yield bench
 
 
 def build_parts(settings: RunSettings) -> Parts:
@@ -149,12 +160,19 @@ class Workbench:
             augmentation=self.parts.augmentation,
             experts=self.experts,
             seeds=self.seeds.child("distillation"),
+            architecture=self._architecture(self.parts.network),
         )
         self.task = replace(self.task, compute=self._distilling(settings.distillation.iterations))
 
+    def _architecture(self, builder: NetworkBuilder) -> Hashable:
+        """Return what networks of ``builder`` have in common with those of other runs, if their seed is left out."""
+        return type(builder), repr(vars(builder)), self.data.image_shape, len(self.data.class_names)
+
     def _distilling(self, iterations: int) -> Compute:
-        passes = self.parts.method.image_passes(len(self.data.class_names), self.settings.ipc)
-        return self._compute(iterations * passes)
+        shape, classes = self.data.image_shape, len(self.data.class_names)
+        passes = self.parts.method.image_passes(classes, self.settings.ipc)
+        per_image = forward_operations(lambda: self.parts.network.build(shape, classes), shape)
+        return replace(self._compute(iterations * passes), stacked=worth_stacking(self.device, per_image))
 
     def compiled(self, iterations: int) -> bool:
         """Tell whether a distillation of so many iterations is compiled."""
@@ -282,8 +300,9 @@ class Workbench:
         images = protocol.images(len(self.task.train) if method.whole_split else images)
         compute = self._compute(protocol.repeats * protocol.epochs * images, list(self.parts.evaluated.values()))
         return Evaluator(
-            protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute
-        )
+            protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute,
+            architectures={name: self._architecture(each) for name, each in self.parts.evaluated.items()},
+        )  # fmt: skip
 
 
 def device_name(bench: Workbench) -> str:

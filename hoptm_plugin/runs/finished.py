@@ -6,7 +6,6 @@ Metrics of finished networks lie in ``evaluations.json``, an interrupted trainin
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +14,7 @@ from pydantic import NonNegativeFloat, ValidationError, model_validator
 
 from hoptm_plugin.cards.evaluation import MOST_COUNTS, Evaluation
 from hoptm_plugin.cards.record import Record
+from hoptm_plugin.core.asking import own_seconds
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
@@ -76,7 +76,7 @@ class KeptNetworks(FinishedNetworks):
         self.path, self.identity, self._earlier = path, identity, 0.0
         self._begun = path.with_name(BEGUN)
         self._rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-        self._began = time.perf_counter()
+        self._began = own_seconds()
         if not path.exists():
             return
         found = read_json(path, "file of evaluated networks", REMEDY)
@@ -93,7 +93,7 @@ class KeptNetworks(FinishedNetworks):
     @property
     def seconds(self) -> float:
         """Seconds since this was made, and those of earlier processes up to their last finished network."""
-        return self._earlier + time.perf_counter() - self._began
+        return self._earlier + own_seconds() - self._began
 
     def known(self, kind: str, network: str, repeat: int) -> dict[str, Any] | None:
         """Return the metrics of a network that was evaluated before, or None."""

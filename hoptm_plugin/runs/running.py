@@ -17,14 +17,15 @@ from torch import Tensor
 
 from hoptm_plugin.cards.card import Card, DistilledFrom, make_card, peak_memory_bytes, write_card
 from hoptm_plugin.cards.record import LONGEST_LINE
-from hoptm_plugin.core.dataset import Split
+from hoptm_plugin.core.asking import Asking, alone
+from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.errors import DivergedError
 from hoptm_plugin.core.interfaces import ImagesAre, Method
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.core.text import one_line, pasted
 from hoptm_plugin.engine.checkpoint import iterations_done
-from hoptm_plugin.engine.distil import CHECKPOINT, Distilled, Distiller, Selected
+from hoptm_plugin.engine.distil import CHECKPOINT, Distilled, Distiller, Score, Selected
 from hoptm_plugin.engine.evaluation import Evaluator, real_subset
 from hoptm_plugin.exchange.origin import images_are, not_said
 from hoptm_plugin.loggers import GuardedLoggers
@@ -81,16 +82,31 @@ def run(
         DataError: the data cannot be read.
         StorageError: a file cannot be written; what was stored before is intact, and the run can go on.
     """
+    return alone(running(settings, folder, progress, told))
+
+
+def running(
+    settings: RunSettings,
+    folder: str | Path,
+    progress: ProgressFactory | None = None,
+    told: Callable[[Plan], None] | None = None,
+    read: dict[str, ImageData] | None = None,
+) -> Asking[Card]:
+    """Do what :func:`run` does, and ask for what runs side by side compute as one; ``read`` holds their data."""
     taken = RunFolder(as_path(folder, "folder"))
     settings = taken.continued(as_settings(settings))
     with taken.taken(settings) as finished:
-        return finished or _run(settings, taken, progress or usual_progress(), told)
+        return finished or (yield from _run(settings, taken, progress or usual_progress(), told, read))
 
 
 def _run(
-    settings: RunSettings, folder: RunFolder, progress: ProgressFactory, told: Callable[[Plan], None] | None
-) -> Card:
-    with workbench(settings, progress) as bench:
+    settings: RunSettings,
+    folder: RunFolder,
+    progress: ProgressFactory,
+    told: Callable[[Plan], None] | None,
+    read: dict[str, ImageData] | None,
+) -> Asking[Card]:
+    with workbench(settings, progress, read) as bench:
         bench.check()
         bench.check_experts()
         bench.say_what_is_dropped()
@@ -102,10 +118,10 @@ def _run(
             write_json(folder / SPLIT, bench.data.provenance["split"])
         evaluator = bench.evaluator()
         with closing(GuardedLoggers(bench.parts.loggers)) as logger:
-            distilled, cost = _distil(bench, evaluator, folder, logger)
+            distilled, cost = yield from _distil(bench, evaluator, folder, logger)
             finished = finished_networks(folder, bench, distilled)
             shared = SharedEvaluations(settings.experts.root, bench)
-            results = judge(distilled, bench, replace(evaluator, finished=finished), shared)
+            results = yield from judging(distilled, bench, replace(evaluator, finished=finished), shared)
             cost |= {"experts_s": bench.experts_seconds, **shared.cost(finished.seconds)}
             logger.scalars(settings.distillation.iterations, _means(results))
         artefacts = folder.artefacts(SYNTHETIC, AVERAGE, GRID, INITIAL_GRID, METRICS, CONFIG, SPLIT, TRAINED_ON)
@@ -188,7 +204,7 @@ def _means(results: dict[str, Any]) -> dict[str, float]:
 
 def _distil(
     bench: Workbench, evaluator: Evaluator, folder: RunFolder, logger: RunLogger
-) -> tuple[Distilled, dict[str, Any]]:
+) -> Asking[tuple[Distilled, dict[str, Any]]]:
     """Distil and write what was distilled into the folder; return it and what it cost."""
     settings, method = bench.settings, bench.parts.method
     if method.whole_split:  # nothing is learned, and real data are not copied into a run folder
@@ -212,7 +228,7 @@ def _distil(
         begun,
     )
     try:
-        distilled = distiller.run()
+        distilled = yield from distiller.run_side_by_side()
     except DivergedError as error:
         kept, whole = distiller.kept(), settings.distillation.iterations
         said = {"stopped": f"stopped since it diverged; this is iteration {kept.iteration} of {whole}, {kept.why}"}
@@ -275,18 +291,26 @@ def judge(
 
     What needs no distillation is read from ``shared`` where it is there; without it everything is computed.
     """
+    return alone(judging(distilled, bench, evaluator, shared))
+
+
+def judging(
+    distilled: Distilled, bench: Workbench, evaluator: Evaluator, shared: SharedEvaluations | None = None
+) -> Asking[dict[str, Any]]:
+    """Do what :func:`judge` does, and ask for the trainings."""
     settings, average = bench.settings, distilled.average
     tested: Split = getattr(bench.data, settings.protocol.split)
     results: dict[str, Any] = {"averaged": None, "random_subset": None}
-    once = evaluator.evaluate if shared is None else partial(shared.evaluate, evaluator)
-    own = once if bench.parts.method.whole_split else evaluator.evaluate
-    results["evaluations"] = own(lambda repeat: distilled.synthetic, tested, "synthetic set")
+    evaluate = evaluator.evaluate_side_by_side
+    once = evaluate if shared is None else partial(shared.evaluate, evaluator)
+    own = once if bench.parts.method.whole_split else evaluate
+    results["evaluations"] = yield from own(lambda repeat: distilled.synthetic, tested, "synthetic set")
     if average is not None:
         warm_up = distilled.synthetic if settings.protocol.warm_start_average else None
-        results["averaged"] = evaluator.evaluate(lambda repeat: average, tested, "moving average", warm_up)
+        results["averaged"] = yield from evaluate(lambda repeat: average, tested, "moving average", warm_up)
     if settings.protocol.random_subset and not bench.parts.method.whole_split:
         seeds = bench.seeds.child("random subset")
-        results["random_subset"] = once(
+        results["random_subset"] = yield from once(
             lambda repeat: real_subset(bench.data, settings.ipc, seeds.child(repeat)), tested, "random subset"
         )
     return results
@@ -375,12 +399,16 @@ def lower_precision(bench: Workbench) -> str | None:
     return ", ".join(f"{name} {what}" for what, name in parts.items() if name != "float32") or None
 
 
-def _selection(bench: Workbench, evaluator: Evaluator) -> Callable[[SyntheticSet], float] | None:
+def _selection(bench: Workbench, evaluator: Evaluator) -> Score | None:
     """Return what scores a checkpoint: the accuracy of one fresh network on the split that the settings name."""
     selection = bench.settings.distillation.selection
     if selection == "last":
         return None
     split = bench.data.validation if selection == "validation" else bench.data.test
-    seeds = replace(evaluator, seeds=bench.seeds.child("selection"))
+    scorer = replace(evaluator, seeds=bench.seeds.child("selection"), turn=0)
     name = next(iter(evaluator.networks))
-    return lambda synthetic: float(seeds.score(name, synthetic, split, 0)["accuracy"])
+
+    def score(synthetic: SyntheticSet) -> Asking[float]:
+        return float((yield from scorer.score(name, synthetic, split, 0))["accuracy"])
+
+    return score

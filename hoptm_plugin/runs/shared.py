@@ -12,9 +12,9 @@ import hashlib
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -25,6 +25,7 @@ from pydantic import NonNegativeFloat, ValidationError
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cards.record import Record, faults
 from hoptm_plugin.cards.software import software_versions
+from hoptm_plugin.core.asking import Ask, Asking, own_seconds
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import FileFormatError, StorageError
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -58,6 +59,29 @@ class _Content(Record):
     sha256: str
 
 
+@dataclass(frozen=True)
+class Wait(Ask[None]):
+    """Asks for time to pass: for none, where another run beside this one has something to do.
+
+    Attributes:
+        seconds: how much.
+    """
+
+    turn = 4
+
+    seconds: float
+
+    def alike(self) -> Hashable:
+        """Return what is the same for all: they wait at once."""
+        return self.seconds
+
+    @classmethod
+    def answers(cls, asks: Sequence[Wait | None]) -> list[None]:
+        """Wait."""
+        time.sleep(next(ask.seconds for ask in asks if ask is not None))
+        return [None] * len(asks)
+
+
 class SharedEvaluations:
     """What networks achieve on real images: read where a run has computed it, else computed and stored.
 
@@ -79,8 +103,8 @@ class SharedEvaluations:
 
     def evaluate(
         self, evaluator: Evaluator, subset: Callable[[int], SyntheticSet], split: Split, what: str
-    ) -> dict[str, Rows]:
-        """Return what ``evaluator.evaluate`` would, to the same bits."""
+    ) -> Asking[dict[str, Rows]]:
+        """Return what ``evaluator.evaluate`` would, to the same bits, and ask for the trainings."""
         repeats, whole = evaluator.protocol.repeats, self.bench.parts.method.whole_split  # which is the same each time
         images = [_digests(subset(0))] * repeats if whole else [_digests(subset(repeat)) for repeat in range(repeats)]
         found = {}
@@ -89,14 +113,14 @@ class SharedEvaluations:
             one = replace(evaluator, networks={network: create})
             code = self._code(network)
 
-            def compute(one: Evaluator = one, network: str = network) -> Rows:
-                return one.evaluate(subset, split, what)[network]
+            def compute(one: Evaluator = one, network: str = network) -> Asking[Rows]:
+                return (yield from one.evaluate_side_by_side(subset, split, what))[network]
 
             if None in code.values():
-                found[network] = compute()
+                found[network] = yield from compute()
             else:
                 identity = self._identity(one, network, images, what, code)
-                found[network] = self._once(identity, one, network, compute, split, what)
+                found[network] = yield from self._once(identity, one, network, compute, split, what)
         return found
 
     def _code(self, network: str) -> dict[str, str | None]:
@@ -133,9 +157,9 @@ class SharedEvaluations:
         }
 
     def _once(
-        self, identity: dict[str, Any], evaluator: Evaluator, network: str, compute: Callable[[], Rows], split: Split,
-        what: str,
-    ) -> Rows:  # fmt: skip
+        self, identity: dict[str, Any], evaluator: Evaluator, network: str, compute: Callable[[], Asking[Rows]],
+        split: Split, what: str,
+    ) -> Asking[Rows]:  # fmt: skip
         path = self.folder / f"{content_sha256(identity)[:32]}.json"
         support = torch.bincount(split.labels.cpu(), minlength=len(self.bench.data.class_names)).tolist()
         lock, waiting = Lock(path.with_suffix(".lock")), False
@@ -144,33 +168,34 @@ class SharedEvaluations:
                 held = lock.acquire()
             except StorageError as error:  # a folder that is only read must not end a run that needs nothing in it
                 self._not_kept(what, error)
-                return compute()
+                return (yield from compute())
             if held:
                 with closing(lock):
                     # another process may have finished it since it was missed
                     stored = self._read(path, identity, network, support, said=False)
                     if stored is None:
                         remove_leftovers(self.folder, f"{path.name}*")
-                        return self._computed(path, identity, evaluator, network, compute, what)
+                        return (yield from self._computed(path, identity, evaluator, network, compute, what))
                 break
             if not waiting:
                 self.bench.progress(f"{what}, {network}: {lock.holder()} judges the same; waiting for it", 0)
-            waiting, self.waited = True, self.waited + LOOK_EVERY
-            time.sleep(LOOK_EVERY)
+            waiting, since = True, own_seconds()
+            yield Wait(LOOK_EVERY)
+            self.waited += own_seconds() - since
         self.reused_seconds = (self.reused_seconds or 0.0) + stored.seconds
         self.bench.progress(f"{what}, {network}: judged by an earlier run in {stored.seconds:.1f} s, and reused", 0)
         return [row.metrics for row in stored.rows]
 
     def _computed(
-        self, path: Path, identity: dict[str, Any], evaluator: Evaluator, network: str, compute: Callable[[], Rows],
-        what: str,
-    ) -> Rows:  # fmt: skip
+        self, path: Path, identity: dict[str, Any], evaluator: Evaluator, network: str,
+        compute: Callable[[], Asking[Rows]], what: str,
+    ) -> Asking[Rows]:  # fmt: skip
         repeats = range(evaluator.protocol.repeats)
         missing = sum(evaluator.finished.known(what, network, repeat) is None for repeat in repeats)
-        began = time.perf_counter()
-        rows = compute()
+        began = own_seconds()
+        rows = yield from compute()
         # where an earlier process had done some of them: as long as the others took
-        seconds = (time.perf_counter() - began) * len(repeats) / max(1, missing)
+        seconds = (own_seconds() - began) * len(repeats) / max(1, missing)
         content = {
             "kind": KIND, "version": VERSION, "identity": identity, "seconds": seconds,
             "rows": [{"kind": what, "network": network, "repeat": repeat, "metrics": without_large(row)}

@@ -42,6 +42,8 @@ def console_progress(stream: TextIO | None = None, interval: float = 10) -> Prog
     elif Console().is_jupyter:
         console = Console()
 
+    display = None if console is None else _Display(console)
+
     def begin(title: str, total: int, done: int = 0) -> Progress:
         title = printable(title[:1].upper() + title[1:])
         if not total:  # a line to say
@@ -50,8 +52,8 @@ def console_progress(stream: TextIO | None = None, interval: float = 10) -> Prog
             else:
                 _say(stream, title)
             return Progress()
-        if console is not None:
-            return _Bar(console, title, total, done)
+        if display is not None:
+            return _Bar(display, title, total, done)
         return _Lines(stream, interval, title, total, done)
 
     return begin
@@ -120,9 +122,48 @@ class _Lines(_Throttled):
 class _Bar(_Throttled):
     """A bar on a terminal."""
 
-    def __init__(self, console: Console, title: str, total: int, done: int) -> None:
+    def __init__(self, display: _Display, title: str, total: int, done: int) -> None:
         super().__init__(1 / DRAWS_PER_SECOND, title, total, done)
-        self.bar = progress.Progress(
+        self.display = display
+
+    def __enter__(self) -> Self:
+        self.task = self.display.begin(self.title, self.total, self.done)
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self.draw()
+        self.display.end(self.task, f"{self.title} {self.done}/{self.total}  {'' if kind else self.shown()}")
+
+    def draw(self) -> None:
+        self.display.bars.update(self.task, completed=self.done, values=self.shown())
+
+
+class _Display:
+    """All bars that are shown at a time: one below the other, since a terminal has one place that is redrawn."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.shown = console, 0
+
+    def begin(self, title: str, total: int, done: int) -> progress.TaskID:
+        """Show one bar more."""
+        if not self.shown:
+            self.bars = self._made()
+            self.bars.start()
+        self.shown += 1
+        return self.bars.add_task(title, total=total, completed=done, values="")
+
+    def end(self, task: progress.TaskID, line: str) -> None:
+        """Leave the last bar as it is; of one among others, that may be one of hundreds, a line above them."""
+        self.shown -= 1
+        if not self.shown:
+            self.bars.stop()
+        else:
+            self.bars.remove_task(task)
+            self.console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+
+    def _made(self) -> progress.Progress:
+        return progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
@@ -130,24 +171,11 @@ class _Bar(_Throttled):
             progress.TimeElapsedColumn(),
             progress.TextColumn("ETA"),
             progress.TimeRemainingColumn(),
-            console=console,
+            console=self.console,
             refresh_per_second=DRAWS_PER_SECOND,
             speed_estimate_period=600,
             redirect_stdout=sys.stdout.isatty(),  # else a table piped from stdout would come out here
         )
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        self.task = self.bar.add_task(self.title, total=self.total, completed=self.done, values="")
-        return super().__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            self.draw()
-        self.bar.stop()
-
-    def draw(self) -> None:
-        self.bar.update(self.task, completed=self.done, values=self.shown())
 
 
 def _clock(seconds: float) -> str:

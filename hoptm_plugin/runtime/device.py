@@ -49,17 +49,25 @@ def resolve(asked: str, precision: Precision, compiled: bool) -> torch.device:
     return device
 
 
+_computing: list[tuple[torch.device, Precision, int | None]] = []
+
+
 @contextmanager
 def computing(device: torch.device, precision: Precision, threads: int | None) -> Iterator[None]:
     """Compute deterministically, in this precision and with these threads, and leave torch as it was found.
 
-    What glibc's malloc was told to keep (:func:`hoptm_plugin.runtime.compute.keep_freed_memory`) stays.
+    Inside a block of the same arguments nothing changes, so that several may be left in any order in there. What
+    glibc's malloc was told to keep (:func:`hoptm_plugin.runtime.compute.keep_freed_memory`) stays.
 
     Args:
         device: which becomes the current one, where it is a GPU.
         precision: "tf32" lets CUDA round matrix products and convolutions to 10-bit mantissas.
         threads: of the CPU; None leaves torch's choice.
     """
+    asked = device, precision, threads
+    if asked in _computing:
+        yield
+        return
     backends: Any = torch.backends
     on_cuda = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
     on_cpu = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
@@ -84,8 +92,11 @@ def computing(device: torch.device, precision: Precision, threads: int | None) -
             backends.cudnn.deterministic, backends.cudnn.benchmark = True, False
             if device.type == "cuda":
                 torch.cuda.set_device(device)
+            _computing.append(asked)
             yield
         finally:
+            if asked in _computing:
+                _computing.remove(asked)
             if older is not None:
                 backends.cudnn.allow_tf32 = older
             for each, before in rounding:

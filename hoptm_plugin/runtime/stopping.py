@@ -96,6 +96,11 @@ def asked_to_stop() -> bool:
     return _state.asked is not None
 
 
+def ask_to_stop(number: int) -> None:
+    """Let a signal wait, as if it came now."""
+    _state.asked = number
+
+
 def stop_if_asked() -> None:
     """Raise :class:`Stopped` where a signal waits."""
     number, _state.asked = _state.asked, None

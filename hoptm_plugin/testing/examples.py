@@ -127,7 +127,8 @@ def example_task(
         steps = stride * torch.randn(epochs, len(start), generator=generator, dtype=dtype)
         paths.append(torch.cat([start[None], start + steps.cumsum(0)]))
     stored = partial(MemoryExperts, torch.stack(paths))
-    return Task(chosen, ipc, fresh, augmentation or DSA(), stored, Seeds(seed), compute or Compute())
+    architecture = type(builder), width, depth, network and id(network)
+    return Task(chosen, ipc, fresh, augmentation or DSA(), stored, Seeds(seed), compute or Compute(), architecture)
 
 
 def all_real(images: Tensor, labels: Tensor, task: Task) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from hoptm_plugin.core.asking import Ask
 from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import (
     Excerpt,
@@ -26,6 +27,7 @@ from hoptm_plugin.core.interfaces import (
     State,
     Task,
     matchers,
+    terms,
     value_at,
 )
 from hoptm_plugin.core.observations import TrajectoryPair
@@ -39,7 +41,7 @@ from hoptm_plugin.trajectory.sampler import plan_batches
 from hoptm_plugin.trajectory.segments import PrefetchedSegments
 from hoptm_plugin.trajectory.stored import StoredImages, StoredLabels
 from hoptm_plugin.trajectory.student import StudentStep
-from hoptm_plugin.trajectory.unroll import unroll
+from hoptm_plugin.trajectory.unroll import Unroll
 
 LATE = 10**9  # an iteration by which every schedule has come to its end
 
@@ -167,7 +169,15 @@ class TrajectoryMatching(Method):
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield the one loss of iteration ``step``."""
-        pair = self.observe(synthetic, step)
+        yield from terms(self._losses(synthetic, step))
+
+    def losses_side_by_side(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
+        """Ask for the student's path, and yield the one loss of iteration ``step``."""
+        yield from self._losses(synthetic, step)
+
+    def _losses(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
+        segment, student = self._asked(synthetic, step)
+        pair = TrajectoryPair(segment, (yield student), step, self._network.sizes)
         detached = pair.detached()
         weights: Tensor | None = None  # v of HoP-TM Eq. 8
         for scheduler in self.schedulers.values():
@@ -175,10 +185,10 @@ class TrajectoryMatching(Method):
             if chosen is not None:
                 weights = chosen if weights is None else weights * chosen
         pair = replace(pair, weights=weights)
-        terms = {name: term.matcher.loss(pair) for name, term in self.matchers.items()}
+        losses = {name: term.matcher.loss(pair) for name, term in self.matchers.items()}
         # HoP-TM Eq. 8: the end point's sum_i v_i l_i plus lambda L_hotm; -kappa sum_i v_i has no gradient, so is logged
-        total = torch.stack([value_at(self.matchers[name].weight, step) * loss for name, loss in terms.items()]).sum()
-        logs: dict[str, float | Tensor] = {name: loss.detach() for name, loss in terms.items()}
+        total = torch.stack([value_at(self.matchers[name].weight, step) * loss for name, loss in losses.items()]).sum()
+        logs: dict[str, float | Tensor] = {name: loss.detach() for name, loss in losses.items()}
         for scheduler in self.schedulers.values():
             logs.update(scheduler.logs())
         for term in self.matchers.values():
@@ -194,6 +204,12 @@ class TrajectoryMatching(Method):
 
     def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
         """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
+        segment, student = self._asked(synthetic, step)
+        (path,) = student.answers([student])
+        return TrajectoryPair(segment, path, step, self._network.sizes)
+
+    def _asked(self, synthetic: SyntheticSet, step: int) -> tuple[Tensor, Unroll]:
+        """Draw all that iteration ``step`` needs; return the segment, and what to ask for."""
         task = self._task
         assert synthetic.step_size is not None
         segment = self._trajectories.segment(*self._segment_of(step))
@@ -208,11 +224,12 @@ class TrajectoryMatching(Method):
         draws = [task.augmentation.draw(size, task.data.image_shape, generator) for size in sizes]
         images = task.augmentation.apply_many(images, draws, sizes)
         targets = synthetic.targets.index_select(0, indices)
-        path = unroll(
-            self._step, segment[0], images, targets, sizes, synthetic.step_size,
-            task.compute.unroll, self.gradient, task.compute.memory_budget,
+        # buffers may hold what parameters do not tell
+        architecture = None if next(self._network.module.buffers(), None) is not None else task.architecture
+        return segment, Unroll(
+            self._step, segment[0], images, targets, sizes, synthetic.step_size, task.compute, self.gradient,
+            architecture,
         )  # fmt: skip
-        return TrajectoryPair(segment, path, step, self._network.sizes)
 
     def _segment_of(self, step: int) -> tuple[int, int, int]:
         """Return expert, first and last epoch that iteration ``step`` matches."""

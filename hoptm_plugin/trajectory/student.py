@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import grad
-from torch.func import grad_and_value, jvp
+from torch.func import grad_and_value, jvp, vmap
 from torch.nn.functional import cross_entropy
 
 from hoptm_plugin.core.compute import Precision
@@ -31,7 +31,7 @@ class StepGraph:
         """See :meth:`StudentStep.products`; once, since the graph is freed."""
         inputs = [self.leaves[index] for index in wanted]
         products = grad(self.gradient, inputs, direction) if inputs else ()
-        return self.gradient.detach() @ direction, tuple(products)
+        return torch.linalg.vecdot(self.gradient.detach(), direction), tuple(products)
 
 
 class StudentStep:
@@ -41,6 +41,9 @@ class StudentStep:
     then walked back. Compiled, forward over reverse: the tangent of (grad_theta l, grad_X l, grad_Y l) along v in theta
     is (d/dtheta, d/dX, d/dY) <grad_theta l, v>, since second derivatives commute; it keeps nothing between two steps.
     Eager, the first is the faster one on a CPU; compiled, both take the same time there.
+
+    Several students of one architecture side by side are one batched computation: everything has a leading K, theta
+    (K, P), images (K, B, C, H, W), and l is the sum of their losses, so that every derivative is each student's own.
 
     Args:
         network: flat-vector view of the student.
@@ -56,6 +59,11 @@ class StudentStep:
 
     def loss(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """Return l, 0-d."""
+        if theta.dim() == 2:
+            return vmap(self._loss)(theta, images, targets).sum()
+        return self._loss(theta, images, targets)
+
+    def _loss(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         if self.precision == "bf16":  # not by autocast, which cannot be compiled together with jvp
             logits = self.network(theta.bfloat16(), images.bfloat16()).to(theta.dtype)
         else:
@@ -65,7 +73,7 @@ class StudentStep:
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """Return grad_theta l (P,), without a graph."""
         if self.compiled:
-            gradient: Tensor = self._call("gradient", torch.func.grad(self.loss), theta, images, targets)
+            gradient: Tensor = self._call("gradient", torch.func.grad(self._loss), theta, images, targets)
             return gradient
         theta = theta.detach().requires_grad_()
         with torch.enable_grad():
@@ -84,12 +92,12 @@ class StudentStep:
     def products(
         self, theta: Tensor, images: Tensor, targets: Tensor, direction: Tensor, wanted: Sequence[int]
     ) -> Products:
-        """Return <grad_theta l, v>, 0-d, and its derivatives.
+        """Return <grad_theta l, v>, 0-d, of K students (K,), and its derivatives.
 
         Args:
-            theta: parameters (P,).
+            theta: parameters (P,), of students side by side (K, P), and so on.
             images: (B, C, H, W).
-            targets: class indices (B,) or probabilities (B, K).
+            targets: class indices (B,) or probabilities (B, classes).
             direction: v, (P,).
             wanted: ascending, which derivatives: 0 for theta (the Hessian-vector product H v), 1 images, 2 targets.
         """
@@ -103,8 +111,8 @@ class StudentStep:
         def products(theta: Tensor, images: Tensor, targets: Tensor, direction: Tensor) -> Products:
             def loss_and_gradients(at: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
                 if not wanted:
-                    return self.loss(at, images, targets), ()
-                gradients, loss = grad_and_value(self.loss, argnums=wanted)(at, images, targets)
+                    return self._loss(at, images, targets), ()
+                gradients, loss = grad_and_value(self._loss, argnums=wanted)(at, images, targets)
                 return loss, gradients
 
             along, tangents = jvp(loss_and_gradients, (theta,), (direction,))[1]
@@ -131,6 +139,7 @@ class StudentStep:
         return []
 
     def _call(self, key: object, function: Callable[..., Any], theta: Tensor, images: Tensor, *others: Tensor) -> Any:
+        key, function = ((key, "stacked"), vmap(function)) if theta.dim() == 2 else (key, function)
         if key not in self._functions:
             self._functions[key] = compile_step(function, theta.device)
         if images.dim() == 4:  # convolutions of three channels are many times faster so

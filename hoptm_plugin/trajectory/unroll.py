@@ -8,15 +8,18 @@ without the steps' Hessians.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import grad
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import one_hot
 
-from hoptm_plugin.core.compute import UnrollStrategy
+from hoptm_plugin.core.asking import Ask
+from hoptm_plugin.core.compute import Compute, UnrollStrategy
 from hoptm_plugin.core.interfaces import Gradient
 from hoptm_plugin.trajectory.student import StepGraph, StudentStep
 
@@ -36,11 +39,13 @@ def unroll(
 
     theta_{i+1} = theta_i - alpha * grad_theta mean cross-entropy(network(theta_i, X_i), Y_i) (HoP-TM Eq. 1)
 
+    K students side by side are the same with a leading K in everything but the sizes: vectors (K, P), alpha (K,).
+
     Args:
         step: the student's loss and its derivatives.
         start: theta_0, (P,); no gradient flows into it.
         images: augmented mini-batches of all steps, concatenated, (sum of sizes, C, H, W).
-        targets: class indices (sum of sizes,), or probabilities (sum of sizes, K).
+        targets: class indices (sum of sizes,), or probabilities (sum of sizes, classes).
         sizes: mini-batch size of each of the N steps.
         step_size: alpha, 0-d.
         strategy: "full" (never compiled), "adjoint", or "auto": the adjoint, with the graphs of the last steps kept as
@@ -57,8 +62,8 @@ def unroll(
         return _full(step, start, images, targets, sizes, step_size)
     kept = 0
     if strategy == "auto" and gradient == "exact" and memory_budget and not step.compiled:
-        largest = slice(0, max(sizes))
-        kept = memory_budget // step.graph_bytes(start, images.detach()[largest], targets.detach()[largest])
+        x, y = (part.detach().narrow(start.dim() - 1, 0, max(sizes)) for part in (images, targets))
+        kept = memory_budget // step.graph_bytes(start, x, y)
     return start, *_Adjoint.apply(step, tuple(sizes), start, images, targets, step_size, gradient, kept)
 
 
@@ -66,10 +71,20 @@ def _full(
     step: StudentStep, start: Tensor, images: Tensor, targets: Tensor, sizes: Sequence[int], step_size: Tensor
 ) -> tuple[Tensor, ...]:
     path = [start.requires_grad_()]
-    for x, y in zip(images.split(list(sizes)), targets.split(list(sizes)), strict=True):
+    for x, y in zip(_batches(images, sizes, start), _batches(targets, sizes, start), strict=True):
         (gradient,) = grad(step.loss(path[-1], x, y), path[-1], create_graph=True)
-        path.append(path[-1] - step_size * gradient)  # HoP-TM Eq. 1
+        path.append(path[-1] - _times(step_size, gradient))  # HoP-TM Eq. 1
     return tuple(path)
+
+
+def _batches(rows: Tensor, sizes: Sequence[int], start: Tensor) -> tuple[Tensor, ...]:
+    """Return the mini-batches that ``rows`` are made of; students side by side stand before them, as in ``start``."""
+    return rows.split(list(sizes), dim=start.dim() - 1)
+
+
+def _times(step_size: Tensor, tensor: Tensor) -> Tensor:
+    """Return alpha times a student's tensor; of students side by side each has its own alpha."""
+    return step_size.view(step_size.shape + (1,) * (tensor.dim() - step_size.dim())) * tensor
 
 
 class _Adjoint(torch.autograd.Function):
@@ -96,13 +111,14 @@ class _Adjoint(torch.autograd.Function):
         path, graphs = [start], {}
         _, _, _, wants_images, wants_targets, *_ = ctx.needs_input_grad
         wanted = _wanted(gradient_kind, wants_images, wants_targets)
-        for i, (x, y) in enumerate(zip(images.split(sizes), targets.split(sizes), strict=True)):
+        parts = zip(_batches(images, sizes, start), _batches(targets, sizes, start), strict=True)
+        for i, (x, y) in enumerate(parts):
             if i >= len(sizes) - kept:
                 graphs[i] = step.graph(path[-1], x, y, wanted)
                 gradient = graphs[i].gradient.detach()
             else:
                 gradient = step.gradient(path[-1], x, y)
-            path.append(path[-1] - step_size * gradient)  # HoP-TM Eq. 1
+            path.append(path[-1] - _times(step_size, gradient))  # HoP-TM Eq. 1
         ctx.step, ctx.sizes, ctx.gradient_kind, ctx.graphs = step, sizes, gradient_kind, graphs
         ctx.save_for_backward(images, targets, step_size, *path)
         ctx.set_materialize_grads(False)
@@ -116,11 +132,11 @@ class _Adjoint(torch.autograd.Function):
         _, _, _, wants_images, wants_targets, wants_step_size, *_ = ctx.needs_input_grad
         wanted = _wanted(ctx.gradient_kind, wants_images, wants_targets)
         image_factor = 0.5 if ctx.gradient_kind == "tesla_halved" else 1.0
-        image_parts, target_parts = images.split(ctx.sizes), targets.split(ctx.sizes)
+        image_parts, target_parts = (_batches(rows, ctx.sizes, path[0]) for rows in (images, targets))
         image_grad = torch.zeros_like(images) if wants_images else None
         target_grad = torch.zeros_like(targets) if wants_targets else None
-        image_grads = image_grad.split(ctx.sizes) if image_grad is not None else ()
-        target_grads = target_grad.split(ctx.sizes) if target_grad is not None else ()
+        image_grads = () if image_grad is None else _batches(image_grad, ctx.sizes, path[0])
+        target_grads = () if target_grad is None else _batches(target_grad, ctx.sizes, path[0])
         step_size_grad = torch.zeros_like(step_size)
         adjoint: Tensor | None = None
         for i in reversed(range(len(ctx.sizes))):
@@ -137,11 +153,11 @@ class _Adjoint(torch.autograd.Function):
             step_size_grad -= along
             products = dict(zip(wanted, found, strict=True))
             if 0 in products:
-                adjoint = adjoint - step_size * products[0]
+                adjoint = adjoint - _times(step_size, products[0])
             if wants_images:
-                image_grads[i].copy_(-image_factor * step_size * products[1])
+                image_grads[i].copy_(_times(-image_factor * step_size, products[1]))
             if wants_targets:
-                target_grads[i].copy_(-step_size * products[2])
+                target_grads[i].copy_(_times(-step_size, products[2]))
         return (
             None,
             None,
@@ -158,3 +174,69 @@ def _wanted(gradient_kind: Gradient, wants_images: bool, wants_targets: bool) ->
     """Return which derivatives of <grad l_i, lam> are needed: 0 for theta, 1 images, 2 targets."""
     asked = (gradient_kind == "exact", wants_images, wants_targets)
     return tuple(index for index, yes in enumerate(asked) if yes)
+
+
+@dataclass(frozen=True, eq=False)
+class Unroll(Ask[tuple[Tensor, ...]]):
+    """Asks for the path of a student: what :func:`unroll` returns.
+
+    Attributes:
+        step: as in :func:`unroll`, and so on.
+        compute: how it is computed.
+        gradient: as in :func:`unroll`.
+        architecture: what students must have in common to be one computation; None: nothing is known of this one.
+    """
+
+    turn = 2
+
+    step: StudentStep
+    start: Tensor
+    images: Tensor
+    targets: Tensor
+    sizes: tuple[int, ...]
+    step_size: Tensor
+    compute: Compute
+    gradient: Gradient = "exact"
+    architecture: Hashable = None
+
+    def alike(self) -> Hashable:
+        """Return the network, what the mini-batches are, and how it is computed."""
+        if self.architecture is None:
+            return None
+        batches = self.images.shape, self.images.dtype, self.images.device, self.sizes
+        return self.architecture, self.start.shape, batches, self.compute, self.gradient
+
+    @classmethod
+    def answers(cls, asks: Sequence[Unroll | None]) -> list[tuple[Tensor, ...]]:
+        """Return the path of each student, of several as one computation where that pays."""
+        first = next(ask for ask in asks if ask is not None)
+        if len(asks) == 1 or not first.compute.stacked:
+            return [() if ask is None else ask._path() for ask in asks]
+        # a run that has left is stood in for: the others' bits are those of so many students
+        every = [ask or first._without_gradient() for ask in asks]
+        if classes := max((ask.targets.shape[1] for ask in every if ask.targets.is_floating_point()), default=0):
+            every = [ask._with_probabilities(classes) for ask in every]
+        whole = replace(
+            first,
+            start=torch.stack([ask.start for ask in every]),
+            images=torch.stack([ask.images for ask in every]),
+            targets=torch.stack([ask.targets for ask in every]),
+            step_size=torch.stack([ask.step_size for ask in every]),
+        )
+        path = whole._path()
+        return list(zip(*(points.unbind() for points in path), strict=True))
+
+    def _path(self) -> tuple[Tensor, ...]:
+        return unroll(
+            self.step, self.start, self.images, self.targets, self.sizes, self.step_size, self.compute.unroll,
+            self.gradient, self.compute.memory_budget,
+        )  # fmt: skip
+
+    def _without_gradient(self) -> Unroll:
+        return replace(self, images=self.images.detach(), targets=self.targets.detach(),
+                       step_size=self.step_size.detach())  # fmt: skip
+
+    def _with_probabilities(self, classes: int) -> Unroll:
+        if self.targets.is_floating_point():
+            return self
+        return replace(self, targets=one_hot(self.targets, classes).to(self.start.dtype))

@@ -1,0 +1,156 @@
+"""Several runs in one process: what they compute alike is one computation, everything else is each run's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hoptm_plugin.cards.card import Card
+from hoptm_plugin.core.asking import Asking, together
+from hoptm_plugin.core.dataset import ImageData
+from hoptm_plugin.core.errors import ConfigurationError
+from hoptm_plugin.runs.assembly import workbench
+from hoptm_plugin.runs.folder import as_settings
+from hoptm_plugin.runs.planning import planned
+from hoptm_plugin.runs.running import running
+from hoptm_plugin.runtime.bars import usual_progress
+from hoptm_plugin.runtime.device import computing, kind_of_device, resolve
+from hoptm_plugin.runtime.progress import Progress, ProgressFactory, silent
+from hoptm_plugin.runtime.stopping import Stopped, ask_to_stop, stop_if_asked
+from hoptm_plugin.settings import RunSettings
+from hoptm_plugin.storage.files import as_path
+
+AT_ONCE = 16  # runs
+# what of a method decides the shapes of what it computes, where it has such a setting
+SHAPES = ("name", "student_steps", "student_batch", "gradient", "stepping", "mosaic", "real_batch")
+
+
+def run_side_by_side(
+    jobs: Sequence[tuple[RunSettings, str | Path]],
+    progress: ProgressFactory | None = None,
+    ended: Callable[[int, Card | Exception], object] = lambda number, outcome: None,
+) -> list[Card | Exception]:
+    """Do what :func:`run` does for several runs, those that agree side by side; return their cards, or why one failed.
+
+    On a GPU, and on the CPU for very small networks, students (trajectory matching), features (distribution matching)
+    and evaluated networks of runs that agree are one computation: about as fast as one run. Every run has its own
+    folder, as :func:`run` leaves it; its bits depend on how many are beside it, by rounding. One that fails stops no
+    other. ``runtime.side_by_side`` says how many at once.
+
+    Args:
+        jobs: settings and folder of each.
+        progress: as in :func:`run`.
+        ended: is told of each at once, by its number.
+
+    Raises:
+        ConfigurationError: two are to work in one folder, or on different devices or with different threads.
+    """
+    todo = [(as_settings(settings), as_path(folder, "folder")) for settings, folder in jobs]
+    if len({folder.absolute() for _, folder in todo}) < len(todo):
+        raise ConfigurationError("run_side_by_side: two of the runs are given the same folder; give each its own")
+    if len({_computing(settings) for settings, _ in todo}) > 1:
+        raise ConfigurationError("run_side_by_side: device, precision and threads belong to the process; give all runs "
+                                 "the same runtime.device, runtime.precision and runtime.threads")  # fmt: skip
+    found: dict[int, Card | Exception] = {}
+    for numbers in alike([settings for settings, _ in todo]):
+        size = _fitting(todo[numbers[0]][0])
+        for at in range(0, len(numbers), size):
+            group = {number: todo[number] for number in numbers[at : at + size]}
+            found |= _group(group, progress or usual_progress(), ended)
+    return [found[number] for number in range(len(todo))]
+
+
+def alike(runs: Sequence[RunSettings]) -> list[list[int]]:
+    """Return groups of the runs' numbers: those that agree in what decides shapes."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, settings in enumerate(runs):
+        groups.setdefault(_shapes(settings), []).append(number)
+    return list(groups.values())
+
+
+def worth_it(runs: Sequence[RunSettings], after_each: Callable[[], object] = lambda: None) -> bool:
+    """Tell whether all runs that agree are faster as one computation than one after the other.
+
+    Args:
+        runs: their settings.
+        after_each: is called after each that was looked at.
+    """
+    read: dict[str, ImageData] = {}
+    for numbers in alike(runs):
+        with workbench(runs[numbers[0]], silent, read) as bench:
+            if not bench.task.compute.stacked:
+                return False
+        for _ in numbers:
+            after_each()
+    return True
+
+
+def _fitting(settings: RunSettings) -> int:
+    """Return how many runs like one are side by side; of a GPU's memory they leave a fifth free."""
+    if settings.runtime.side_by_side is not None:
+        return settings.runtime.side_by_side
+    if kind_of_device(settings.runtime.device) != "cuda":
+        return AT_ONCE
+    with workbench(settings, silent) as bench:
+        bench.check()
+        memory = planned(bench).memory_bytes
+        whole = torch.cuda.get_device_properties(bench.device).total_memory
+    return max(1, min(AT_ONCE, int(0.8 * whole // max(1, memory))))
+
+
+def _shapes(settings: RunSettings) -> Hashable:
+    method, distillation = settings.method, settings.distillation
+    shapes: dict[str, Any] = {name: method[name] for name in SHAPES if name in method}
+    rest = settings.network, settings.dataset, settings.data_seed, settings.ipc, distillation.iterations
+    return repr((shapes, *rest, settings.runtime, settings.protocol))
+
+
+def _computing(settings: RunSettings) -> Hashable:
+    return settings.runtime.device, settings.runtime.precision, settings.runtime.threads
+
+
+def _group(
+    jobs: dict[int, tuple[RunSettings, Path]], progress: ProgressFactory, ended: Callable[[int, Any], object]
+) -> dict[int, Card | Exception]:
+    """Make runs side by side."""
+    runtime = next(iter(jobs.values()))[0].runtime
+    read: dict[str, ImageData] = {}
+    stopped: list[Stopped] = []
+
+    def begin(settings: RunSettings, folder: Path) -> Asking[Card]:
+        stop_if_asked()  # while another one was made ready
+        return (yield from running(settings, folder, labelled(folder.name), lambda plan: None, read))
+
+    def labelled(name: str) -> ProgressFactory:
+        return lambda title, total, done=0: _said(progress, told, name, title, total, done)
+
+    def note(name: str, outcome: Card | BaseException) -> None:
+        if isinstance(outcome, Stopped):  # the others must come to where they can go on from
+            stopped.append(outcome)
+            ask_to_stop(outcome.number)
+        elif isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+        else:
+            ended(int(name), outcome)
+
+    told: set[str] = set()
+    device = resolve(runtime.device, runtime.precision, runtime.compile is True)
+    with computing(device, runtime.precision, runtime.threads):
+        outcomes = together({str(number): begin(*job) for number, job in jobs.items()}, note)
+    if stopped:
+        ask_to_stop(stopped[0].number)
+        stop_if_asked()
+    return {int(name): outcome for name, outcome in outcomes.items()}  # type: ignore[misc]
+
+
+def _said(progress: ProgressFactory, told: set[str], name: str, title: str, total: int, done: int) -> Progress:
+    """Begin a run's report under its name; a line that several would say is said once."""
+    if total:
+        return progress(f"{name}: {title}", total, done)
+    if title in told:
+        return Progress()
+    told.add(title)
+    return progress(title, 0)
