@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 # ruff: noqa: F401
 if TYPE_CHECKING:
     from hoptm_plugin.cards.card import Card
+    from hoptm_plugin.core.asking import Ask
     from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
     from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
     from hoptm_plugin.core.interfaces import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Scheduler,
         SegmentSampler,
         Task,
+        terms,
         value_at,
     )
     from hoptm_plugin.core.loggers import RunLogger
@@ -45,9 +47,11 @@ if TYPE_CHECKING:
     from hoptm_plugin.engine.evaluation import real_subset
     from hoptm_plugin.exchange.export import Exported, export
     from hoptm_plugin.exchange.loading import load_distilled
+    from hoptm_plugin.networks.feature_asks import Features
     from hoptm_plugin.networks.layers import Classifier, features
     from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.pages.report import report
+    from hoptm_plugin.runs.company import run_side_by_side
     from hoptm_plugin.runs.composition import compose
     from hoptm_plugin.runs.importing import import_set
     from hoptm_plugin.runs.judging import evaluate
@@ -62,11 +66,12 @@ if TYPE_CHECKING:
     from hoptm_plugin.trajectory.initial import class_major
 
 _HOMES = {
+    "core.asking": "Ask",
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
     "core.interfaces": (
         "Augmentation DatasetReader Excerpt FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
-        "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task value_at"
+        "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task terms value_at"
     ),
     "core.loggers": "RunLogger",
     "core.mosaic": "expand_mosaic",
@@ -80,9 +85,11 @@ _HOMES = {
     "engine.evaluation": "real_subset",
     "exchange.export": "Exported export",
     "exchange.loading": "load_distilled",
+    "networks.feature_asks": "Features",
     "networks.layers": "Classifier features",
     "networks.needs": "network_problems",
     "pages.report": "report",
+    "runs.company": "run_side_by_side",
     "runs.composition": "compose",
     "runs.importing": "import_set",
     "runs.judging": "evaluate",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Generator, Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
+    Ask,
     Excerpt,
     FeatureMatcher,
     FeaturePair,
+    Features,
     Initialiser,
     LossTerm,
     Method,
@@ -22,6 +24,7 @@ from hoptm_plugin import (
     class_major,
     features,
     register,
+    terms,
 )
 
 
@@ -78,13 +81,22 @@ class DistributionMatching(Method):
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield the sum over classes, or one term per class."""
+        yield from terms(self._losses(synthetic, step))
+
+    def losses_side_by_side(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
+        """Yield the same, and ask for the features."""
+        yield from self._losses(synthetic, step)
+
+    def _losses(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
         network = self._task.network(self._task.seeds.generator("network", step)).train().requires_grad_(False)
         classes = list(range(len(synthetic.class_names)))
         for labels in [[label] for label in classes] if self.stepping == "per_class" else [classes]:
-            loss = torch.stack(self._matched(network, synthetic, step, labels)).sum()
+            loss = torch.stack((yield from self._matched(network, synthetic, step, labels))).sum()
             yield LossTerm(loss, watched=loss.detach())
 
-    def _matched(self, network: nn.Module, synthetic: SyntheticSet, step: int, labels: list[int]) -> list[Tensor]:
+    def _matched(
+        self, network: nn.Module, synthetic: SyntheticSet, step: int, labels: list[int]
+    ) -> Generator[Ask[Any], Any, list[Tensor]]:
         """Return the matcher's loss of each class."""
         pairs = [self._batches(synthetic, step, label) for label in labels]
         real, own = zip(*pairs, strict=True)
@@ -92,8 +104,12 @@ class DistributionMatching(Method):
             with torch.no_grad():
                 seen = _joint_features(network, real)
         else:
-            seen = [real_features(network, batch) for batch in real]
-        shown = _joint_features(network, own) if mixes else [features(network, batch) for batch in own]
+            seen = []
+            for batch in real:
+                seen.append((yield from real_features(network, batch, self._task)))
+        shown = _joint_features(network, own) if mixes else []
+        for batch in [] if mixes else own:
+            shown.append((yield Features(network, batch, self._task)))
         return [
             self.matcher.loss(FeaturePair(theirs, ours, label, step))
             for label, theirs, ours in zip(labels, seen, shown, strict=True)

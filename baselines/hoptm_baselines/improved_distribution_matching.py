@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
 import torch
@@ -13,17 +13,19 @@ from torch.nn.functional import cross_entropy, interpolate
 from hoptm_baselines.network_queue import QueuedNetwork, QueueTraining, drawn
 from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
+    Ask,
     Excerpt,
     FeatureMatcher,
     FeaturePair,
+    Features,
     LossTerm,
     Method,
     SyntheticSet,
     Task,
     class_major,
     expand_mosaic,
-    features,
     register,
+    terms,
 )
 
 
@@ -128,21 +130,30 @@ class ImprovedDistributionMatching(Method):
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield one term per matched network and class."""
+        yield from terms(self._losses(synthetic, step))
+
+    def losses_side_by_side(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
+        """Yield the same, and ask for the features."""
+        yield from self._losses(synthetic, step)
+
+    def _losses(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
         if step % self.new_network_every == 0:
             self._queue = [*self._queue[max(0, len(self._queue) + 1 - self.queue_size) :], self._fresh("new", step)]
         generator = self._task.seeds.generator("matched", step)
         for number, network in enumerate(drawn(self._queue, self.networks_matched, generator)):
             for label in range(len(synthetic.class_names)):
-                yield self._term(network, synthetic, label, step, number)
+                yield (yield from self._term(network, synthetic, label, step, number))
 
-    def _term(self, network: QueuedNetwork, synthetic: SyntheticSet, label: int, step: int, number: int) -> LossTerm:
+    def _term(
+        self, network: QueuedNetwork, synthetic: SyntheticSet, label: int, step: int, number: int
+    ) -> Generator[Ask[Any], Any, LossTerm]:
         task = self._task
         real = real_batch(task, label, self.real_batch, task.seeds.generator("real", step, number, label))
         generator = task.seeds.generator("augmentation", step, number, label)
         draw = task.augmentation.draw(len(real), task.data.image_shape, generator, siamese=True)
         own = expand_mosaic(synthetic.images[synthetic.labels == label], synthetic.mosaic)
-        seen = real_features(network.module, task.augmentation.apply(real, draw))
-        shown = features(network.module, task.augmentation.apply(own, draw))
+        seen = yield from real_features(network.module, task.augmentation.apply(real, draw), task)
+        shown = yield Features(network.module, task.augmentation.apply(own, draw), task)
         matched = self.matcher.loss(FeaturePair(seen, shown, label, step))
         logits = network.module.classifier(shown)  # type: ignore[operator]
         accuracy = {"percent": 100 * network.accuracy, "fraction": network.accuracy, "constant": 1.0}[self.ce_scale]

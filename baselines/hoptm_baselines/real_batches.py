@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Generator
+from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from hoptm_plugin import Task, features, network_problems
+from hoptm_plugin import Ask, Features, Task, network_problems
 
 BLOCK = 256  # real images that go through a network at once, whatever the batch
 
 
-def real_batch(task: Task, label: int, size: int, generator: Generator) -> Tensor:
+def real_batch(task: Task, label: int, size: int, generator: torch.Generator) -> Tensor:
     """Return up to ``size`` training images (n, C, H, W) of one class, drawn without replacement."""
     members = task.train.of_class(label)
     order = torch.randperm(len(members), generator=generator)[:size]
     return task.train.batch(members[order.to(members.device)])
 
 
-@torch.no_grad()
-def real_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the features (n, F) of real images, block by block, of a network that does not mix a batch's images."""
-    return torch.cat([features(network, block) for block in images.split(BLOCK)])
+def real_features(network: nn.Module, images: Tensor, task: Task) -> Generator[Ask[Any], Any, Tensor]:
+    """Ask for the features (n, F) of real images, block by block, of a network that does not mix a batch's images."""
+    found = []
+    for block in images.split(BLOCK):
+        found.append((yield Features(network, block, task)).detach())
+    return torch.cat(found)
 
 
 def feature_problems(task: Task, *more: Literal["no_state"]) -> list[str]:
     """Return why features of the task's network cannot be compared, and what it lacks ``more``; one line each."""
     images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
-    return network_problems(task.network(Generator()), images, "features", "no_randomness", *more, classes=classes)
+    return network_problems(
+        task.network(torch.Generator()), images, "features", "no_randomness", *more, classes=classes
+    )

@@ -151,8 +151,8 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [PROGRAM, *(["--multirun", *with_named_folders(loosened(overrides))] if sweep else loosened(overrides))]
     try:
-        hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(JOBS[command])()
-        together.make_collected()
+        with together.collected():
+            hydra.main(version_base="1.3", config_path="pkg://hoptm_plugin.conf", config_name="config")(JOBS[command])()
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra composes a sweep first without what is swept over, so with the default method and data set
         known = "; in a sweep over methods or data sets, every setting must exist for the default one as well"
@@ -241,9 +241,13 @@ def do(
 def _run(config: DictConfig) -> None:
     from hoptm_plugin.cli import together
 
-    hand_over = together.asked_for(_hydra_config())
-    overrides = list(_hydra_config().overrides.task)
-    _job("run", together.collect if hand_over else partial(make, overrides), config)
+    if together.asked_for(_hydra_config()):
+        from hoptm_plugin.runs.composition import settled
+
+        folder = Path(_hydra_config().runtime.output_dir)
+        together.collect(partial(settled, config, _hydra_config()), folder)
+    else:
+        _job("run", partial(make, list(_hydra_config().overrides.task)), config)
 
 
 def make(overrides: Sequence[str], settings: RunSettings, folder: Path) -> None:

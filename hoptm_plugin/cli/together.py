@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,22 @@ if TYPE_CHECKING:
     Job = tuple[RunSettings, Path]
 
 NAME = "side_by_side"
-_collected: list[Job] = []
+
+
+@dataclass
+class Sweep:
+    """What Hydra's launcher came by.
+
+    Attributes:
+        jobs: that are to be made.
+        refused: why others cannot be, which was said.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    refused: list[HopTMError] = field(default_factory=list)
+
+
+_sweep = Sweep()
 
 
 def asked_for(hydra_config: Any) -> bool:
@@ -31,29 +48,34 @@ def asked_for(hydra_config: Any) -> bool:
     return hydra_config.runtime.choices.get("hydra/launcher") == NAME
 
 
-def collect(settings: RunSettings, folder: Path) -> None:
+def collect(settle: Callable[[], RunSettings], folder: Path) -> None:
     """Note a job instead of doing it."""
-    _collected.append((settings, folder))
+    from hoptm_plugin.cli.jobs import do
+
+    try:
+        do("run", settle, lambda settings, folder: _sweep.jobs.append((settings, folder)), folder, sweep=True)
+    except HopTMError as error:
+        _sweep.refused.append(error)
 
 
-def make_collected() -> None:
-    """Make the runs that were collected: as one computation where that is faster, else one to a core."""
-    jobs, _collected[:] = list(_collected), []
-    if not jobs:
+@contextmanager
+def collected() -> Iterator[None]:
+    """Make the runs that were collected in the block: as one computation where that is faster, else one to a core.
+
+    Raises:
+        HopTMError: why the first of those failed that did; the others are done.
+    """
+    global _sweep
+    _sweep = sweep = Sweep()
+    yield
+    if not sweep.jobs and not sweep.refused:
         return
-    for recipe in dict.fromkeys(settings.recipe for settings, _ in jobs):
+    for recipe in dict.fromkeys(settings.recipe for settings, _ in sweep.jobs):
         if recipe:
             say(recipe)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if _as_one([settings for settings, _ in jobs]):
-        failed = _as_one_computation(jobs)
-    else:
-        at_once = min(jobs[0][0].runtime.side_by_side or cores, cores, len(jobs))
-        how = f"{at_once} at a time, each by its own cores" if at_once > 1 else "one after the other"
-        say(f"{len(jobs)} runs: as one computation they are no faster on this CPU; {how}")
-        failed = _by_processes(jobs, at_once)
-    if failed:
-        raise SystemExit(failed[0])
+    make = _as_one_computation if _as_one([settings for settings, _ in sweep.jobs]) else _by_processes
+    for failed in [*sweep.refused, *(make(sweep.jobs) if sweep.jobs else ())]:
+        raise failed
 
 
 def _as_one(runs: Sequence[RunSettings]) -> bool:
@@ -68,8 +90,8 @@ def _as_one(runs: Sequence[RunSettings]) -> bool:
         return True
 
 
-def _as_one_computation(jobs: Sequence[Job]) -> list[int]:
-    """Make runs side by side; return the exit codes of those that failed."""
+def _as_one_computation(jobs: Sequence[Job]) -> list[Exception]:
+    """Make runs side by side; return why those failed that did."""
     from hoptm_plugin.cli.console import print_card
     from hoptm_plugin.runs.company import run_side_by_side
     from hoptm_plugin.runs.folder import remove_if_empty
@@ -95,23 +117,36 @@ def _as_one_computation(jobs: Sequence[Job]) -> list[int]:
         raise SystemExit(stopped.exit_code) from None
     finally:
         gc.collect()
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    for outcome in failed:
-        if not isinstance(outcome, HopTMError):  # a fault in code, with its traceback
-            raise outcome
-    return [outcome.exit_code for outcome in failed if isinstance(outcome, HopTMError)]
+    return [outcome for outcome in outcomes if isinstance(outcome, Exception)]
 
 
-def _by_processes(jobs: Sequence[Job], at_once: int) -> list[int]:
-    """Make runs by processes that share out the cores; return the exit codes of those that failed."""
-    from joblib import Parallel, delayed
+def _by_processes(jobs: Sequence[Job]) -> list[Exception]:
+    """Make runs by processes that share out the cores; return why those failed that did."""
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing import get_context
 
-    codes = Parallel(n_jobs=at_once, batch_size=1)(delayed(_process)(*job) for job in jobs)
-    return [code for code in codes if code]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(jobs[0][0].runtime.side_by_side or cores, len(jobs))
+    how = f"{at_once} at a time, each in a process with its share of {cores} cores" if at_once > 1 else "one by one"
+    say(f"{len(jobs)} runs: on this CPU they are no faster as one computation; {how}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // at_once)))
+    try:
+        with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+            outcomes = list(pool.map(_process, *zip(*jobs, strict=True)))
+    except BrokenProcessPool:
+        place = pasted("hydra.sweep.dir", jobs[0][1].parent)
+        raise HopTMError(f"a process that made runs was killed, maybe for want of memory; what it did until its last "
+                         f"checkpoint is kept: the same command, {place} and resume=auto goes on, with a smaller "
+                         f"runtime.side_by_side=NUMBER") from None  # fmt: skip
+    for outcome in outcomes:
+        if isinstance(outcome, int):  # stopped, which was said
+            raise SystemExit(outcome)
+    return [outcome for outcome in outcomes if isinstance(outcome, HopTMError)]
 
 
-def _process(settings: RunSettings, folder: Path) -> int:
-    """Make one run; return the exit code that it ends with."""
+def _process(settings: RunSettings, folder: Path) -> HopTMError | int | None:
+    """Make one run; return why it failed, or the exit code of one that was stopped."""
     from hoptm_plugin.cli.jobs import do, make
     from hoptm_plugin.core.plugins import load_plugins
 
@@ -119,5 +154,7 @@ def _process(settings: RunSettings, folder: Path) -> int:
     try:
         do("run", lambda: settings, partial(make, ()), folder, sweep=True)
     except HopTMError as error:
-        return error.exit_code
-    return 0
+        return error
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return None

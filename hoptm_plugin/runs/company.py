@@ -24,8 +24,7 @@ from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path
 
 AT_ONCE = 16  # runs
-# what of a method decides the shapes of what it computes, where it has such a setting
-SHAPES = ("name", "student_steps", "student_batch", "gradient", "stepping", "mosaic", "real_batch")
+SHAPES = ("name", "student_steps")  # of a method; what else must agree is seen when it is asked for
 
 
 def run_side_by_side(

@@ -9,9 +9,12 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Trajectories, methods
+from hoptm_plugin.core.asking import Ask, Asking, alone, together
+from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Task, Trajectories, methods
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.optimisers import Optimisers
+from hoptm_plugin.engine.settings import Distillation
 from hoptm_plugin.testing.contract import Spec, TaskContract, same, stored
 from hoptm_plugin.testing.examples import all_real
 from hoptm_plugin.trajectory.initial import class_major
@@ -129,6 +132,36 @@ class MethodContract(TaskContract):
         for step in range(3, 6):
             assert same(self._losses(going_on, synthetic, step), self._losses(resumed, copy, step))
             assert same(leaves(synthetic), leaves(copy))
+
+    def test_side_by_side_each_goes_as_alone(self, spec: Spec) -> None:
+        """Two runs whose asks are answered together learn what each learns alone, up to rounding."""
+        compute = replace(self.task().compute, stacked=True)
+        tasks = [replace(self.task(), compute=compute, seeds=self.task().seeds.child(number)) for number in range(2)]
+        expected = [alone(self._learning(self.build(spec), task)) for task in tasks]
+        found = together({str(at): self._learning(self.build(spec), task) for at, task in enumerate(tasks)})
+        for theirs, mine in zip(expected, found.values(), strict=True):
+            assert not isinstance(mine, BaseException), mine
+            for one, other in zip(mine, theirs, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+    def _learning(self, method: Method, task: Task) -> Asking[list[Tensor]]:
+        """Step down the losses of two iterations as the engine does; return what was learned."""
+        rates = {"images": 1e-3, "labels": 1e-3, "step_size": 1e-6}
+        settings = Distillation.model_validate({name: {"learning_rate": rate} for name, rate in rates.items()})
+        synthetic = method.setup(task)
+        optimisers = Optimisers(synthetic, settings, shared=True)
+        for step in range(2):
+            losses, answer = method.losses_side_by_side(synthetic, step), None
+            while True:
+                try:
+                    item = losses.send(answer)
+                except StopIteration:
+                    break
+                answer = (yield item) if isinstance(item, Ask) else None
+                if not isinstance(item, Ask):
+                    yield from optimisers.step_side_by_side(item.loss)
+            method.after_step(step)
+        return [tensor.detach() for tensor in leaves(synthetic)]
 
     def _losses(self, method: Method, synthetic: SyntheticSet, step: int) -> list[Tensor]:
         """Return an iteration's losses; what is learned takes a small step down each of them."""

@@ -54,6 +54,11 @@ def expert_files(undisturbed: Path) -> list[Path]:
     return sorted((undisturbed / "experts").rglob("*.safetensors"))
 
 
+def few(values, *kept):
+    """Return the parameters of a test, of which every gate tries those ``kept``, and the campaigns all."""
+    return [pytest.param(each, marks=() if each in kept else pytest.mark.campaign) for each in values]
+
+
 def pages_before(stage: str, undisturbed: Path) -> int:
     """Return the pages in use when the first file of a stage is written, with the run's lock."""
     taken = 1
@@ -65,7 +70,7 @@ def pages_before(stage: str, undisturbed: Path) -> int:
     return taken
 
 
-@pytest.mark.parametrize("stage", BEFORE)
+@pytest.mark.parametrize("stage", few(BEFORE, "config.yaml", "checkpoint.safetensors", "evaluations.json"))
 def test_a_run_stops_with_one_message_and_goes_on_to_the_same_result(stage, disk, tiny, undisturbed, tmp_path):
     disk.resize(pages_before(stage, undisturbed))
     run = (*tiny, f"hydra.run.dir={disk / 'run'}", f"experts.root={undisturbed / 'experts'}")
@@ -88,7 +93,7 @@ def test_a_run_stops_with_one_message_and_goes_on_to_the_same_result(stage, disk
     same_result(disk / "run", undisturbed)
 
 
-@pytest.mark.parametrize("command", ["experts", "run"])
+@pytest.mark.parametrize("command", few(["experts", "run"], "run"))
 @pytest.mark.parametrize(("room", "named", "stored"), [(1, "manifest.json", 0), (2, "expert-00000.safetensors", 0),
                                                        (5, "expert-00001.safetensors", 1)])  # fmt: skip
 def test_experts_that_fit_stay_and_the_others_are_trained_when_there_is_space(
@@ -126,7 +131,7 @@ def test_no_space_for_so_much_as_a_folder(disk, tiny, undisturbed, tmp_path):
     assert set(disk.files()) == {"ballast"}
 
 
-@pytest.mark.parametrize("free", [0, 1, 2, 3])
+@pytest.mark.parametrize("free", few(range(4), 0, 2))
 def test_eval_stops_with_one_message_and_goes_on(free, disk, undisturbed, tmp_path):
     disk.resize(max(1, free))
     if not free:

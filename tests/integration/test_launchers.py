@@ -68,6 +68,7 @@ def test_eight_runs_give_the_same_cards(launcher, one_after_the_other, npz_file,
     assert left == [], "no token, no settings of a launcher"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("launcher", EACH)
 def test_a_failing_job_stops_no_other(launcher, npz_file, tmp_path):
     pytest.importorskip(PACKAGES[launcher])
@@ -84,7 +85,7 @@ def test_a_failing_job_stops_no_other(launcher, npz_file, tmp_path):
     [("proceses", "did you mean 'processes'"), ("slurm", 'Could not detect "srun"')],
 )
 def test_launchers_that_are_not_there(launcher, says, npz_file, tmp_path):
-    done = call(*sweep(npz_file, tmp_path / "sweep", "seed=0,1", f"hydra/launcher={launcher}"), cwd=tmp_path)
+    done = fork(*sweep(npz_file, tmp_path / "sweep", "seed=0,1", f"hydra/launcher={launcher}"), cwd=tmp_path)
     assert done.code == (1 if launcher == "slurm" else 2)
     assert done.err.count("error: ") == 1
     assert says in done.err, done.err

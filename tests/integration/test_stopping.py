@@ -67,7 +67,7 @@ def test_a_stop_writes_a_checkpoint_of_the_last_iteration(npz_file, tmp_path):
     assert state["done"] == len(metrics.read_text().splitlines()) > 5
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_stop_keeps_an_expert_that_is_not_finished(npz_file, tmp_path):
     """To the same bits as one that was never interrupted."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -118,8 +118,8 @@ def install_handler(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGUSR2])
-@pytest.mark.parametrize("gap", [0.05, 0.3])
+@pytest.mark.parametrize("second", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize("gap", [0.05, pytest.param(0.3, marks=pytest.mark.campaign)])
 def test_a_second_signal_changes_nothing(gap, second, npz_file, tmp_path):
     """Schedulers send several; the exit code must say what to do all the same."""
     folder = tmp_path / "run"

@@ -18,6 +18,7 @@ from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.engine.checkpoint import read_checkpoint
 from hoptm_plugin.engine.distil import CHECKPOINT, Distilled, Distiller
 from hoptm_plugin.engine.settings import Distillation
+from hoptm_plugin.networks.feature_asks import Features
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runtime.progress import Progress, silent
 from hoptm_plugin.trajectory.unroll import Unroll
@@ -31,6 +32,8 @@ def composed(method, alpha=0.03, **changes):
     """Return a method as its YAML has it, with a small unroll."""
     load_plugins()
     spec = compose(f"method={method}", "dataset=npz").plain()["method"]
+    if method in ("dm", "idm"):
+        return methods.build({**spec, "real_batch": 6, **changes})
     small = {"student_steps": STEPS, "expert_epochs": 2, "student_batch": 2, "step_size": alpha}
     if method == "datm":  # its teachers know nothing here
         small |= {"initial_images": {"name": "real"}, "labels": {"name": "soft", "start": "one_hot"}, "schedulers": {}}
@@ -39,7 +42,8 @@ def composed(method, alpha=0.03, **changes):
 
 def chosen(**changes):
     values = {"images": {"learning_rate": 0.5}, "labels": {"learning_rate": 0.1},
-              "step_size": {"learning_rate": 1e-4, "constraint": "damped"}, "checkpoint_every": 2, "log_every": 1}  # fmt: skip
+              "step_size": {"learning_rate": 1e-4, "constraint": "damped"}, "checkpoint_every": 2,
+              "log_every": 1}  # fmt: skip
     return Distillation(iterations=ITERATIONS, **values | changes)
 
 
@@ -66,11 +70,12 @@ def side_by_side(*distillers):
 def learned(made):
     """Return images, alpha and labels."""
     synthetic = made.synthetic if isinstance(made, Distilled) else made
-    return [synthetic.images.detach(), synthetic.step_size.detach(), synthetic.labels.detach()]
+    learned = synthetic.images, synthetic.step_size, synthetic.labels
+    return [tensor.detach() for tensor in learned if tensor is not None]
 
 
 def kept(distiller):
-    """Return all that a checkpoint holds, masks' thresholds and momentum too, by its path; and the last line of logs."""
+    """Return all that a checkpoint holds by its path, masks' thresholds and momentum too, and the last line of logs."""
     state, flat = read_checkpoint(distiller.folder / CHECKPOINT), {}
 
     def walk(path, value):
@@ -113,6 +118,26 @@ def test_a_mixed_group_equals_each_alone(distiller, unroll, gradient):
             else:
                 value = torch.as_tensor(value, dtype=torch.float64)
                 torch.testing.assert_close(torch.as_tensor(ours[key], dtype=torch.float64), value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("method", "changes"), [("dm", {}), ("dm", {"stepping": "per_class"}), ("idm", {})])
+def test_feature_matching_side_by_side_equals_each_alone(distiller, monkeypatch, method, changes):
+    """Seeds of one method; every class is an ask of its own, and all of them are answered as one."""
+    widths, answers = set(), Features.answers
+
+    @classmethod
+    def counted(cls, asks):
+        widths.add(len(asks))
+        return answers(asks)
+
+    monkeypatch.setattr(Features, "answers", counted)
+    plain = chosen(step_size={"learning_rate": 0})
+    made = side_by_side(*(distiller(method, at, "group", settings=plain, **changes) for at in range(3)))
+    assert widths == {3}
+    again = side_by_side(*(distiller(method, at, "again", settings=plain, **changes) for at in range(3)))
+    for at, one in enumerate(made):
+        assert_same(one, again[at])
+        assert_close(one, distiller(method, at, "alone", settings=plain, **changes).run())
 
 
 def test_the_same_group_gives_the_same_bits(distiller):

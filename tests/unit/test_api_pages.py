@@ -37,7 +37,7 @@ needs_sphinx = pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, re
 
 
 def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """Build as .ci/run does."""
+    """Build as CONTRIBUTING.md says."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-E", "-b", "html"]
     return subprocess.run([*command, str(source), str(out)], capture_output=True, text=True, check=False)
 

@@ -16,7 +16,6 @@ from suite_search import Search, searching, settled
 
 from hoptm_plugin.cards.card import read_card
 
-SMALL = "study_covid19cxr"
 AGAIN = "rebuild with: python benchmarks/study_narrow/tables.py"
 
 
@@ -29,10 +28,8 @@ def test_there_are_cards(found):
     assert tuple(study.name for study in found) == STUDY, "in the page's order"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == SMALL else pytest.mark.campaign) for name in STUDY]
-)
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", STUDY)
 def test_every_run_of_a_suite_has_a_card_of_its_settings(name, found, monkeypatch):
     """So a suite that was changed after its runs does not pass for what made its cards."""
     (study,) = (study for study in found if study.name == name)

@@ -71,7 +71,7 @@ def test_a_claim_has_the_p_of_its_table_and_the_sign_of_its_own():
     assert claims.rows([unpaired], {"s": "blood"})[0][6] == "3 and 2"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_many_rows_make_each_claim_harder():
     values = {"a": (0.71, 0.62, 0.50), "b": (0.5, 0.42, 0.31)}
     more = {f"m{number}": [value + number / 1000 for value in (0.5, 0.41, 0.32)] for number in range(100)}

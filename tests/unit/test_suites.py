@@ -119,7 +119,7 @@ def test_ablations_switch_off_what_they_say(plans):
         assert ("shape" in method.matchers, "pace" in method.schedulers) == (job.sweep in (1, 3), job.sweep in (2, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_weights_of_the_shape_term_are_those_that_rows_are_called_by(plans):
     weights = {}
     for job in plans("table5_lambda").jobs:
