@@ -9,7 +9,6 @@ The same command again goes on where it was interrupted.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
 import subprocess
@@ -17,7 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch, as hoptm-bench does
+from hoptm_plugin.runtime.environment import prepare
+
+prepare()  # before torch, as hoptm-bench does
 
 from estimate import estimate
 from suite_file import FULL, SUITES, load_suite

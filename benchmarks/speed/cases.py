@@ -10,7 +10,7 @@ Settings = dict[str, Any]
 COMMON: Settings = {
     "classes": 9, "images": 90, "side": 32, "depth": 3, "width": 128, "batch": 10, "steps": 80,
     "epochs": 1, "networks": 1, "classical": False, "keep_freed_memory": True, "compiled": False,
-    "precision": "float32", "unroll": "auto", "memory_budget": 2**30,
+    "precision": "float32", "unroll": "auto", "memory_budget": 2**30, "threads": None, "busy": 0, "environment": None,
 }  # fmt: skip
 
 BASELINE = "classical"
@@ -59,6 +59,32 @@ def _scaling() -> list[Case]:
     return [*iterations, *networks]
 
 
+WAYS: dict[str, Settings] = {
+    "as people run it": {"classical": True, "keep_freed_memory": False},
+    "libgomp's default": {"environment": {}},
+    "passive": {"environment": {"OMP_WAIT_POLICY": "PASSIVE"}},
+    "spin 1000": {"environment": {"GOMP_SPINCOUNT": "1000"}},
+    "spin 10000": {"environment": {"GOMP_SPINCOUNT": "10000"}},
+    "one thread": {"environment": {}, "threads": 1},
+}
+"""What threads do while they wait for each other, and how many there are."""
+
+
+def _waiting() -> list[Case]:
+    short = {**EXPERTS, "images": 512, "algorithm": "sgd"}
+    kinds: list[tuple[str, str, Settings]] = [
+        ("iteration", "iteration", {"steps": 30}),
+        ("experts", "experts", short),
+        ("evaluation", "evaluation", EVALUATION),
+    ]
+    return [
+        Case(f"{name}, width {{width}}, {{busy}} busy", measure, {**setting, "width": width, "busy": busy}, WAYS)
+        for busy in (0, 1, 2)
+        for name, measure, setting in kinds
+        for width in (8, 32, 128)
+    ]
+
+
 SUITES: dict[str, list[Case]] = {
     "iteration": [Case("PathMNIST IPC 10", "iteration", {}, DISTILLING)],
     "experts": [
@@ -70,9 +96,10 @@ SUITES: dict[str, list[Case]] = {
     "start-up": [Case("process", "start_up", {}, {**CLASSICAL, "help": {}, "list": {}, "list methods": {}})],
     "precision": [Case("PathMNIST IPC 10", "precision", {}, {"eager": {}, **BOTH_COMPILED, **TF32})],
     "scaling": _scaling(),
+    "waiting": _waiting(),
     "large": [
         Case("PathMNIST IPC 1000", "iteration", {**ONCE, "images": 9000, "batch": 100, "steps": 100}, ADJOINT),
         Case("COVID IPC 50, 112x112", "iteration", {**ONCE, **COVID}, ADJOINT),
     ],
 }
-DEFAULT = [name for name in SUITES if name not in ("precision", "scaling", "large")]
+DEFAULT = [name for name in SUITES if name not in ("precision", "scaling", "large", "waiting")]

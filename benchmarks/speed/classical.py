@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample, pad
 
+from hoptm_plugin.augment import DSA
+from hoptm_plugin.augment.dsa import DSAParameters
+from hoptm_plugin.core.asking import Asking
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -22,10 +25,56 @@ TINY = 1e-12
 RHO, ALPHA = 0.01, 0.3  # of GSAM, as in hoptm_plugin.experts.ExpertTraining
 
 
+class ClassicalDSA(DSA):
+    """DSA as the literature writes it: every operation a few lines of torch on one mini-batch. The draws are ours."""
+
+    def apply(self, images: Tensor, parameters: DSAParameters) -> Tensor:
+        """Apply a draw to images (B, C, H, W)."""
+        values = parameters.values.to(images.device).expand(len(images), -1)
+        height, width = images.shape[2:]
+        if parameters.group == "color":
+            offset, saturation, contrast = (part.to(images).view(-1, 1, 1, 1) for part in values.unbind(1))
+            images = images + offset
+            mean = images.mean(dim=1, keepdim=True)
+            images = (images - mean) * saturation + mean
+            mean = images.mean(dim=(1, 2, 3), keepdim=True)
+            return (images - mean) * contrast + mean
+        if parameters.group == "flip":
+            return torch.where(values.view(-1, 1, 1, 1), images.flip(3), images)
+        batch, rows, columns = torch.meshgrid(
+            *(torch.arange(size, device=images.device) for size in (len(images), height, width)), indexing="ij"
+        )
+        if parameters.group == "crop":
+            rows = (rows + values[:, :1, None] + 1).clamp(0, height + 1)
+            columns = (columns + values[:, 1:, None] + 1).clamp(0, width + 1)
+            return pad(images, (1, 1, 1, 1)).permute(0, 2, 3, 1)[batch, rows, columns].permute(0, 3, 1, 2)
+        if parameters.group == "cutout":
+            first = [
+                values[:, at].view(-1, 1, 1) - int(self.cutout_ratio * side + 0.5) // 2
+                for at, side in enumerate((height, width))
+            ]
+            inside = [
+                (at >= start) & (at < start + int(self.cutout_ratio * side + 0.5))
+                for at, start, side in zip((rows, columns), first, (height, width), strict=True)
+            ]
+            mask = torch.ones_like(images[:, 0])
+            mask[inside[0] & inside[1]] = 0
+            return images * mask.unsqueeze(1)
+        theta = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+        if parameters.group == "scale":
+            theta[:, 0, 0], theta[:, 1, 1] = values.to(images).unbind(1)
+        else:
+            angle = values[:, 0].to(images)
+            theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+            theta[:, 0, 1], theta[:, 1, 0] = -angle.sin(), angle.sin()
+        grid = affine_grid(theta, list(images.shape), align_corners=self.align_corners)
+        return grid_sample(images, grid, align_corners=self.align_corners)
+
+
 class ClassicalMatching(TrajectoryMatching):
     """Trajectory matching with the classical unroll; segments, matchers and pacing are the library's."""
 
-    def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
+    def observe(self, synthetic: SyntheticSet, step: int) -> Asking[TrajectoryPair]:
         """Return the expert's segment and the student's path of iteration ``step``, with the graph of all N steps.
 
         theta_{i+1} = theta_i - alpha grad l_i(theta_i) over mini-batches that are consecutive parts of a permutation,
@@ -50,6 +99,7 @@ class ClassicalMatching(TrajectoryMatching):
             loss = cross_entropy(functional_call(network.module, parameters, (x,)), y)
             (gradient,) = torch.autograd.grad(loss, path[-1], create_graph=True)
             path.append(path[-1] - synthetic.step_size * gradient)
+        yield from ()  # it asks for nothing
         return TrajectoryPair(segment, path, step, network.sizes)
 
 

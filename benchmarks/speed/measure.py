@@ -117,7 +117,7 @@ def distillation(job: Job, dtype: torch.dtype = torch.float32) -> tuple[Trajecto
         data=data,
         ipc=job["images"] // job["classes"],
         network=lambda generator: network(job, "container", dtype=dtype),
-        augmentation=DSA(),
+        augmentation=classical.ClassicalDSA() if job["classical"] else DSA(),
         experts=lambda epochs: experts,
         seeds=SEEDS,
         compute=compute,
@@ -257,7 +257,7 @@ def train_classically(job, split, epochs, networks, seeds, gsam=False) -> None:
     for each, part in zip(networks, seeds, strict=True):
         optimiser = torch.optim.SGD(each.parameters(), RATE, **job["optimiser"])
         classical.train(
-            each, split.images, split.labels, epochs, job["batch"], optimiser, DSA(),
+            each, split.images, split.labels, epochs, job["batch"], optimiser, classical.ClassicalDSA(),
             part.generator("order"), part.generator("augmentation"), gsam,
         )  # fmt: skip
 
@@ -313,6 +313,8 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     if job["keep_freed_memory"] and job["measure"] != "machine":
         keep_freed_memory(torch.device(job["device"]), lambda: 0)
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
     if job["compiled"] and not can_compile(torch.device(job["device"])):
         sys.exit("error: compiling needs a C++ compiler (g++ or clang++), on CUDA Triton; it is not there")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job["precision"] == "tf32"

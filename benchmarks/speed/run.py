@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
@@ -22,8 +23,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-# torch is imported in no line below: a child's peak memory begins where that of its parent is
 from cases import BASELINE, COMMON, CUDA_ONLY, DEFAULT, SUITES, Settings
+
+# torch is imported in no line below: a child's peak memory begins where that of its parent is
+from hoptm_plugin.runtime.environment import WAITING
 
 MEASURE = Path(__file__).with_name("measure.py")
 FIRST = [("first_seconds", "first s"), ("again_seconds", "first s, code cached")]
@@ -193,11 +196,17 @@ def measure(job: Settings, cache: Path | None = None) -> dict[str, Any]:
     Raises:
         JobFailedError: with the last line that it wrote to stderr.
     """
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}  # as hoptm-bench does, and the same for all
+    own = job["environment"]
+    if own is None:  # the classical way as people run it, ours as hoptm-bench does
+        own = {} if job["classical"] else WAITING
+    environment = {**own, **os.environ}
     if cache is not None:
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     command = [sys.executable, str(MEASURE)]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False, env=environment)
+    with _busy(job["busy"]):
+        done = subprocess.run(
+            command, input=json.dumps(job), capture_output=True, text=True, check=False, env=environment
+        )
     if done.returncode < 0:
         raise JobFailedError(
             f"ended by signal {-done.returncode}" + (", out of memory?" if done.returncode == -9 else "")
@@ -208,6 +217,18 @@ def measure(job: Settings, cache: Path | None = None) -> dict[str, Any]:
     except (ValueError, IndexError):
         pass
     raise JobFailedError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """Keep so many cores busy with something else."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def run_case(outcomes: Sequence[Outcome], rounds: int, caches: Path) -> None:

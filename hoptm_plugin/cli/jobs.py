@@ -183,7 +183,8 @@ def _job(command: str, work: Callable[[RunSettings, Path], None], config: DictCo
     from hoptm_plugin.runs.composition import settled
 
     sweep, folder = _hydra_config().mode == RunMode.MULTIRUN, Path(_hydra_config().runtime.output_dir)
-    of = f"eval {pasted('synthetic', Path(config.synthetic).absolute())}" if command == "eval" else command
+    judged = command == "eval" and config.synthetic  # without one it is refused
+    of = f"eval {pasted('synthetic', Path(config.synthetic).absolute())}" if judged else command
     do(of, partial(settled, config, _hydra_config()), work, folder, sweep)
 
 
@@ -239,6 +240,8 @@ def do(
 
 
 def _run(config: DictConfig) -> None:
+    from omegaconf import OmegaConf
+
     from hoptm_plugin.cli import together
 
     if together.asked_for(_hydra_config()):
@@ -247,7 +250,9 @@ def _run(config: DictConfig) -> None:
         folder = Path(_hydra_config().runtime.output_dir)
         together.collect(partial(settled, config, _hydra_config()), folder)
     else:
-        _job("run", partial(make, list(_hydra_config().overrides.task)), config)
+        # as they were written: what they refer to may not be there, which composing says better
+        overrides: Any = OmegaConf.to_container(_hydra_config().overrides.task, resolve=False)
+        _job("run", partial(make, list(map(str, overrides))), config)
 
 
 def make(overrides: Sequence[str], settings: RunSettings, folder: Path) -> None:

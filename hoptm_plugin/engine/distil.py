@@ -25,6 +25,7 @@ from hoptm_plugin.engine.settings import Distillation
 from hoptm_plugin.loggers import GuardedLoggers, JsonLines, Mark
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import Progress, ProgressFactory
+from hoptm_plugin.runtime.starving import Starvation
 from hoptm_plugin.runtime.stopping import asked_to_stop, deferred, stop_if_asked
 
 Score: TypeAlias = Callable[[SyntheticSet], float | Asking[float]]
@@ -184,6 +185,7 @@ class Distiller:
 
     def _loop(self, metrics: JsonLines, bar: Progress) -> Asking[None]:
         settings, began = self.settings, own_seconds() - self.seconds
+        starvation = Starvation(lambda line: self.progress(line, 0), self.synthetic.images.device)
         with deferred():
             for step in range(self.first, settings.iterations):
                 terms = yield from self._iterate(step)
@@ -202,6 +204,7 @@ class Distiller:
                 if done % settings.checkpoint_every == 0 or done == settings.iterations or stopping:
                     write_checkpoint(self.folder / CHECKPOINT, self._state(done, metrics.mark()))
                 bar.advance(1)
+                starvation.look()
                 if stopping:
                     stop_if_asked()
 

@@ -21,6 +21,7 @@ from hoptm_plugin.networks.needs import network_problems
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.memory import memory_named
 from hoptm_plugin.runtime.progress import Progress, ProgressFactory
+from hoptm_plugin.runtime.starving import Starvation
 from hoptm_plugin.runtime.stopping import deferred
 
 TINY = 1e-12
@@ -203,10 +204,11 @@ def build_experts(
             compute, batch = compute or Compute(), slice(0, training.batch)
             loss = TrainingLoss(module, compute.compiled, training.precision)
             together = loss.together(compute, split.batch(batch), split.labels[batch])
+            starvation = Starvation(lambda line: progress(line, 0), split.labels.device)
             while missing:
                 with store.claimed(missing, together, epochs) as group:
                     if group:
-                        _build_group(store, loss, create, split, augmentation, epochs, group, bar)
+                        _build_group(store, loss, create, split, augmentation, epochs, group, bar, starvation)
                     else:
                         time.sleep(LOOK_EVERY)
                 left = store.missing(count, epochs)
@@ -224,6 +226,7 @@ def _build_group(
     epochs: int,
     group: Mapping[int, Begun | None],
     bar: Progress,
+    starvation: Starvation,
 ) -> None:
     """Train experts whose locks are held, going on with what is begun, and store them."""
     seeds = [Seeds(store.recipe.seed).child("expert", expert) for expert in group]
@@ -232,6 +235,10 @@ def _build_group(
     if begun:
         bar.advance(len(group) * min(begun[0].epochs, epochs))
 
+    def note(mean: float) -> None:
+        bar.advance(len(group), loss=mean)
+        starvation.look()
+
     def save(trained: list[Begun]) -> None:
         for expert, each in zip(group, trained, strict=True):
             store.write_begun(expert, each)
@@ -239,7 +246,7 @@ def _build_group(
     if not begun or begun[0].epochs < epochs:
         begun = train_experts(
             loss, starts, split, store.recipe.training, augmentation, seeds, epochs,
-            lambda mean: bar.advance(len(group), loss=mean), begun, save,
+            note, begun, save,
         )  # fmt: skip
     for expert, each in zip(group, begun, strict=True):
         store.write(expert, each.trajectory, each.epoch_losses, each.seconds)

@@ -6,13 +6,17 @@ import os
 import secrets
 from pathlib import Path
 
+# of libgomp: how often a thread looks whether it may go on before it lets the core go. On a quiet machine as fast as
+# to look for longer, and a core that others use too is given to them soon (benchmarks/speed, suite "waiting")
+WAITING = {"GOMP_SPINCOUNT": "10000"}
 COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def prepare() -> None:
     """Set what nobody has set yet; call it before torch is imported."""
-    # threads that spin while they wait stall small networks on a machine that others use too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
     # Ray would write a token into the home folder, or else let anybody on the network run code: one for this process
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.asking import Ask
+from hoptm_plugin.core.asking import Ask, Asking
 from hoptm_plugin.core.errors import Problems
 from hoptm_plugin.core.interfaces import (
     Excerpt,
@@ -176,8 +176,7 @@ class TrajectoryMatching(Method):
         yield from self._losses(synthetic, step)
 
     def _losses(self, synthetic: SyntheticSet, step: int) -> Generator[LossTerm | Ask[Any], Any, None]:
-        segment, student = self._asked(synthetic, step)
-        pair = TrajectoryPair(segment, (yield student), step, self._network.sizes)
+        pair = yield from self.observe(synthetic, step)
         detached = pair.detached()
         weights: Tensor | None = None  # v of HoP-TM Eq. 8
         for scheduler in self.schedulers.values():
@@ -202,14 +201,8 @@ class TrajectoryMatching(Method):
             return total / (sum(fixed) or 1.0)  # as an average, so that 1 is what it comes to where nothing is learned
         return pair.squared_errors.sum() / pair.squared_distances.sum()
 
-    def observe(self, synthetic: SyntheticSet, step: int) -> TrajectoryPair:
-        """Draw the segment, the mini-batches and the augmentation of iteration ``step`` and unroll the student."""
-        segment, student = self._asked(synthetic, step)
-        (path,) = student.answers([student])
-        return TrajectoryPair(segment, path, step, self._network.sizes)
-
-    def _asked(self, synthetic: SyntheticSet, step: int) -> tuple[Tensor, Unroll]:
-        """Draw all that iteration ``step`` needs; return the segment, and what to ask for."""
+    def observe(self, synthetic: SyntheticSet, step: int) -> Asking[TrajectoryPair]:
+        """Draw the segment, the mini-batches and the augmentation of iteration ``step``, and ask for the path."""
         task = self._task
         assert synthetic.step_size is not None
         segment = self._trajectories.segment(*self._segment_of(step))
@@ -226,10 +219,11 @@ class TrajectoryMatching(Method):
         targets = synthetic.targets.index_select(0, indices)
         # buffers may hold what parameters do not tell
         architecture = None if next(self._network.module.buffers(), None) is not None else task.architecture
-        return segment, Unroll(
+        path = yield Unroll(
             self._step, segment[0], images, targets, sizes, synthetic.step_size, task.compute, self.gradient,
             architecture,
         )  # fmt: skip
+        return TrajectoryPair(segment, path, step, self._network.sizes)
 
     def _segment_of(self, step: int) -> tuple[int, int, int]:
         """Return expert, first and last epoch that iteration ``step`` matches."""

@@ -45,7 +45,7 @@ def test_a_run_that_goes_on_says_what_is_left_and_one_at_its_end_nothing(bench, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(running, "judge", stop)
+        patched.setattr(running, "judging", stop)
         assert bench("run", *tiny, "hydra.run.dir=own").code == 130
     ended = bench("run", "hydra.run.dir=own", "resume=true")
     assert (ended.code, "plan:" in ended.err) == (0, False), ended.err

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hoptm_plugin.augment import DSA
+from hoptm_plugin.core.asking import Ask
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertTraining, train_experts
@@ -53,6 +54,27 @@ def test_the_classical_gradient_is_that_of_the_library(speed, library):
     assert all(part.abs().max() > 0 for part in gradients[0])
     for expected, found in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(expected.abs().max()))
+
+
+def test_the_classical_augmentation_is_that_of_the_library(speed):
+    ours, theirs, generator = DSA(), speed["classical"].ClassicalDSA(), torch.Generator().manual_seed(0)
+    groups = set()
+    for _ in range(60):
+        images = torch.randn(5, 3, 12, 16, dtype=torch.float64, generator=generator, requires_grad=True)
+        draw = ours.draw(5, (3, 12, 16), generator)
+        groups.add(draw.group)
+        results = [each.apply(images, draw) for each in (ours, theirs)]
+        along = torch.randn(results[0].shape, dtype=torch.float64, generator=generator)
+        gradients = [torch.autograd.grad((result * along).sum(), images)[0] for result in results]
+        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    assert groups == set(ours.strategy)
+
+
+def test_the_classical_way_asks_for_nothing(speed):
+    """What is compared with the library must not be the library."""
+    method, synthetic = speed["measure"].distillation(job(speed, classical=True))
+    assert not any(isinstance(each, Ask) for each in method.losses_side_by_side(synthetic, 0))
 
 
 @pytest.mark.parametrize("algorithm", ["sgd", "gsam"])

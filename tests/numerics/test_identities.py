@@ -10,6 +10,7 @@ import torch
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.augment import DSA
+from hoptm_plugin.core.asking import alone
 from hoptm_plugin.core.interfaces import methods
 from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.engine.average import MovingAverage
@@ -86,7 +87,7 @@ def test_att_is_mtt_where_the_last_step_is_the_nearest(task):
     reference = mtt(task, step_size=1e-6)
     matched = []
     for step in range(ITERATIONS):
-        pair = method.observe(method.setup(task), step)
+        pair = alone(method.observe(method.setup(task), step))
         matched.append(method.matchers["endpoint"].matcher.nearest_step(pair))
     for step, nearest in enumerate(matched):
         same = worst_difference(found[step : step + 1], reference[step : step + 1]) < 1e-12

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from hoptm_plugin.core.asking import alone
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.interfaces import Schedule, Scheduler, value_at
 from hoptm_plugin.core.observations import TrajectoryPair
@@ -294,7 +295,7 @@ def test_all_ones_and_lambda_zero_give_mtts_loss_and_gradient(make_task, unroll)
     hoptm = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.0)}
     method, synthetic = prepared(task, hoptm, {"pace": SelfPaced(kappa=1e9)})
     term, grads = one_loss(method, synthetic)
-    pair = method.observe(synthetic, 0)
+    pair = alone(method.observe(synthetic, 0))
     mtt = (pair.student[-1] - pair.expert[-1]).norm() ** 2 / (pair.expert[0] - pair.expert[-1]).norm() ** 2
     want = torch.autograd.grad(mtt, (synthetic.images, synthetic.step_size))
     assert term.loss.item() == pytest.approx(mtt.item(), rel=1e-12)
@@ -308,7 +309,7 @@ def test_hoptms_whole_loss_and_gradient_written_out(make_task, unroll):
     matchers = {"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)}
     method, synthetic = prepared(task, matchers, {"pace": SelfPaced(kappa=5e-4)})
     term, grads = one_loss(method, synthetic)
-    pair = method.observe(synthetic, 0)
+    pair = alone(method.observe(synthetic, 0))
     end, target, start = pair.student[-1], pair.expert[-1], pair.expert[0]
     d, n = (end - target) ** 2, (start - target) ** 2
     v = (d.detach() < 5e-4).double()
@@ -369,7 +370,7 @@ def test_ranges_of_start_epochs_intersect(make_task):
     method, synthetic = prepared(task, {"endpoint": WeightedMatcher(Endpoint())}, schedulers, max_start_epoch=7)
     trajectories, drawn = task.experts(0), set()
     for step in range(40):
-        first = method.observe(synthetic.detached(), step).expert[0]
+        first = alone(method.observe(synthetic.detached(), step)).expert[0]
         matches = (trajectories.parameters == first).all(dim=2).nonzero()
         drawn.add(int(matches[0, 1]))
     assert drawn == {1, 2, 3}

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from hoptm_plugin.core.asking import alone
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.interfaces import SegmentSampler
 from hoptm_plugin.trajectory.segments import PrefetchedSegments
@@ -79,5 +80,5 @@ def test_a_sampler_with_a_memory_is_asked_once_per_iteration(make_task, remember
     method.sampler = Counting(remembers)
     synthetic = method.setup(make_task())
     for step in range(3):
-        method.observe(synthetic, step)
+        alone(method.observe(synthetic, step))
     assert method.sampler.asked == 3 * asked

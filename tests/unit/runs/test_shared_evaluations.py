@@ -169,14 +169,14 @@ def test_a_damaged_file_is_said_and_made_again(damage, reason, tmp_path, trained
 
 def test_of_two_at_once_one_computes_and_the_other_waits(tmp_path, monkeypatch, trained):
     entered, may_go_on = threading.Event(), threading.Event()
-    said, results, evaluate = [], {}, Evaluator.evaluate
+    said, results, evaluate = [], {}, Evaluator.evaluate_side_by_side
 
     def slow(self, *arguments):
         entered.set()
         assert may_go_on.wait(60)
         return evaluate(self, *arguments)
 
-    monkeypatch.setattr(Evaluator, "evaluate", slow)
+    monkeypatch.setattr(Evaluator, "evaluate_side_by_side", slow)
     monkeypatch.setattr("hoptm_plugin.runs.shared.LOOK_EVERY", 0.01)
     settings = settings_of()
 
