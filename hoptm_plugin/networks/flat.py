@@ -15,8 +15,8 @@ class FlatNetwork:
     """The function (theta, images) -> logits of a module whose parameters, in ``parameters()`` order, are theta (P,).
 
     It is differentiable in both, as often as the module's layers are; attention is computed by its definition, since
-    PyTorch's fused kernels can be differentiated only once. ``theta`` and the images decide device and precision; those
-    of the module do not matter, and calls leave it as it is, but for running statistics (BatchNorm).
+    PyTorch's fused kernels can be differentiated only once. The images decide device and precision; those of the module
+    do not matter, and calls leave it as it is, but for running statistics (BatchNorm).
 
     Attributes:
         module: the network whose shapes and forward pass are used.
@@ -46,11 +46,13 @@ class FlatNetwork:
     def __call__(self, theta: Tensor, images: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return logits (B, K) of images (B, C, H, W) under parameters ``theta`` (P,), with ``buffers`` by name.
 
-        Buffers that are not given are the module's own.
+        Buffers that are not given are the module's own. It is computed in the precision of the images.
         """
-        held = {name: _like(self.module.get_buffer(name), theta) for name in self._buffers}
+        held = {name: _like(self.module.get_buffer(name), images) for name in self._buffers}
+        # each by itself: torch 2.11 does not compile a convolution with a part of what was cast as a whole
+        parts = {name: part.to(images.dtype) for name, part in self.unflatten(theta).items()}
         with sdpa_kernel(SDPBackend.MATH):
-            return functional_call(self.module, {**self.unflatten(theta), **held, **(buffers or {})}, (images,))
+            return functional_call(self.module, {**parts, **held, **(buffers or {})}, (images,))
 
     @torch.no_grad()
     def load(self, theta: Tensor, module: nn.Module | None = None) -> None:
@@ -59,6 +61,6 @@ class FlatNetwork:
             parameter.copy_(part)
 
 
-def _like(buffer: Tensor, theta: Tensor) -> Tensor:
-    """Return a buffer on the parameters' device and, unless it counts something, in their precision."""
-    return buffer.to(theta) if buffer.is_floating_point() else buffer.to(theta.device)
+def _like(buffer: Tensor, images: Tensor) -> Tensor:
+    """Return a buffer on the images' device and, unless it counts something, in their precision."""
+    return buffer.to(images) if buffer.is_floating_point() else buffer.to(images.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol, TypeAlias, cast
 
+import torch
 from torch import Tensor, nn
 
 from hoptm_plugin.core.errors import ConfigurationError
@@ -13,6 +14,7 @@ Norm: TypeAlias = Literal["none", "batch", "layer", "instance", "group"]
 DeepNorm: TypeAlias = Literal["instance", "batch"]
 
 GROUPS = 4
+WRITTEN_OUT = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 
 
 class HasFeatures(Protocol):
@@ -43,6 +45,19 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K)."""
         return self.classifier(self.features(images))
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm; compiled by torch 2.11, whose own does not compile with forward derivatives, it is written out."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (x - mean) / sqrt(var + eps) * weight + bias, mean and variance of each image and group."""
+        if not (WRITTEN_OUT and torch.compiler.is_compiling()):
+            return super().forward(images)
+        groups = images.unflatten(1, (self.num_groups, -1))
+        centred = groups - groups.mean(dim=(2, 3, 4), keepdim=True)
+        scaled = centred * torch.rsqrt(centred.square().mean(dim=(2, 3, 4), keepdim=True) + self.eps)
+        return scaled.flatten(1, 2) * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
 def features(network: nn.Module, images: Tensor) -> Tensor:
@@ -79,9 +94,9 @@ def norm_layers(norm: Norm, channels: int, height: int, width: int) -> list[nn.M
         case "layer":
             return [nn.LayerNorm([channels, height, width])]
         case "instance":
-            return [nn.GroupNorm(channels, channels)]
+            return [GroupNorm(channels, channels)]
         case "group":
-            return [nn.GroupNorm(GROUPS, channels)]
+            return [GroupNorm(GROUPS, channels)]
 
 
 def pool_to_head(height: int, width: int, largest: int) -> tuple[list[nn.Module], int]:

@@ -172,7 +172,7 @@ class Workbench:
         shape, classes = self.data.image_shape, len(self.data.class_names)
         passes = self.parts.method.image_passes(classes, self.settings.ipc)
         per_image = forward_operations(lambda: self.parts.network.build(shape, classes), shape)
-        return replace(self._compute(iterations * passes), stacked=worth_stacking(self.device, per_image))
+        return replace(self._compute(iterations * passes), stacked=worth_stacking(self.device, shape, per_image))
 
     def compiled(self, iterations: int) -> bool:
         """Tell whether a distillation of so many iterations is compiled."""

@@ -26,8 +26,8 @@ from hoptm_plugin.core.errors import ConfigurationError, first_line
 WORTH_COMPILING = 1e13
 # what an image's way forward and backward costs at least, in operations: small networks spend their time elsewhere
 LEAST_PER_PASS = 3e7
-# on two cores: where batched students stop being faster (benchmarks/speed)
-STACKED_BELOW = 5e5
+# on two cores: up to where batched students are faster than one to a core, in pixels and operations of an image
+MOST_PIXELS, MOST_OPERATIONS = 256, 1e7
 # names that glibc's malloc.h gives to numbers
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 _MMAPS = 65536  # its default
@@ -73,13 +73,14 @@ def worth_compiling(device: torch.device, image_passes: float, forward_operation
     return device.type == "cuda" or image_passes * max(3 * forward_operations, LEAST_PER_PASS) >= WORTH_COMPILING
 
 
-def worth_stacking(device: torch.device, forward_operations: float) -> bool:
-    """Return whether students of several runs are faster as one batched computation than one after the other.
+def worth_stacking(device: torch.device, image_shape: tuple[int, int, int], forward_operations: float) -> bool:
+    """Return whether students of several runs are faster as one batched computation than one to a core.
 
     On CUDA they are, since one of them leaves most of a GPU idle; on the CPU those whose operations are so small that
     calling them is what takes the time. A rule without measurements, as :func:`worth_compiling`.
     """
-    return device.type == "cuda" or 0 < forward_operations < STACKED_BELOW
+    small = image_shape[1] * image_shape[2] <= MOST_PIXELS and 0 < forward_operations <= MOST_OPERATIONS
+    return device.type == "cuda" or small
 
 
 def compile_step(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:

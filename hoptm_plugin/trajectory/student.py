@@ -65,7 +65,7 @@ class StudentStep:
 
     def _loss(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         if self.precision == "bf16":  # not by autocast, which cannot be compiled together with jvp
-            logits = self.network(theta.bfloat16(), images.bfloat16()).to(theta.dtype)
+            logits = self.network(theta, images.bfloat16()).to(theta.dtype)
         else:
             logits = self.network(theta, images)
         return cross_entropy(logits, targets)

@@ -215,3 +215,19 @@ def test_full_precision_is_that_of_the_run_whatever_was_asked_of_torch(asked):
         torch.set_float32_matmul_precision("highest")
         for place, value in zip(places, first, strict=True):
             place.fp32_precision = value
+
+
+@pytest.mark.parametrize(
+    ("device", "shape", "operations", "stacked"),
+    [
+        ("cuda", (3, 112, 112), 1e10, True),
+        ("cpu", (1, 8, 8), 2e5, True),
+        ("cpu", (3, 16, 16), 9e6, True),
+        ("cpu", (3, 32, 32), 2e5, False),
+        ("cpu", (3, 16, 16), 2e7, False),
+        ("cpu", (3, 16, 16), 0, False),
+    ],
+)
+def test_students_of_several_runs_are_stacked_where_that_pays(device, shape, operations, stacked):
+    """A network whose operations nobody could count is not."""
+    assert compute.worth_stacking(torch.device(device), shape, operations) is stacked

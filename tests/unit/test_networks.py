@@ -25,6 +25,7 @@ from hoptm_plugin.networks import (
     create,
     network_problems,
 )
+from hoptm_plugin.networks.layers import GroupNorm
 
 SEEDS = Seeds(0)
 
@@ -137,10 +138,10 @@ def test_resnet_ap_pools_where_resnet_strides():
     assert strides.count(2) == 6  # first convolution and shortcut of three stages
     assert all(m.stride == (1, 1) for m in pooled.modules() if isinstance(m, nn.Conv2d))
     shortcut = [type(m) for m in pooled.features[5].shortcut]
-    assert shortcut == [nn.Conv2d, nn.AvgPool2d, nn.GroupNorm]
+    assert shortcut == [nn.Conv2d, nn.AvgPool2d, GroupNorm]
     assert [type(m) for m in pooled.features[5].residual] == [
-        *(nn.Conv2d, nn.GroupNorm, nn.ReLU, nn.AvgPool2d),
-        *(nn.Conv2d, nn.GroupNorm),
+        *(nn.Conv2d, GroupNorm, nn.ReLU, nn.AvgPool2d),
+        *(nn.Conv2d, GroupNorm),
     ]
 
 
