@@ -11,6 +11,7 @@ COMMON: Settings = {
     "classes": 9, "images": 90, "side": 32, "depth": 3, "width": 128, "batch": 10, "steps": 80,
     "epochs": 1, "networks": 1, "classical": False, "keep_freed_memory": True, "compiled": False,
     "precision": "float32", "unroll": "auto", "memory_budget": 2**30, "threads": None, "busy": 0, "environment": None,
+    "stacked": False,
 }  # fmt: skip
 
 BASELINE = "classical"
@@ -70,6 +71,14 @@ WAYS: dict[str, Settings] = {
 """What threads do while they wait for each other, and how many there are."""
 
 
+STACKED: dict[str, Settings] = {
+    BASELINE: {"classical": True, "keep_freed_memory": False},
+    "one after the other": {},
+    "one computation": {"stacked": True},
+    "one computation, compiled": {"stacked": True, "compiled": True},
+}
+
+
 def _waiting() -> list[Case]:
     short = {**EXPERTS, "images": 512, "algorithm": "sgd"}
     kinds: list[tuple[str, str, Settings]] = [
@@ -97,9 +106,14 @@ SUITES: dict[str, list[Case]] = {
     "precision": [Case("PathMNIST IPC 10", "precision", {}, {"eager": {}, **BOTH_COMPILED, **TF32})],
     "scaling": _scaling(),
     "waiting": _waiting(),
+    "side-by-side": [
+        Case("{runs} runs, {side}x{side}, width {width}", "side_by_side", {**setting, "runs": runs}, STACKED)
+        for setting in ({"side": 8, "depth": 2, "width": 8, "steps": 10}, {"width": 32, "steps": 10})
+        for runs in (1, 2, 4, 8, 16)
+    ],
     "large": [
         Case("PathMNIST IPC 1000", "iteration", {**ONCE, "images": 9000, "batch": 100, "steps": 100}, ADJOINT),
         Case("COVID IPC 50, 112x112", "iteration", {**ONCE, **COVID}, ADJOINT),
     ],
 }
-DEFAULT = [name for name in SUITES if name not in ("precision", "scaling", "large", "waiting")]
+DEFAULT = [name for name in SUITES if name not in ("precision", "scaling", "large", "waiting", "side-by-side")]

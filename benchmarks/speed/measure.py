@@ -24,12 +24,14 @@ import torch._dynamo  # which the first torch.optim.SGD of a process imports: pa
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.cards.software import software_versions
+from hoptm_plugin.core.asking import Ask, Asking, together
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.interfaces import Task
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
-from hoptm_plugin.engine.settings import Protocol
+from hoptm_plugin.engine.optimisers import Optimisers
+from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining
 from hoptm_plugin.experts.store import StoredTrajectories
@@ -53,6 +55,10 @@ Job = dict[str, Any]
 Figures = dict[str, float]
 MIB, SEEDS = 2**20, Seeds(0)
 EXPERT_EPOCHS, START_EPOCHS, RATE = 2, 4, 0.01
+NOTHING = {"learning_rate": 0}
+LEARNED = Distillation.model_validate(
+    {"iterations": 1, "images": {"learning_rate": 1}, "step_size": NOTHING, "labels": NOTHING}
+)
 STARTS = {
     "classical": ["-c", "import torch, torchvision"],
     "help": ["-m", "hoptm_plugin.cli", "--help"],
@@ -97,8 +103,8 @@ class WalkingExperts:
         return self.points[first : last + 1]
 
 
-def distillation(job: Job, dtype: torch.dtype = torch.float32) -> tuple[TrajectoryMatching, SyntheticSet]:
-    """Return HoP-TM, set up, and the synthetic set that it learns."""
+def distillation(job: Job, dtype: torch.dtype = torch.float32, run: int = 0) -> tuple[TrajectoryMatching, SyntheticSet]:
+    """Return HoP-TM, set up, and the synthetic set that it learns; runs of other numbers draw other things."""
     kind = classical.ClassicalMatching if job["classical"] else TrajectoryMatching
     method = kind(
         matchers={"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)},
@@ -112,15 +118,16 @@ def distillation(job: Job, dtype: torch.dtype = torch.float32) -> tuple[Trajecto
         step_size=RATE,
     )
     data, experts = noise(job, dtype), WalkingExperts(job, dtype)
-    compute = Compute(job["unroll"], job["compiled"], job["precision"], job["memory_budget"])
+    compute = Compute(job["unroll"], job["compiled"], job["precision"], job["memory_budget"], stacked=job["stacked"])
     task = Task(
         data=data,
         ipc=job["images"] // job["classes"],
         network=lambda generator: network(job, "container", dtype=dtype),
         augmentation=classical.ClassicalDSA() if job["classical"] else DSA(),
         experts=lambda epochs: experts,
-        seeds=SEEDS,
+        seeds=SEEDS.child(run) if run else SEEDS,
         compute=compute,
+        architecture="the same",
     )
     synthetic = method.setup(task)
     synthetic.images.requires_grad_()
@@ -177,6 +184,39 @@ def iteration(job: Job) -> Figures:
     figures = measured(synthetic.images.device, run, times=job["iterations"])
     if "seconds" in figures:
         figures["step_ms"] = 1000 * figures["seconds"] / job["steps"]
+    return figures
+
+
+def side_by_side(job: Job) -> Figures:
+    """Measure an iteration of several distillations side by side, optimisers included, per distillation."""
+    runs = [distillation(job, run=number) for number in range(job["runs"])]
+    optimisers = [Optimisers(synthetic, LEARNED, job["stacked"]) for _, synthetic in runs]
+    done = 0
+
+    def one(number: int) -> Asking[None]:
+        method, synthetic = runs[number]
+        losses, answer = method.losses_side_by_side(synthetic, done), None
+        while True:
+            try:
+                item = losses.send(answer)
+            except StopIteration:
+                return
+            answer = None
+            if isinstance(item, Ask):
+                answer = yield item
+            else:
+                yield from optimisers[number].step_side_by_side(item.loss)
+
+    def run() -> None:
+        nonlocal done
+        for outcome in together({str(number): one(number) for number in range(len(runs))}).values():
+            if isinstance(outcome, BaseException):
+                raise outcome
+        done += 1
+
+    figures = measured(runs[0][1].images.device, run, times=job["iterations"])
+    if "seconds" in figures:
+        figures["seconds"] /= len(runs)
     return figures
 
 

@@ -37,6 +37,7 @@ FIGURES = {
     "evaluation": [("epochs_per_s", "epochs/s"), ("epochs_per_s_each", "epochs/s per network"), *FIRST, *MEMORY],
     "segments": [("reads_per_s", "reads/s"), *MEMORY[:1]],
     "start_up": [("seconds", "s")],
+    "side_by_side": [("seconds", "s/iteration of one"), *FIRST, *MEMORY],
     "precision": [("gradient", "gradient"), ("hessian", "Hv"), ("images", "d<g,v>/dX"), ("whole", "dL/dX of a path")],
 }
 NOTE = """\

@@ -146,6 +146,8 @@ def _through_hydra(command: str, overrides: list[str], sweep: bool) -> None:
     from hoptm_plugin.runs.hydra_errors import explain, group_error
 
     with_plugins_found()
+    if command != "run":
+        together.refuse(command, overrides)
     overrides = written_out(overrides)
     # makes Hydra raise instead of printing a traceback of its own and exiting
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -310,11 +312,13 @@ def _eval(config: DictConfig) -> None:
 def _tune(arguments: list[str]) -> None:
     import time
 
+    from hoptm_plugin.cli import together
     from hoptm_plugin.cli.tuned import print_tuned
     from hoptm_plugin.runs.composition import Written, expand, parsed
     from hoptm_plugin.runs.tuning import tune
     from hoptm_plugin.runtime.bars import console_progress
 
+    together.refuse("tune", arguments)
     over: dict[str, list[Any]] = {}
     lines, of_hydra, own = list[str](), list[str](), {"strategy": "grid", "resume": "false"}
     for argument in arguments:

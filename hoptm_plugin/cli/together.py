@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hoptm_plugin.cli.streams import say, show
+from hoptm_plugin.cli.help import PROGRAM
+from hoptm_plugin.cli.streams import fail, say, show
 from hoptm_plugin.core.errors import HopTMError
 from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
@@ -46,6 +47,12 @@ _sweep = Sweep()
 def asked_for(hydra_config: Any) -> bool:
     """Tell whether a job belongs to a sweep whose runs are made side by side."""
     return hydra_config.runtime.choices.get("hydra/launcher") == NAME
+
+
+def refuse(command: str, overrides: Sequence[str]) -> None:
+    """End a command whose jobs are no runs side by side, where that was asked for."""
+    if f"hydra/launcher={NAME}" in overrides:
+        fail(f"hydra/launcher: {NAME} makes the runs of {PROGRAM} run -m; for {command} take processes", 2)
 
 
 def collect(settle: Callable[[], RunSettings], folder: Path) -> None:

@@ -101,6 +101,15 @@ def test_a_failing_run_stops_no_other(npz_file, tmp_path):
     assert (tmp_path / "sweep" / "2-mtt-npz-ipc1-seed2" / "result.json").exists()
 
 
+@pytest.mark.parametrize("command", [("experts", "-m"), ("eval", "-m"), ("tune", "over.seed=0,1")])
+def test_other_commands_refuse_it(command, tmp_path):
+    done = invoke(*command, "method=mtt", LAUNCHER, cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    instead = f"for {command[0]} take processes"
+    assert done.err == f"error: hydra/launcher: side_by_side makes the runs of hoptm-bench run -m; {instead}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_that_diverges_keeps_its_set_and_the_others_go_on(npz_file, tmp_path):
     rate = "distillation.step_size.learning_rate=1e-8,1e30"
     free = "distillation.step_size.constraint=none"
