@@ -24,10 +24,10 @@ import torch._dynamo  # which the first torch.optim.SGD of a process imports: pa
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.cards.software import software_versions
-from hoptm_plugin.core.asking import Ask, Asking, together
+from hoptm_plugin.core.asking import Asking, together
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
-from hoptm_plugin.core.interfaces import Task
+from hoptm_plugin.core.interfaces import Task, with_each
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.optimisers import Optimisers
@@ -195,17 +195,8 @@ def side_by_side(job: Job) -> Figures:
 
     def one(number: int) -> Asking[None]:
         method, synthetic = runs[number]
-        losses, answer = method.losses_side_by_side(synthetic, done), None
-        while True:
-            try:
-                item = losses.send(answer)
-            except StopIteration:
-                return
-            answer = None
-            if isinstance(item, Ask):
-                answer = yield item
-            else:
-                yield from optimisers[number].step_side_by_side(item.loss)
+        losses = method.losses_side_by_side(synthetic, done)
+        return with_each(losses, lambda term: optimisers[number].step_side_by_side(term.loss))
 
     def run() -> None:
         nonlocal done

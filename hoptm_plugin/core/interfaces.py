@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hoptm_plugin.core.asking import Ask
+from hoptm_plugin.core.asking import Ask, Asking
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.loggers import RunLogger
@@ -417,6 +417,23 @@ class Method(Part, ABC):
         Worth overriding where an iteration may take seconds, since a run tries one to say how long it will take.
         """
         return Excerpt(self)
+
+
+def with_each(
+    losses: Generator[LossTerm | Ask[Any], Any, None], work: Callable[[LossTerm], Asking[None]]
+) -> Asking[None]:
+    """Do ``work`` with each term of :meth:`Method.losses_side_by_side`, and pass on what it asks for."""
+    answer = None
+    while True:
+        try:
+            item = losses.send(answer)
+        except StopIteration:
+            return
+        answer = None
+        if isinstance(item, Ask):
+            answer = yield item
+        else:
+            yield from work(item)
 
 
 def terms(losses: Generator[LossTerm | Ask[Any], Any, None]) -> Iterator[LossTerm]:

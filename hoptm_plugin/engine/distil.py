@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from hoptm_plugin.core.asking import Ask, Asking, alone, own_seconds
+from hoptm_plugin.core.asking import Asking, alone, own_seconds
 from hoptm_plugin.core.errors import DivergedError, FileFormatError, NonFiniteLossError, PluginError, StepSizeError
-from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task
+from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task, with_each
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -222,32 +222,33 @@ class Distiller:
             bar.advance(0, **{key: row[key] for key in ("loss",) if key in row})
 
     def _iterate(self, step: int) -> Asking[list[LossTerm]]:
-        terms: list[LossTerm] = []
-        losses, answer = self.method.losses_side_by_side(self.synthetic, step), None
-        while (term := _following(losses, answer)) is not None:
-            answer = None
-            if isinstance(term, Ask):
-                answer = yield term
-                continue
-            if not is_scalar_loss(term.loss):
-                shape = getattr(term.loss, "shape", term.loss)
-                raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but {shape!r}; "
-                                  f"reduce them, such as by .sum()")  # fmt: skip
-            if term.watched is not None and not is_scalar_loss(term.watched):
-                shape = getattr(term.watched, "shape", term.watched)
-                raise PluginError(f"{type(self.method).__name__}: what is watched of its losses is no scalar but "
-                                  f"{shape!r}; reduce it, such as by .sum(), or leave it out")  # fmt: skip
-            try:
-                yield from self.optimisers.step_side_by_side(term.loss, self.settings.skip_above)
-            except (NonFiniteLossError, StepSizeError) as error:
-                raise type(error)(self._explain(error, step, term)) from None
-            # not the graph, and what it holds
-            watched = None if term.watched is None else term.watched.detach()
-            terms.append(replace(term, loss=term.loss.detach(), watched=watched))
+        found: list[LossTerm] = []
+
+        def descend(term: LossTerm) -> Asking[None]:
+            found.append((yield from self._descend(term, step)))
+
+        yield from with_each(self.method.losses_side_by_side(self.synthetic, step), descend)
         if self.average is not None:
             self.average.update(self.synthetic)
         self.method.after_step(step)
-        return terms
+        return found
+
+    def _descend(self, term: LossTerm, step: int) -> Asking[LossTerm]:
+        """Take a step down one term; return it without its graph, and what that holds."""
+        if not is_scalar_loss(term.loss):
+            shape = getattr(term.loss, "shape", term.loss)
+            raise PluginError(f"{type(self.method).__name__}: yields losses that are no scalars but {shape!r}; "
+                              f"reduce them, such as by .sum()")  # fmt: skip
+        if term.watched is not None and not is_scalar_loss(term.watched):
+            shape = getattr(term.watched, "shape", term.watched)
+            raise PluginError(f"{type(self.method).__name__}: what is watched of its losses is no scalar but "
+                              f"{shape!r}; reduce it, such as by .sum(), or leave it out")  # fmt: skip
+        try:
+            yield from self.optimisers.step_side_by_side(term.loss, self.settings.skip_above)
+        except (NonFiniteLossError, StepSizeError) as error:
+            raise type(error)(self._explain(error, step, term)) from None
+        watched = None if term.watched is None else term.watched.detach()
+        return replace(term, loss=term.loss.detach(), watched=watched)
 
     def _explain(self, error: DivergedError, step: int, term: LossTerm) -> str:
         numbers = {name: float(part) for name, part in term.logs.items()}
@@ -350,14 +351,6 @@ class Distiller:
             best, curve = set_of(self.synthetic, stored), stored.get("curve", [])
             self._curves[name] = [(int(done), float(accuracy)) for done, accuracy in curve]
             self._best[name] = _Best(float(stored["accuracy"]), int(stored.get("iteration", 0)), best)
-
-
-def _following(losses: Generator[LossTerm | Ask[Any], Any, None], answer: object) -> LossTerm | Ask[Any] | None:
-    """Return what comes next of an iteration's losses, or None at the end."""
-    try:
-        return losses.send(answer)
-    except StopIteration:
-        return None
 
 
 def _check_ipc(method: Method, ipc: int, synthetic: SyntheticSet) -> None:

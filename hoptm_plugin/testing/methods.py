@@ -9,8 +9,8 @@ from typing import ClassVar, get_args
 import torch
 from torch import Tensor
 
-from hoptm_plugin.core.asking import Ask, Asking, alone, together
-from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Task, Trajectories, methods
+from hoptm_plugin.core.asking import Asking, alone, together
+from hoptm_plugin.core.interfaces import ImagesAre, LossTerm, Method, Task, Trajectories, methods, with_each
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.optimisers import Optimisers
@@ -151,15 +151,8 @@ class MethodContract(TaskContract):
         synthetic = method.setup(task)
         optimisers = Optimisers(synthetic, settings, shared=True)
         for step in range(2):
-            losses, answer = method.losses_side_by_side(synthetic, step), None
-            while True:
-                try:
-                    item = losses.send(answer)
-                except StopIteration:
-                    break
-                answer = (yield item) if isinstance(item, Ask) else None
-                if not isinstance(item, Ask):
-                    yield from optimisers.step_side_by_side(item.loss)
+            losses = method.losses_side_by_side(synthetic, step)
+            yield from with_each(losses, lambda term: optimisers.step_side_by_side(term.loss))
             method.after_step(step)
         return [tensor.detach() for tensor in leaves(synthetic)]
 
