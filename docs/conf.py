@@ -61,6 +61,7 @@ nitpick_ignore_regex = [
 nitpick_ignore = [
     ("py:class", "hoptm_plugin.core.registry.T"),  # a type variable has no entry
     ("py:class", "hoptm_plugin.core.registry.C"),
+    ("py:class", "hoptm_plugin.core.asking.Answer"),
     *(("py:class", role) for role in get_args(Role)),  # what Sphinx makes of a mark in an annotation
     ("py:class", "JsonValue"),  # pydantic's, as Sphinx 8.1 calls it
     ("py:class", "hoptm_plugin.exchange.manifest.Manifest"),  # export.json, which its own docstring explains

@@ -27,7 +27,7 @@ class _Features(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Features(Ask[Tensor]):
-    """Asks for what :func:`hoptm_plugin.networks.features` returns, (B, F).
+    """Asks for what :func:`hoptm_plugin.features` returns, (B, F).
 
     Attributes:
         network: whose parameters nothing is to flow back to.

@@ -41,7 +41,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind == "hoptm, chosen on validation" else pytest.mark.campaign) for kind in KINDS],
+)
 def test_a_run_made_longer_is_to_the_bit_one_that_was_planned_so_long(kind, run, bench, tmp_path):
     """10 and 17 iterations, logged every 7th and scored every 4th, so that the first end is off both beats."""
     method = (f"method={kind.partition(',')[0]}", *KINDS[kind])
