@@ -148,7 +148,7 @@ def test_a_group_that_is_stopped_goes_on(npz_file, tmp_path):
 
 @pytest.mark.slow
 def test_networks_that_fill_the_cores_are_made_by_processes(npz_file, tmp_path):
-    wide = ("network.width=64", "network.depth=3", "method=mtt", "seed=0,1", "ipc=1,9", LAUNCHER)
+    wide = ("network.width=128", "network.depth=3", "method=mtt", "seed=0,1", "ipc=1,9", LAUNCHER)
     done = fork(*sweep(npz_file, tmp_path / "sweep", *wide), cwd=tmp_path)
     assert done.code == 2, done.err
     assert "on this CPU they are no faster as one computation" in done.err
