@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hoptm_plugin.cli.help import PROGRAM
 from hoptm_plugin.cli.streams import fail, say, show
-from hoptm_plugin.core.errors import HopTMError
+from hoptm_plugin.core.errors import HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
 
@@ -80,9 +80,12 @@ def collected() -> Iterator[None]:
     for recipe in dict.fromkeys(settings.recipe for settings, _ in sweep.jobs):
         if recipe:
             say(recipe)
-    make = _as_one_computation if _as_one([settings for settings, _ in sweep.jobs]) else _by_processes
-    for failed in [*sweep.refused, *(make(sweep.jobs) if sweep.jobs else ())]:
-        raise failed
+    failed: list[Exception] = [*sweep.refused]
+    if sweep.jobs:
+        as_one = _as_one([settings for settings, _ in sweep.jobs])
+        failed += (_as_one_computation if as_one else _by_processes)(sweep.jobs)
+    if failed:
+        raise failed[0]
 
 
 def _as_one(runs: Sequence[RunSettings]) -> bool:
@@ -103,12 +106,14 @@ def _as_one_computation(jobs: Sequence[Job]) -> list[Exception]:
     from hoptm_plugin.runs.company import run_side_by_side
     from hoptm_plugin.runs.folder import remove_if_empty
     from hoptm_plugin.runtime.bars import console_progress
-    from hoptm_plugin.storage.run_files import CARD
+    from hoptm_plugin.storage.run_files import CARD, CONFIG
 
     def ended(number: int, outcome: Any) -> None:
         folder = jobs[number][1]
         if isinstance(outcome, HopTMError):
-            say(f"job {folder.name} failed: {outcome}")
+            mended = isinstance(outcome, StorageError | OutOfMemoryError) and (folder / CONFIG).exists()
+            again = f"; go on with: {PROGRAM} run {pasted('hydra.run.dir', folder)} resume=true" if mended else ""
+            say(f"job {folder.name} failed: {outcome}{again}")
         elif not isinstance(outcome, Exception):
             show(lambda: print_card(outcome, folder), folder / CARD)
         remove_if_empty(folder)

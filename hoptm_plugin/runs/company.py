@@ -55,10 +55,11 @@ def run_side_by_side(
                                  "the same runtime.device, runtime.precision and runtime.threads")  # fmt: skip
     found: dict[int, Card | Exception] = {}
     for numbers in alike([settings for settings, _ in todo]):
-        size = _fitting(todo[numbers[0]][0])
+        read: dict[str, ImageData] = {}
+        size = _fitting(todo[numbers[0]][0], read)
         for at in range(0, len(numbers), size):
             group = {number: todo[number] for number in numbers[at : at + size]}
-            found |= _group(group, progress or usual_progress(), ended)
+            found |= _group(group, progress or usual_progress(), ended, read)
     return [found[number] for number in range(len(todo))]
 
 
@@ -79,21 +80,22 @@ def worth_it(runs: Sequence[RunSettings], after_each: Callable[[], object] = lam
     """
     read: dict[str, ImageData] = {}
     for numbers in alike(runs):
-        with workbench(runs[numbers[0]], silent, read) as bench:
-            if not bench.task.compute.stacked:
-                return False
+        if kind_of_device(runs[numbers[0]].runtime.device) != "cuda":  # where it always is: no need to read the data
+            with workbench(runs[numbers[0]], silent, read) as bench:
+                if not bench.task.compute.stacked:
+                    return False
         for _ in numbers:
             after_each()
     return True
 
 
-def _fitting(settings: RunSettings) -> int:
+def _fitting(settings: RunSettings, read: dict[str, ImageData]) -> int:
     """Return how many runs like one are side by side; of a GPU's memory they leave a fifth free."""
     if settings.runtime.side_by_side is not None:
         return settings.runtime.side_by_side
     if kind_of_device(settings.runtime.device) != "cuda":
         return AT_ONCE
-    with workbench(settings, silent) as bench:
+    with workbench(settings, silent, read) as bench:
         bench.check()
         memory = planned(bench).memory_bytes
         whole = torch.cuda.get_device_properties(bench.device).total_memory
@@ -112,11 +114,13 @@ def _computing(settings: RunSettings) -> Hashable:
 
 
 def _group(
-    jobs: dict[int, tuple[RunSettings, Path]], progress: ProgressFactory, ended: Callable[[int, Any], object]
+    jobs: dict[int, tuple[RunSettings, Path]],
+    progress: ProgressFactory,
+    ended: Callable[[int, Any], object],
+    read: dict[str, ImageData],
 ) -> dict[int, Card | Exception]:
     """Make runs side by side."""
     runtime = next(iter(jobs.values()))[0].runtime
-    read: dict[str, ImageData] = {}
     stopped: list[Stopped] = []
 
     def begin(settings: RunSettings, folder: Path) -> Asking[Card]:
