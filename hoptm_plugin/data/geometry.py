@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.interfaces import RawImages
@@ -79,13 +77,15 @@ def resized(images: Tensor, side: int, fit: Fit, antialias: bool) -> Tensor:
     height, width = images.shape[2:]
     if not needs_resize(height, width, side, fit):
         return images
+    from torchvision.transforms.v2 import InterpolationMode, functional  # slow to import
+
     longer = max(height, width)
     size = {
         "crop": [side],  # of the shorter side
         "pad": [max(1, round(side * height / longer)), max(1, round(side * width / longer))],
         "stretch": [side, side],
     }[fit]
-    return TF.resize(images, size, InterpolationMode.BICUBIC, antialias=antialias)
+    return functional.resize(images, size, InterpolationMode.BICUBIC, antialias=antialias)
 
 
 def needs_resize(height: int, width: int, side: int | None, fit: Fit) -> bool:
@@ -99,7 +99,9 @@ def squared(images: Tensor, size: tuple[int, ...], fill: Tensor | int) -> Tensor
     if tuple(images.shape[2:]) == tuple(size):
         return images
     if images.shape[2] > size[0] or images.shape[3] > size[1]:
-        return TF.center_crop(images, list(size))
+        from torchvision.transforms.v2.functional import center_crop  # slow to import
+
+        return center_crop(images, list(size))
     whole = images.new_empty((*images.shape[:2], *size))
     whole[:] = fill
     top, left = ((outer - inner) // 2 for outer, inner in zip(size, images.shape[2:], strict=True))

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.storage.paths import without_paths
@@ -58,6 +57,8 @@ def require_extra(package: str, title: str, extra: str) -> None:
 
 def side_by_side(images: Tensor) -> NDArray[np.float32]:
     """Return images (n, C, H, W) as one picture (H, W, 3)."""
+    from torchvision.utils import make_grid  # slow to import
+
     picture: NDArray[np.float32] = make_grid(images, nrow=COLUMNS).permute(1, 2, 0).numpy()
     return picture
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from hoptm_plugin.core.interfaces import NetworkBuilder
 from hoptm_plugin.core.registry import register
-from hoptm_plugin.networks.layers import GROUPS, Classifier, Norm, norm_layers, too_small
+from hoptm_plugin.networks.layers import GROUPS, AvgPool2d, Classifier, Norm, norm_layers, too_small
 
 # never in place, which would break functional calls
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
-POOLINGS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
+POOLINGS = {"max": nn.MaxPool2d, "avg": AvgPool2d}
 
 
 @register("convnet")

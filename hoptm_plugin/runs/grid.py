@@ -10,8 +10,6 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import make_grid
 
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.storage.files import write_atomically
@@ -35,6 +33,9 @@ def write_grid(images: Tensor, path: Path, columns: int) -> None:
     Raises:
         ValueError: shapes that cannot be shown.
     """
+    from torchvision.transforms.functional import to_pil_image  # slow to import
+    from torchvision.utils import make_grid
+
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images) or columns < 1 or len(images) % columns:
         raise ValueError(f"cannot show images {tuple(images.shape)} in rows of {columns}")
     if columns == 1:

@@ -25,7 +25,7 @@ from hoptm_plugin.networks import (
     create,
     network_problems,
 )
-from hoptm_plugin.networks.layers import GroupNorm
+from hoptm_plugin.networks.layers import AvgPool2d, GroupNorm
 
 SEEDS = Seeds(0)
 
@@ -130,6 +130,25 @@ def test_convnet_variants_compute_what_they_are_made_of(norm, act, pool):
         expected = maps.flatten(1) @ module.classifier.weight.T + module.classifier.bias
     torch.testing.assert_close(module(images), expected, rtol=1e-4, atol=1e-5)
     assert not any(getattr(layer, "inplace", False) for layer in module.modules())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 7, 10), (3, 1, 5, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_average_pooling_is_pytorch_s(shape, layout):
+    """Value, gradient, and what a student's step needs: the gradient of a gradient, and networks side by side."""
+    images = torch.rand(shape, dtype=torch.float64).contiguous(memory_format=layout)
+    ours, theirs = AvgPool2d(2), nn.AvgPool2d(2)
+    for found, expected in zip(*([pool(images), *_twice(pool, images)] for pool in (ours, theirs)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-15)
+    stacked = torch.stack([images, 2 * images])
+    torch.testing.assert_close(torch.func.vmap(ours)(stacked)[1], 2 * theirs(images), rtol=1e-14, atol=1e-15)
+
+
+def _twice(pool, images):
+    """Return the gradient of the sum of pooled cubes, and the gradient of its squares."""
+    at = images.clone().requires_grad_()
+    (first,) = torch.autograd.grad(pool(at).pow(3).sum(), at, create_graph=True)
+    return first, *torch.autograd.grad(first.square().sum(), at)
 
 
 def test_resnet_ap_pools_where_resnet_strides():

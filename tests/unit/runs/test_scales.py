@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,6 +128,30 @@ def test_a_scale_beats_a_recipe_and_what_is_given_beats_both():
     assert settings.recipe == "recipe hoptm/covid19cxr, ipc 1; scale laptop"
     assert settings.reported is None, "what was published was not for this size"
     assert compose("method=hoptm", "dataset=covid19cxr", "scale=published").reported is not None
+
+
+RECIPES = sorted(
+    {(each.parent.name, each.stem)
+     for package in ("hoptm_plugin", "hoptm_baselines")
+     for each in Path(str(files(package))).glob("conf/recipe/*/*.yaml")
+     if each.parent.name != "shared"}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "scale", "ipc"),
+    [
+        ("datm", "cifar10", "laptop", 1),
+        ("datm", "pathmnist", "workstation", 10),
+        *(pytest.param(*recipe, scale, ipc, marks=pytest.mark.campaign)
+          for recipe, scale, ipc in product(RECIPES, ("laptop", "workstation"), (1, 2, 10, 50))),
+    ],
+)  # fmt: skip
+def test_a_scale_fits_onto_every_recipe(method, dataset, scale, ipc):
+    """DATM's recipes leave its scheduler out at some IPC: what a scale sets of a part names the part."""
+    settings = compose(f"method={method}", f"dataset={dataset}", f"scale={scale}", f"ipc={ipc}")
+    assert methods.build(settings.method, "method")
+    assert settings.scale == scale
 
 
 def test_a_smaller_recipe_stays_small():
