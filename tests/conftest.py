@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from zlib import crc32
 
 # read when torch is imported: small tensors gain nothing by threads, and two workers' threads wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,11 +14,21 @@ from hoptm_plugin.testing import example_data, example_task
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are sorted out
-def pytest_collection_modifyitems(items):
-    """Let every campaign be slow."""
+def pytest_collection_modifyitems(config, items):
+    """Let every campaign be slow; keep one part of all that was collected, where one was asked for."""
     for item in items:
         if item.get_closest_marker("campaign"):
             item.add_marker("slow")
+    if part := config.getoption("--part"):
+        number, parts = map(int, part.split("/"))
+        left_out = [item for item in items if crc32(item.nodeid.encode()) % parts != number % parts]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def pytest_addoption(parser):
+    """Take ``--part``."""
+    parser.addoption("--part", metavar="K/N", help="run one Nth of the tests: part K modulo N, by their names")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ SETS = {
     "textures": "textures, 768 pictures",
     "cifar": "CIFAR-10 (recompressed)",
 }
-XRAYS = "dataset.classes=[COVID,Normal,Viral Pneumonia]", "dataset.preprocess.image_size=32"
+XRAYS = "dataset.classes=[COVID,Normal,Viral Pneumonia]", "dataset.preprocess.image_size=32", "network.depth=3"
 HEAD = """# Every method at `scale=laptop`
 
 One run of every method on five data sets at [the laptop's scale](../../docs/scales.md), by [`table.py`](table.py): test

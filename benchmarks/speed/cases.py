@@ -104,6 +104,7 @@ SUITES: dict[str, list[Case]] = {
     "segments": [Case("3 of 21 epochs", "segments", {"stored_epochs": 20}, {**CLASSICAL, "expert store": {}})],
     "start-up": [Case("process", "start_up", {}, {**CLASSICAL, "help": {}, "list": {}, "list methods": {}})],
     "precision": [Case("PathMNIST IPC 10", "precision", {}, {"eager": {}, **BOTH_COMPILED, **TF32})],
+    "counts": [Case("PathMNIST IPC 10", "counts", {}, {**CLASSICAL, **ADJOINT, "kept": {}, **COMPILED})],
     "scaling": _scaling(),
     "waiting": _waiting(),
     "side-by-side": [
@@ -116,4 +117,6 @@ SUITES: dict[str, list[Case]] = {
         Case("COVID IPC 50, 112x112", "iteration", {**ONCE, **COVID}, ADJOINT),
     ],
 }
-DEFAULT = [name for name in SUITES if name not in ("precision", "scaling", "large", "waiting", "side-by-side")]
+DEFAULT = [
+    name for name in SUITES if name not in ("precision", "counts", "scaling", "large", "waiting", "side-by-side")
+]

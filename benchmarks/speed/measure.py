@@ -21,6 +21,8 @@ from typing import Any
 import classical
 import torch
 import torch._dynamo  # which the first torch.optim.SGD of a process imports: part of no figure
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 from hoptm_plugin.augment import DSA
 from hoptm_plugin.cards.software import software_versions
@@ -30,6 +32,7 @@ from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.interfaces import Task, with_each
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.distil import Distiller
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation, Protocol
 from hoptm_plugin.engine.training import train_networks
@@ -38,8 +41,10 @@ from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.experts.training import train_experts
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
+from hoptm_plugin.networks.layers import AvgPool2d
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.compute import can_compile, keep_freed_memory
+from hoptm_plugin.runtime.progress import Progress
 from hoptm_plugin.schedulers import SelfPaced
 from hoptm_plugin.trajectory import (
     HardLabels,
@@ -68,10 +73,14 @@ STARTS = {
 
 
 def network(job: Job, *stream: str | int, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """Return a network of the job's shape, initialised from the stream of that name."""
+    """Return a network of the job's shape, initialised from the stream of that name; classically of torch's layers."""
     builder = ConvNet(depth=job["depth"], width=job["width"])
     shape = (3, job["side"], job["side"])
-    return create(builder, shape, job["classes"], SEEDS.generator(*stream), job["device"]).to(dtype)
+    made = create(builder, shape, job["classes"], SEEDS.generator(*stream), job["device"]).to(dtype)
+    for place, layer in list(made.named_modules()) if job["classical"] else ():
+        if isinstance(layer, AvgPool2d):
+            made.set_submodule(place, torch.nn.AvgPool2d(2))
+    return made
 
 
 def noise(job: Job, dtype: torch.dtype = torch.float32) -> ImageData:
@@ -103,8 +112,8 @@ class WalkingExperts:
         return self.points[first : last + 1]
 
 
-def distillation(job: Job, dtype: torch.dtype = torch.float32, run: int = 0) -> tuple[TrajectoryMatching, SyntheticSet]:
-    """Return HoP-TM, set up, and the synthetic set that it learns; runs of other numbers draw other things."""
+def matching(job: Job, dtype: torch.dtype = torch.float32, run: int = 0) -> tuple[TrajectoryMatching, Task]:
+    """Return HoP-TM and its task; runs of other numbers draw other things."""
     kind = classical.ClassicalMatching if job["classical"] else TrajectoryMatching
     method = kind(
         matchers={"endpoint": WeightedMatcher(Endpoint()), "shape": WeightedMatcher(ShapeWisePotential(), 0.5)},
@@ -129,6 +138,12 @@ def distillation(job: Job, dtype: torch.dtype = torch.float32, run: int = 0) -> 
         compute=compute,
         architecture="the same",
     )
+    return method, task
+
+
+def distillation(job: Job, dtype: torch.dtype = torch.float32, run: int = 0) -> tuple[TrajectoryMatching, SyntheticSet]:
+    """Return HoP-TM, set up, and the synthetic set that it learns."""
+    method, task = matching(job, dtype, run)
     synthetic = method.setup(task)
     synthetic.images.requires_grad_()
     synthetic.step_size.requires_grad_()
@@ -209,6 +224,71 @@ def side_by_side(job: Job) -> Figures:
     if "seconds" in figures:
         figures["seconds"] /= len(runs)
     return figures
+
+
+def counts(job: Job) -> Figures:
+    """Count what an iteration of a whole distillation asks of the device: kernels, and how often the host waits for it.
+
+    On CUDA these are the kernels that ran, what was launched (a graph is one), and the host's calls that wait. On a CPU
+    they are the operations that compute (no views; compiled ones are not seen), and those whose result the host must
+    see: draws of random numbers on the host, for which CUDA does not wait, among them.
+    """
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if job["device"] == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    method, task = matching(job)
+    many = 2 * job["iterations"]
+    settings = LEARNED.model_copy(update={"iterations": many, "log_every": many, "checkpoint_every": many})
+    profiler, ends = torch.profiler.profile(activities=activities), []
+
+    class Watch(Progress):
+        """Profiles the iterations between the first ones and the last."""
+
+        def advance(self, steps: int = 1, **values: float) -> None:
+            ends.append(steps)
+            if sum(ends) == job["iterations"] - 1 and steps:
+                profiler.start()
+            if sum(ends) == many - 1 and steps:
+                clock(torch.device(job["device"]))
+                profiler.stop()
+
+    with tempfile.TemporaryDirectory() as folder:
+        Distiller(method, task, settings, Path(folder), lambda *_: Watch()).run()
+    return counted(profiler, job["device"], job["iterations"])
+
+
+NOTHING_COMPUTED = {
+    "view", "_unsafe_view", "as_strided", "as_strided_", "expand", "permute", "transpose", "t", "select", "slice",
+    "alias", "unsqueeze", "squeeze", "detach", "detach_", "split", "split_with_sizes", "unbind", "unfold", "narrow",
+    "diagonal",
+    "empty", "empty_strided", "empty_like", "new_empty", "resize_", "set_", "lift_fresh", "_reshape_alias", "numpy_T",
+    "result_type", "resolve_conj", "resolve_neg", "to", "contiguous", "reshape", "flatten", "unflatten", "chunk",
+    "expand_as", "view_as", "broadcast_tensors", "movedim", "item", "is_nonzero",
+}  # fmt: skip
+SEEN_BY_THE_HOST = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim"}
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+
+
+def counted(profiler: torch.profiler.profile, device: str, iterations: int) -> Figures:
+    """Return what a profile holds, per iteration."""
+    events = list(profiler.events() or [])
+    if device == "cuda":
+        ran = [each for each in events if each.device_type != DeviceType.CPU]
+        launched = [each for each in events if each.name.startswith(("cudaLaunchKernel", "cudaGraphLaunch"))]
+        waits = [each for each in events if each.name in WAITS]
+        figures = {"kernels": len(ran), "launches": len(launched), "waits": len(waits)}
+    else:
+        operations = [each for each in events if _operation(each)]
+        seen = [each for each in operations if _operation(each) in SEEN_BY_THE_HOST]
+        computing = [each for each in operations if not any(map(_operation, each.cpu_children))]
+        figures = {"kernels": len(computing) - len(seen), "waits": len(seen)}
+    return {name: count / iterations for name, count in figures.items()}
+
+
+def _operation(event: FunctionEvent) -> str:
+    """Return the name of an operation of torch that computes something, "" for every other event."""
+    name = event.name.removeprefix("aten::")
+    return name if name != event.name and name not in NOTHING_COMPUTED else ""
 
 
 def precision(job: Job) -> Figures:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ FIGURES = {
     "segments": [("reads_per_s", "reads/s"), *MEMORY[:1]],
     "start_up": [("seconds", "s")],
     "side_by_side": [("seconds", "s/iteration of one"), *FIRST, *MEMORY],
+    "counts": [("kernels", "kernels"), ("launches", "launches"), ("waits", "the host waits")],
     "precision": [("gradient", "gradient"), ("hessian", "Hv"), ("images", "d<g,v>/dX"), ("whole", "dL/dX of a path")],
 }
 NOTE = """\
@@ -142,7 +144,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     variants = list(dict.fromkeys(name for cases in SUITES.values() for case in cases for name in case.variants))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; by default all but the last three"
+        "suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; by default {', '.join(DEFAULT)}"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--rounds", type=_count, default=3, help="processes per variant")
@@ -151,6 +153,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=_count, default=COMMON["width"], help="of the networks")
     parser.add_argument("--steps", type=_count, metavar="N", help="student steps, at most")
     parser.add_argument("--images", type=_count, help="images, at most, and at least one per class: 9")
+    parser.add_argument("--caches", type=Path, metavar="DIR", help="keep compiled code there, for a later call")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="default: runs/speed/TIME.json")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown as well")
     options = parser.parse_intermixed_args(arguments)
@@ -202,7 +205,8 @@ def measure(job: Settings, cache: Path | None = None) -> dict[str, Any]:
         own = {} if job["classical"] else WAITING
     environment = {**own, **os.environ}
     if cache is not None:
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+        cache = cache.absolute()
+        environment |= {"TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"), "TRITON_CACHE_DIR": str(cache / "triton")}
     command = [sys.executable, str(MEASURE)]
     with _busy(job["busy"]):
         done = subprocess.run(
@@ -235,14 +239,14 @@ def _busy(count: int) -> Iterator[None]:
 def run_case(outcomes: Sequence[Outcome], rounds: int, caches: Path) -> None:
     """Fill the outcomes of one case, round by round; a variant that fails is named, and left out from then on."""
     for number in range(rounds):
-        for at, outcome in enumerate(outcomes):
+        for outcome in outcomes:
             if outcome.failed:
                 continue
             print(f"round {number + 1} of {rounds}: {outcome.name}", file=sys.stderr, flush=True)
             job = outcome.setting | {"measure": outcome.measure, "variant": outcome.variant}
             try:
                 # a cache of its own, so that the first round compiles all and later ones nothing
-                outcome.rounds.append(measure(job, caches / str(at)))
+                outcome.rounds.append(measure(job, caches / re.sub(r"\W+", "-", outcome.name)))
             except JobFailedError as error:
                 outcome.failed = str(error)
                 print(f"error: failed: {outcome.name}: {error}", file=sys.stderr, flush=True)
@@ -264,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for outcomes in outcomes_to_fill(options, machine["device"]):
         filled += outcomes
         with tempfile.TemporaryDirectory() as caches:
-            run_case(outcomes, options.rounds, Path(caches))
+            run_case(outcomes, options.rounds, options.caches or Path(caches))
         content = {"date": date, "machine": machine, "options": given, "results": [each.record() for each in filled]}
         output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")  # after every case, were it stopped
     if not filled:

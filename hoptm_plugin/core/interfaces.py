@@ -224,6 +224,10 @@ class NetworkBuilder(Part, ABC):
         It is built on the CPU by :func:`hoptm_plugin.networks.create`, and anew for every network that is trained.
         """
 
+    def remarks(self, image_shape: tuple[int, int, int]) -> list[str]:
+        """Return what to know of this architecture for images (C, H, W), a line each, said before the work."""
+        return []
+
 
 class Trajectories(Protocol):
     """Stored expert trajectories, read a segment at a time."""

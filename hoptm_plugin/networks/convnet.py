@@ -70,6 +70,16 @@ class ConvNet(NetworkBuilder):
                 height, width = height // 2, width // 2
         return Classifier(layers, channels * height * width, num_classes)
 
+    def remarks(self, image_shape: tuple[int, int, int]) -> list[str]:
+        """Say where so many blocks leave one pixel, as where a recipe's depth meets smaller images than its own."""
+        _, height, width = image_shape
+        shorter = min(height, width) + (4 if image_shape[0] == 1 else 0)
+        usual = max(1, (shorter // 4).bit_length() - 1)
+        if self.pool == "none" or self.depth <= usual or shorter >> self.depth > 1:
+            return []
+        return [f"convnet: network.depth={self.depth} leaves maps of one pixel of {width}x{height} images, by which "
+                f"networks may learn little; usual at this size is network.depth={usual}"]  # fmt: skip
+
     def _check(self, image_shape: tuple[int, int, int], block: int, height: int, width: int) -> None:
         if self.pool != "none" and min(height, width) < 2:
             reason = f"block {block + 1} cannot pool a {height}x{width} map"

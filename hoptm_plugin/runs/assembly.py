@@ -213,7 +213,9 @@ class Workbench:
             problems.found += self.parts.method.problems(self.task)
         problems.raise_if_any()
         imported = self.parts.method.imported
-        for line in (*self.data.told, *([] if imported is None else [f"imported: {imported}"])):
+        builders = (self.parts.network, *self.parts.evaluated.values())
+        remarks = dict.fromkeys(line for each in builders for line in each.remarks(self.data.image_shape))
+        for line in (*self.data.told, *remarks, *([] if imported is None else [f"imported: {imported}"])):
             self.progress(line, 0)
 
     def unofficial(self) -> str | None:

@@ -242,7 +242,7 @@ def test_damaged_checkpoint(bench, tmp_path, finished_run):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_plug_in_that_cannot_be_imported_is_named(tmp_path):
     information = tmp_path / "site" / "broken-1.0.dist-info"
     information.mkdir(parents=True)

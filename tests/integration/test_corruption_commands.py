@@ -20,7 +20,9 @@ TRIES = 3
 
 @pytest.mark.parametrize("name", READ_BY)
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(TRIES))
+@pytest.mark.parametrize(
+    "number", [pytest.param(each, marks=pytest.mark.campaign if each else ()) for each in range(TRIES)]
+)
 def test_damaged_files_end_no_command_in_a_traceback(name, number, bench, finished_run, tmp_path):
     damage = damages((finished_run / name).read_bytes(), TRIES, f"commands {name}")[number]
     for folder in ("run", "begun"):

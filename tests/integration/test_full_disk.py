@@ -219,6 +219,7 @@ def test_a_job_of_a_sweep_that_finds_the_disk_full_says_how_the_sweep_goes_on(di
     same_result(job, undisturbed)
 
 
+@pytest.mark.campaign
 def test_tensorboard_without_space_is_left_out_with_one_line(disk, tmp_path):
     disk.resize(1)
     (disk / "ballast").write_bytes(bytes(PAGE))
@@ -253,6 +254,7 @@ def full_stderr() -> None:
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 
 
+@pytest.mark.campaign
 @needs_dev_full
 def test_a_result_that_cannot_be_printed_has_not_failed(tiny, undisturbed, tmp_path):
     run = ("run", *tiny, f"experts.root={undisturbed / 'experts'}", "hydra.run.dir=out")

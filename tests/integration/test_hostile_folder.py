@@ -58,7 +58,7 @@ READ_BY = {
 
 @pytest.mark.parametrize("name", READ_BY)
 @pytest.mark.parametrize(
-    "disguise", [pytest.param(pickled, id="pickle"), pytest.param(zipped, id="torch", marks=pytest.mark.slow)]
+    "disguise", [pytest.param(pickled, id="pickle"), pytest.param(zipped, id="torch", marks=pytest.mark.campaign)]
 )
 def test_pickles_in_disguise(place, name, disguise):
     place.replace(name, disguise(place))

@@ -39,7 +39,7 @@ def test_is_listed_only_while_installed(installed, bench):
     assert "direction" not in bench("list", "matchers").out
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_takes_another_matcher_s_place(installed, tmp_path, npz_file):
     data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
     name = "method.matchers.endpoint.name=direction"

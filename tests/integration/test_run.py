@@ -41,6 +41,13 @@ def succeed(result):
     return result
 
 
+def test_what_a_network_remarks_on_is_said_once_before_the_work(bench, npz_file):
+    data = ("dataset=npz", f"dataset.root={npz_file}", *NPZ, "method=random", *TINY_NETWORK, *TINY_PROTOCOL)
+    result = succeed(bench("run", *data, "network.depth=4", "networks=[convnet]"))
+    assert result.err.count("network.depth=4 leaves maps of one pixel of 16x16 images") == 1
+    assert "usual at this size is network.depth=2" in result.err
+
+
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -212,7 +219,7 @@ def test_sweep_goes_on_after_a_failure_and_reports_it(bench, tmp_path, npz_file)
     assert names(tmp_path / "sweep") == {"multirun.yaml", "1-hoptm-npz-ipc1-seed0"}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_interrupted_run_says_how_to_go_on(tmp_path, experts_root, npz_file):
     dataset = ("dataset=npz", f"dataset.root={npz_file}", *NPZ)
     # so many iterations would be worth half a minute of compiling, which is not what is tested

@@ -107,7 +107,7 @@ def test_what_is_missing_is_named_and_making_it_suffices(bench, tmp_path, soft_r
         assert 0 < row["ars"] < 1
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_runs_are_to_be_made_like_an_evaluation_with_settings_of_its_own(bench, finished_run, npz_file):
     settings = ("protocol.epochs=5", "protocol.learning_rate=0.02", "networks=[alexnet]", "seed=1")
     augmented = (*settings, "augment.prob_flip=0.25")

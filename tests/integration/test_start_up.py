@@ -53,7 +53,7 @@ def test_a_plug_in_is_listed_with_what_it_registers(timed):
         assert text in out
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_plug_in_may_register_in_a_loop(timed):
     text = "from hoptm_plugin import Matcher, register\nfor name in ('odd_one', 'odd_two'):\n" \
            "    @register(name)\n    class Odd(Matcher):\n        'Odd.'\n        loss = None\n"  # fmt: skip

@@ -31,7 +31,7 @@ def signal_to(running, number):
 
 
 WHERE, SIGNALS = ("experts", "distillation", "evaluation"), (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-FEW = set(zip(WHERE, SIGNALS, strict=True))
+FEW = {("experts", signal.SIGTERM), ("distillation", signal.SIGUSR2)}
 MOMENTS = [
     pytest.param(*each, marks=pytest.mark.slow if each in FEW else pytest.mark.campaign)
     for each in itertools.product(WHERE, SIGNALS)

@@ -125,7 +125,7 @@ def test_one_that_diverges_keeps_its_set_and_the_others_go_on(npz_file, tmp_path
 @pytest.mark.slow
 def test_a_group_that_is_stopped_goes_on(npz_file, tmp_path):
     """SIGTERM: each writes a checkpoint, one message says how to go on, and the same command does."""
-    many = ("method=mtt", "seed=range(3)", "distillation.iterations=400", "distillation.checkpoint_every=100", LAUNCHER)
+    many = ("method=mtt", "seed=range(3)", "distillation.iterations=150", "distillation.checkpoint_every=100", LAUNCHER)
     process = start(*sweep(npz_file, tmp_path / "sweep", *many), cwd=tmp_path)
     folders = [tmp_path / "sweep" / f"{seed}-mtt-npz-ipc1-seed{seed}" for seed in range(3)]
     try:

@@ -169,8 +169,9 @@ class KillAt(Progress):
 
 @pytest.mark.parametrize(
     ("after", "victim"),
-    [(3, 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 0), (2, 3), (3, 3), (4, 0)))],
-)
+    [(3, 0), pytest.param(2, 3, marks=pytest.mark.slow),
+     *(pytest.param(*each, marks=pytest.mark.campaign) for each in ((1, 0), (3, 3), (4, 0)))],
+)  # fmt: skip
 def test_a_group_that_was_killed_goes_on_to_the_same_bits(distiller, after, victim):
     """The process dies while one of them is being served: some have done an iteration more than others."""
     straight = side_by_side(*(distiller(method, at, "straight") for at, method in enumerate(MIXED)))

@@ -73,7 +73,7 @@ def test_hessian_vector_product_equals_the_hessian_times_the_vector():
     torch.testing.assert_close(along, step.gradient(theta, images, targets) @ direction)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_float32_gradients_of_the_compiled_step_have_float64_s_direction():
     """Every quantity of a step, at the published width and along a path: cosine of at least 0.99999."""
     exact, single = make_step(False, width=128, depth=2), make_step(True, torch.float32, width=128, depth=2)
@@ -91,7 +91,7 @@ def test_float32_gradients_of_the_compiled_step_have_float64_s_direction():
         theta = theta - 0.05 * wanted
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.campaign)])
 def test_bf16_keeps_dtypes_and_roughly_the_direction(compiled):
     exact, low = make_step(False, width=32), make_step(compiled, torch.float32, "bf16", width=32)
     theta, images, targets, direction = make_batch(exact, 8)
@@ -166,7 +166,7 @@ def test_kept_graphs_are_freed_once_walked_and_a_second_backward_pass_builds_the
     torch.testing.assert_close(first, second, rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     "builder", [ConvNet(1, 4, norm="layer", act="leaky_relu", pool="max"), ConvNet(1, 4, "group", "sigmoid", "none")]
 )

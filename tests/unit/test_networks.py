@@ -132,6 +132,18 @@ def test_convnet_variants_compute_what_they_are_made_of(norm, act, pool):
     assert not any(getattr(layer, "inplace", False) for layer in module.modules())
 
 
+@pytest.mark.parametrize(
+    ("depth", "image_shape", "usual"),
+    [(3, (3, 32, 32), None), (3, (1, 28, 28), None), (4, (3, 64, 64), None), (5, (3, 112, 112), None),
+     (5, (3, 32, 32), 3), (5, (1, 28, 28), 3), (4, (3, 28, 28), 2), (3, (3, 8, 8), 1), (1, (3, 3, 3), None)],
+)  # fmt: skip
+def test_a_depth_that_leaves_one_pixel_is_remarked_on(depth, image_shape, usual):
+    found = ConvNet(depth, 4).remarks(image_shape)
+    assert len(found) == (usual is not None)
+    assert all(line.endswith(f"usual at this size is network.depth={usual}") for line in found)
+    assert ConvNet(depth, 4, pool="none").remarks(image_shape) == []
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 2, 7, 10), (3, 1, 5, 3)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_average_pooling_is_pytorch_s(shape, layout):

@@ -145,7 +145,7 @@ def test_a_card_alone_is_enough():
     [
         ({}, "initial"),
         *(
-            pytest.param(*each, marks=pytest.mark.slow)
+            pytest.param(*each, marks=pytest.mark.campaign)
             for each in (
                 ({"initial": tiles(1), "distilled": tiles(1)}, "both"),
                 ({"config": None}, "initial"),

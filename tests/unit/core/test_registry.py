@@ -307,10 +307,8 @@ def test_a_name_of_the_library_s_own_is_taken_whoever_comes_first():
     assert "PluginError matcher 'endpoint' (__main__.Mine): the name is taken by" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "base", ["Method", *(pytest.param(each, marks=pytest.mark.campaign) for each in ("RunLogger", "Schedule"))]
-)
+@pytest.mark.campaign
+@pytest.mark.parametrize("base", ["Method", "RunLogger", "Schedule"])
 def test_each_kind_of_part_is_known_to_a_plug_in_that_is_imported_first(base):
     code = f"from hoptm_plugin import {base}, registry\nprint(sorted(registry({base})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

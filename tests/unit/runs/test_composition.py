@@ -316,7 +316,7 @@ def test_a_method_given_whole_does_not_go_by_another_one_s_name():
 @pytest.mark.parametrize(
     "text",
     ["/home/müller/x.npz", "ends in \\", "${y}", *(
-        pytest.param(each, marks=pytest.mark.slow)
+        pytest.param(each, marks=pytest.mark.campaign)
         for each in ("Größe", "it's", "a \\' b", "\\\\", "null", "1e-3", "a, b", "{x}", ""))],
     ids=range(12),
 )  # fmt: skip
