@@ -79,6 +79,20 @@ STACKED: dict[str, Settings] = {
 }
 
 
+def _published_size() -> list[Case]:
+    """Return distillations of the published size side by side; the classical way makes one after the other."""
+    ours = {name: {**each, "stacked": True} for name, each in {**BOTH_COMPILED, **TF32}.items()}
+    return [
+        Case(
+            "{runs} runs, PathMNIST IPC 10",
+            "side_by_side",
+            {"runs": runs},
+            {**(CLASSICAL if runs == 1 else {}), **ours},
+        )
+        for runs in (1, 8, 16)
+    ]
+
+
 def _waiting() -> list[Case]:
     short = {**EXPERTS, "images": 512, "algorithm": "sgd"}
     kinds: list[tuple[str, str, Settings]] = [
@@ -112,11 +126,14 @@ SUITES: dict[str, list[Case]] = {
         for setting in ({"side": 8, "depth": 2, "width": 8, "steps": 10}, {"width": 32, "steps": 10})
         for runs in (1, 2, 4, 8, 16)
     ],
+    "published-size": _published_size(),
     "large": [
         Case("PathMNIST IPC 1000", "iteration", {**ONCE, "images": 9000, "batch": 100, "steps": 100}, ADJOINT),
         Case("COVID IPC 50, 112x112", "iteration", {**ONCE, **COVID}, ADJOINT),
     ],
 }
 DEFAULT = [
-    name for name in SUITES if name not in ("precision", "counts", "scaling", "large", "waiting", "side-by-side")
+    name
+    for name in SUITES
+    if name not in ("precision", "counts", "scaling", "large", "waiting", "side-by-side", "published-size")
 ]

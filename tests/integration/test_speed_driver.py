@@ -17,6 +17,7 @@ from hoptm_plugin.core.asking import Ask
 from hoptm_plugin.engine.settings import Protocol
 from hoptm_plugin.engine.training import train_networks
 from hoptm_plugin.experts import ExpertTraining, train_experts
+from hoptm_plugin.networks.layers import AvgPool2d
 from hoptm_plugin.networks.stack import TrainingLoss
 
 SPEED = Path(__file__).parents[2] / "benchmarks" / "speed"
@@ -29,7 +30,7 @@ CLASSICAL, KEPT = "classical", "classical, freed memory kept"
 def speed(monkeypatch):
     """Return the benchmark's own modules by name, which are no package, and forget them afterwards."""
     monkeypatch.syspath_prepend(str(SPEED))
-    names = ("cases", "classical", "measure")
+    names = ("cases", "classical", "measure", "roofline")
     yield {name: importlib.import_module(name) for name in names}
     for name in names:
         sys.modules.pop(name, None)
@@ -75,6 +76,54 @@ def test_the_classical_way_asks_for_nothing(speed):
     """What is compared with the library must not be the library."""
     method, synthetic = speed["measure"].distillation(job(speed, classical=True))
     assert not any(isinstance(each, Ask) for each in method.losses_side_by_side(synthetic, 0))
+
+
+def test_the_classical_network_is_of_torch_s_layers(speed):
+    layers = [{type(layer) for layer in speed["measure"].network(job(speed, classical=way), "initial").modules()}
+              for way in (True, False)]  # fmt: skip
+    assert torch.nn.AvgPool2d in layers[0] - layers[1]
+    assert AvgPool2d in layers[1] - layers[0]
+
+
+def test_kernels_and_waits_are_counted(speed):
+    """Of the iterations in the middle: so many the more, the more steps a student takes, and none of the set-up."""
+    few, many = (speed["measure"].counts(job(speed, steps=steps, iterations=2)) for steps in (2, 4))
+    assert 1.5 * few["kernels"] < many["kernels"] < 2.5 * few["kernels"]
+    assert few["waits"] <= many["waits"] < few["waits"] + 10
+
+
+def test_shares_of_the_peak(speed, tmp_path, capsys):
+    """The published size: 101.5 million operations an image, 0.89 e12 an iteration, 13.3 ms of an H100 in float32."""
+    roofline, setting = speed["roofline"], speed["cases"].COMMON
+    assert roofline.forward_operations(setting) == pytest.approx(101.5e6, rel=1e-3)
+    machine = {"gpu": "NVIDIA H100 80GB HBM3", "cpu": "any", "threads": 1}
+    common = {"suite": "iteration", "case": "a case", "failed": False}
+    results = [
+        {**common, "variant": "kept", "setting": setting, "summary": {"seconds": {"median": 0.0133}}},
+        {**common, "variant": "gsam", "setting": setting | {"algorithm": "gsam", "precision": "bf16"},
+         "summary": {"images_per_s": {"median": 1e5}, "epochs_per_s": {"median": 100}}},
+        {**common, "variant": "adjoint", "setting": setting, "failed": True, "summary": {"kernels": {"median": 8000}}},
+    ]  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps({"machine": machine, "results": results}))
+    assert roofline.main([str(tmp_path / "a.json"), str(tmp_path / "gone.json")]) == 0
+    shown = capsys.readouterr()
+    cells = [[cell.strip() for cell in line.split("|")[3:-1]] for line in shown.out.splitlines() if "a case" in line]
+    assert cells[0] == ["kept", "13.3 ms", "60,150", "67.1", "100.2 %", "-", "-", "-"]
+    assert cells[1] == ["gsam", "100/s", "100,000", "60.9", "6.2 %", "-", "-", "-"]
+    assert cells[2] == ["adjoint (failed)", "-", "-", "-", "-", "8,000", "-", "-"]
+    assert "gone.json is not there" in shown.err
+
+
+@pytest.mark.campaign
+def test_the_measurement_on_a_gpu_can_be_rehearsed(tmp_path):
+    tiny = ("--device", "cpu", "--width", "4", "--steps", "1", "--images", "9")
+    environment = {"LIMITS": "20", "VARIANTS": "classical,kept,eager"}
+    script = ("bash", str(SPEED / "gpu.sh"))
+    result = command_line.call(str(tmp_path / "out"), *tiny, cwd=tmp_path, program=script, environment=environment)
+    assert result.code == 0, result.err
+    assert "exit code" not in result.out
+    rows = [line for line in result.out.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 2 + 4 + 2 + 1 + 2, "of iteration, experts, evaluation, published-size and counts"
 
 
 @pytest.mark.parametrize("algorithm", ["sgd", "gsam"])

@@ -17,6 +17,7 @@ from hoptm_plugin.experts import ExpertRecipe, ExpertStore, ExpertTraining, buil
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
 from hoptm_plugin.networks.stack import TrainingLoss
 from hoptm_plugin.runtime.progress import Progress, silent
+from hoptm_plugin.storage import tensors
 from hoptm_plugin.storage.sets import write_set
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
@@ -261,6 +262,23 @@ def test_unfit_files_are_refused_by_name(small, damage):
         small.missing(1, 2)
     assert "delete" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_are_checked_once_and_again_when_their_file_has_changed(small, monkeypatch):
+    checked = []
+    real = tensors.digest
+    monkeypatch.setattr(tensors, "digest", lambda row: checked.append(0) or real(row))
+    first, again, more = small.read(0, 0, 1), small.read(0, 0, 1), small.read(0, 1, 2)
+    assert len(checked) == 2 + 0 + 2, "a segment with a row that is not known is checked whole"
+    assert torch.equal(first, again)
+    assert torch.equal(first[1], more[0])
+    content = bytearray(small.path(0).read_bytes())
+    content[-1] ^= 1  # of the last row
+    small.path(0).write_bytes(content)
+    assert torch.equal(small.read(0, 0, 1), first)
+    assert len(checked) == 6
+    with pytest.raises(FileFormatError, match="damaged: it is not what its checksum says"):
+        small.read(0, 5, 5)
 
 
 def test_a_damaged_expert_stops_a_build_before_any_training(bench):
