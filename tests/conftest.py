@@ -21,9 +21,11 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("slow")
     if part := config.getoption("--part"):
         number, parts = map(int, part.split("/"))
-        left_out = [item for item in items if crc32(item.nodeid.encode()) % parts != number % parts]
+        kept, left_out = [], []
+        for item in items:
+            (kept if crc32(item.nodeid.encode()) % parts == number % parts else left_out).append(item)
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        items[:] = kept
 
 
 def pytest_addoption(parser):

@@ -80,7 +80,7 @@ STACKED: dict[str, Settings] = {
 
 
 def _published_size() -> list[Case]:
-    """Return distillations of the published size side by side; the classical way makes one after the other."""
+    """Return distillations of the published size side by side, and one in the classical way."""
     ours = {name: {**each, "stacked": True} for name, each in {**BOTH_COMPILED, **TF32}.items()}
     return [
         Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from torch import nn
@@ -12,7 +13,7 @@ from hoptm_plugin.networks.layers import GROUPS, AvgPool2d, Classifier, Norm, no
 
 # never in place, which would break functional calls
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
-POOLINGS = {"max": nn.MaxPool2d, "avg": AvgPool2d}
+POOLINGS = {"max": partial(nn.MaxPool2d, 2), "avg": AvgPool2d}
 
 
 @register("convnet")
@@ -66,7 +67,7 @@ class ConvNet(NetworkBuilder):
             self._check(image_shape, block, height, width)
             layers += [*norm_layers(self.norm, channels, height, width), ACTIVATIONS[self.act]()]
             if self.pool != "none":
-                layers.append(POOLINGS[self.pool](2))
+                layers.append(POOLINGS[self.pool]())
                 height, width = height // 2, width // 2
         return Classifier(layers, channels * height * width, num_classes)
 

@@ -61,12 +61,15 @@ class GroupNorm(nn.GroupNorm):
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """Average pooling; of 2x2 on a CPU by sums of rows and columns, two to three times as fast as PyTorch's own."""
+    """Average pooling of 2x2; on a CPU by sums of rows and columns, on large maps twice as fast as PyTorch's own."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the means of squares that do not overlap; a last odd row or column is left out."""
         plain = images.device.type == "cpu" and images.dtype in (torch.float32, torch.float64)
-        if not plain or self.kernel_size != 2 or torch.compiler.is_compiling():  # the compiler fuses it by itself
+        if not plain or torch.compiler.is_compiling():  # the compiler fuses it by itself
             return super().forward(images)
         height, width = images.shape[-2:]
         if height % 2 or width % 2:

@@ -149,7 +149,7 @@ def test_a_depth_that_leaves_one_pixel_is_remarked_on(depth, image_shape, usual)
 def test_average_pooling_is_pytorch_s(shape, layout):
     """Value, gradient, and what a student's step needs: the gradient of a gradient, and networks side by side."""
     images = torch.rand(shape, dtype=torch.float64).contiguous(memory_format=layout)
-    ours, theirs = AvgPool2d(2), nn.AvgPool2d(2)
+    ours, theirs = AvgPool2d(), nn.AvgPool2d(2)
     for found, expected in zip(*([pool(images), *_twice(pool, images)] for pool in (ours, theirs)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-15)
     stacked = torch.stack([images, 2 * images])
