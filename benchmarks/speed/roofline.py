@@ -61,7 +61,7 @@ def rows(content: dict[str, Any]) -> list[tuple[str, ...]]:
             rate = images * each * forward_operations(setting) / 1e12
             at = {"float32": 0, "tf32": 1, "bf16": 2}[setting["precision"]]
             share = f"{100 * rate / peaks[at]:.1f} %" if peaks else "-"
-            figure = f"{1000 * counts['seconds']:.3g} ms" if "seconds" in counts else f"{counts['epochs_per_s']:.3g}/s"
+            figure = f"{1000 * counts['seconds']:.3g} ms" if "seconds" in counts else "-"
             cells = [figure, f"{images:,.0f}", f"{rate:.3g}", share]
         counted = [f"{counts[name]:,.0f}" if name in counts else "-" for name in ("kernels", "launches", "waits")]
         title = (result["suite"], result["case"], result["variant"] + (" (failed)" if result["failed"] else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -13,7 +14,7 @@ from hoptm_plugin.networks.layers import GROUPS, AvgPool2d, Classifier, Norm, no
 
 # never in place, which would break functional calls
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
-POOLINGS = {"max": partial(nn.MaxPool2d, 2), "avg": AvgPool2d}
+POOLINGS: dict[str, Callable[[], nn.Module]] = {"max": partial(nn.MaxPool2d, 2), "avg": AvgPool2d}
 
 
 @register("convnet")
