@@ -84,6 +84,8 @@ class Runtime(Settings):
             ``experts.training.precision`` and ``protocol.precision``).
         unroll: how the student's steps are differentiated; "full" is never compiled.
         compile: compile training steps; "auto": where it pays, on CUDA and on the CPU for long work.
+        capture: on CUDA, record all student steps of an iteration once and launch them as one CUDA graph from then on,
+            where compiled steps otherwise are one each.
         memory_budget: what may be spent on going faster ("2GiB"): graphs of student steps that are kept with
             ``unroll=auto``, and networks side by side; "auto" (None): a quarter of a GPU, 256 MiB on the CPU.
         parallel_networks: experts or evaluated networks trained side by side; "auto" (None): one on the CPU, on CUDA as
@@ -97,6 +99,7 @@ class Runtime(Settings):
     precision: Result[Precision] = "float32"
     unroll: Machine[UnrollStrategy] = "auto"
     compile: Machine[Literal["auto", True, False]] = "auto"
+    capture: Machine[bool] = False
     memory_budget: Machine[Annotated[Annotated[ByteSize, Field(ge=0)] | None, _OR_AUTO]] = None
     parallel_networks: Machine[Annotated[PositiveInt | None, _OR_AUTO]] = None
     threads: Machine[PositiveInt | None] = None

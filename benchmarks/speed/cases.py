@@ -11,7 +11,7 @@ COMMON: Settings = {
     "classes": 9, "images": 90, "side": 32, "depth": 3, "width": 128, "batch": 10, "steps": 80,
     "epochs": 1, "networks": 1, "classical": False, "keep_freed_memory": True, "compiled": False,
     "precision": "float32", "unroll": "auto", "memory_budget": 2**30, "threads": None, "busy": 0, "environment": None,
-    "stacked": False,
+    "captured": False, "stacked": False,
 }  # fmt: skip
 
 BASELINE = "classical"
@@ -21,10 +21,11 @@ COMPILED: dict[str, Settings] = {"compiled": {"compiled": True}}
 BOTH_COMPILED: dict[str, Settings] = {**COMPILED, "compiled bf16": {"compiled": True, "precision": "bf16"}}
 ADJOINT: dict[str, Settings] = {"adjoint": {"unroll": "adjoint"}}
 TF32: dict[str, Settings] = {"compiled tf32": {"compiled": True, "precision": "tf32"}}
-DISTILLING: dict[str, Settings] = {**BOTH_CLASSICAL, **ADJOINT, "kept": {}, **BOTH_COMPILED, **TF32}
+CAPTURED: dict[str, Settings] = {"captured": {"compiled": True, "captured": True}}
+DISTILLING: dict[str, Settings] = {**BOTH_CLASSICAL, **ADJOINT, "kept": {}, **BOTH_COMPILED, **TF32, **CAPTURED}
 SIDE_BY_SIDE: dict[str, Settings] = {"compiled parallel 8": {"compiled": True, "networks": 8}}
 TRAINING: dict[str, Settings] = {**BOTH_CLASSICAL, "eager": {}, **BOTH_COMPILED, **SIDE_BY_SIDE}
-CUDA_ONLY = (*TF32, *SIDE_BY_SIDE)
+CUDA_ONLY = (*TF32, *CAPTURED, *SIDE_BY_SIDE)
 
 EXPERTS: Settings = {"images": 1024, "batch": 256, "optimiser": {}}
 EVALUATION: Settings = {"batch": 128, "epochs": 10, "optimiser": {"momentum": 0.9, "weight_decay": 5e-4}}
@@ -81,7 +82,7 @@ STACKED: dict[str, Settings] = {
 
 def _published_size() -> list[Case]:
     """Return distillations of the published size side by side, and one in the classical way."""
-    ours = {name: {**each, "stacked": True} for name, each in {**BOTH_COMPILED, **TF32}.items()}
+    ours = {name: {**each, "stacked": True} for name, each in {**BOTH_COMPILED, **TF32, **CAPTURED}.items()}
     return [
         Case(
             "{runs} runs, PathMNIST IPC 10",

@@ -10,7 +10,7 @@ set -uo pipefail
 [ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
 cd "$(dirname "$0")/../.."
 times=${LIMITS:-1}
-IFS=, read -r -a variants <<< "${VARIANTS:-classical,kept,compiled,compiled tf32,compiled bf16,compiled parallel 8}"
+IFS=, read -r -a variants <<< "${VARIANTS:-classical,kept,compiled,compiled tf32,compiled bf16,captured,compiled parallel 8}"
 mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 shift
 suites=(iteration experts evaluation published-size)
@@ -25,7 +25,7 @@ echo "== tests and caches ($SECONDS s)"
 limited 120 python -m pytest -q -m gpu -n 4 tests > "$out/tests.txt" 2>&1 &
 for suite in "${suites[@]}"; do
   for variant in "${variants[@]}"; do # what is not compiled needs no cache, and not every suite has every variant
-    [[ $variant == compiled* ]] || continue
+    [[ $variant == compiled* || $variant == captured ]] || continue
     limited 120 python benchmarks/speed/run.py "$suite" --variants "$variant" --rounds 1 --iterations 1 \
       --caches "$out/caches" --output "$out/warm-$suite-${variant// /-}.json" "$@" > /dev/null 2>&1 &
   done

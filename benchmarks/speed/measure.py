@@ -127,7 +127,8 @@ def matching(job: Job, dtype: torch.dtype = torch.float32, run: int = 0) -> tupl
         step_size=RATE,
     )
     data, experts = noise(job, dtype), WalkingExperts(job, dtype)
-    compute = Compute(job["unroll"], job["compiled"], job["precision"], job["memory_budget"], stacked=job["stacked"])
+    compute = Compute(job["unroll"], job["compiled"], job["precision"], job["memory_budget"],
+                      captured=job["captured"], stacked=job["stacked"])  # fmt: skip
     task = Task(
         data=data,
         ipc=job["images"] // job["classes"],

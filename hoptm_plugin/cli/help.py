@@ -66,7 +66,7 @@ HELP = {
     f"  over.KEY=1,10,100            values to try; as in a sweep: range(1,5), [a,b],[c], 'quoted, text'\n"
     f"  strategy=halving             all for few iterations, the best third for three times as many, and so on\n"
     f"  seed=100 protocol.repeats=2  of the tuning alone, these unless given\n"
-    f"  hydra/launcher=processes     candidates side by side; hydra.launcher.n_jobs=4\n"
+    f"  hydra/launcher=side_by_side  candidates side by side; =processes by joblib, hydra.launcher.n_jobs=4\n"
     f"  hydra.sweep.dir=PATH         where it is written\n"
     f"  hydra.sweep.dir=PATH resume=auto   go on with the tuning that lies there\n\n{SETTINGS_HELP}",
     "eval": f"usage: {PROGRAM} eval synthetic=PATH [KEY=VALUE ...]\n\nTrain fresh networks on a stored synthetic set "

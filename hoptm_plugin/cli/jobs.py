@@ -318,7 +318,6 @@ def _tune(arguments: list[str]) -> None:
     from hoptm_plugin.runs.tuning import tune
     from hoptm_plugin.runtime.bars import console_progress
 
-    together.refuse("tune", arguments)
     over: dict[str, list[Any]] = {}
     lines, of_hydra, own = list[str](), list[str](), {"strategy": "grid", "resume": "false"}
     for argument in arguments:
@@ -341,8 +340,13 @@ def _tune(arguments: list[str]) -> None:
     now = time.strftime("%Y-%m-%d/%H-%M-%S")
     folder = Path(str([*parsed(place).values(), f"runs/tunings/{now}-{os.getpid()}"][0]))
     resume: Any = {"true": True, "false": False}.get(own["resume"].lower(), "auto")
-    # of the launcher, or of what starts a job
-    launch = partial(_launched, of_hydra, folder) if of_hydra else None
+    launch = None
+    if together.wanted(of_hydra):
+        if more := [line for line in of_hydra if line.startswith("hydra.launcher.")]:
+            fail(f"{more[0]}: hydra/launcher=side_by_side has no settings of its own; leave it out", 2)
+        launch = partial(together.tried, folder)
+    elif of_hydra:  # of the launcher, or of what starts a job
+        launch = partial(_launched, of_hydra, folder)
     try:
         strategy: Any = own["strategy"]  # which tune() checks
         tuned = tune(*lines, over=over, folder=folder, strategy=strategy, resume=resume, launch=launch,

@@ -1,30 +1,32 @@
-"""The runs of a sweep side by side: ``hydra/launcher=side_by_side``.
+"""The runs of a sweep or a tuning side by side: ``hydra/launcher=side_by_side``.
 
-Hydra's own launcher goes through the jobs, each of which is collected here instead of being done; then all are made.
+Of a sweep Hydra's own launcher goes through the jobs, each of which is collected here instead of being done; then all
+are made.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hoptm_plugin.cli.help import PROGRAM
-from hoptm_plugin.cli.streams import fail, say, show
+from hoptm_plugin.cli.streams import fail, plain_warnings, say, show, tolerate_encodings
 from hoptm_plugin.core.errors import HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
 
 if TYPE_CHECKING:
+    from hoptm_plugin.runs.tuning import Job as Trial
     from hoptm_plugin.settings import RunSettings
 
     Job = tuple[RunSettings, Path]
 
+T = TypeVar("T")
 NAME = "side_by_side"
 
 
@@ -49,10 +51,15 @@ def asked_for(hydra_config: Any) -> bool:
     return hydra_config.runtime.choices.get("hydra/launcher") == NAME
 
 
+def wanted(overrides: Sequence[str]) -> bool:
+    """Tell whether overrides ask for runs side by side."""
+    return f"hydra/launcher={NAME}" in overrides
+
+
 def refuse(command: str, overrides: Sequence[str]) -> None:
     """End a command whose jobs are no runs side by side, where that was asked for."""
-    if f"hydra/launcher={NAME}" in overrides:
-        fail(f"hydra/launcher: {NAME} makes the runs of {PROGRAM} run -m; for {command} take processes", 2)
+    if wanted(overrides):
+        fail(f"hydra/launcher: {NAME} makes the runs of {PROGRAM} run -m and tune; for {command} take processes", 2)
 
 
 def collect(settle: Callable[[], RunSettings], folder: Path) -> None:
@@ -134,31 +141,12 @@ def _as_one_computation(jobs: Sequence[Job]) -> list[Exception]:
 
 def _by_processes(jobs: Sequence[Job]) -> list[Exception]:
     """Make runs by processes that share out the cores; return why those failed that did."""
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = min(jobs[0][0].runtime.side_by_side or cores, len(jobs))
-    how = f"{at_once} at a time, each in a process with its share of {cores} cores" if at_once > 1 else "one by one"
-    say(f"{len(jobs)} runs: on this CPU they are no faster as one computation; {how}")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // at_once)))
-    try:
-        with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
-            outcomes = list(pool.map(_process, *zip(*jobs, strict=True)))
-    except BrokenProcessPool:
-        place = pasted("hydra.sweep.dir", jobs[0][1].parent)
-        raise HopTMError(f"a process that made runs was killed, maybe for want of memory; what it did until its last "
-                         f"checkpoint is kept: the same command, {place} and resume=auto goes on, with a smaller "
-                         f"runtime.side_by_side=NUMBER") from None  # fmt: skip
-    for outcome in outcomes:
-        if isinstance(outcome, int):  # stopped, which was said
-            raise SystemExit(outcome)
+    outcomes = _shared_out(_process, jobs, jobs[0][0].runtime.side_by_side)
     return [outcome for outcome in outcomes if isinstance(outcome, HopTMError)]
 
 
-def _process(settings: RunSettings, folder: Path) -> HopTMError | int | None:
-    """Make one run; return why it failed, or the exit code of one that was stopped."""
+def _process(settings: RunSettings, folder: Path) -> HopTMError | None:
+    """Make one run; return why it failed."""
     from hoptm_plugin.cli.jobs import do, make
     from hoptm_plugin.core.plugins import load_plugins
 
@@ -167,6 +155,47 @@ def _process(settings: RunSettings, folder: Path) -> HopTMError | int | None:
         do("run", lambda: settings, partial(make, ()), folder, sweep=True)
     except HopTMError as error:
         return error
-    except SystemExit as ended:
-        return int(ended.code or 0)
     return None
+
+
+def _shared_out(work: Callable[[RunSettings, Path], T], jobs: Sequence[Job], at_once: int | None) -> list[T]:
+    """Return what ``work`` gives for each job, by processes that share out the cores."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from hoptm_plugin.runtime.processes import cores, shared_out
+
+    at_once = min(at_once or cores(), len(jobs))
+    how = f"{at_once} at a time, each in a process with its share of {cores()} cores" if at_once > 1 else "one by one"
+    say(f"{len(jobs)} runs: on this CPU they are no faster as one computation; {how}")
+    try:
+        return shared_out(work, jobs, at_once)
+    except BrokenProcessPool:
+        place = pasted("hydra.sweep.dir", jobs[0][1].parent)
+        raise HopTMError(f"a process that made runs was killed, maybe for want of memory; what it did until its last "
+                         f"checkpoint is kept: the same command, {place} and resume=auto goes on, with a smaller "
+                         f"runtime.side_by_side=NUMBER") from None  # fmt: skip
+
+
+def _attempt(settings: RunSettings, folder: Path) -> str | None:
+    """Make one run of a tuning; return why it failed, or None."""
+    from hoptm_plugin.core.plugins import load_plugins
+    from hoptm_plugin.runs.tuning import attempt
+    from hoptm_plugin.runtime.bars import console_progress
+
+    load_plugins()
+    tolerate_encodings()
+    plain_warnings()
+    return attempt(settings, folder, console_progress())
+
+
+def tried(folder: Path, trials: Sequence[Trial]) -> list[str | None]:
+    """Make the runs of a tuning in its folder; return for each why it failed, or None."""
+    from hoptm_plugin.runs.company import run_side_by_side
+    from hoptm_plugin.runs.tuning import attempts
+    from hoptm_plugin.runtime.bars import console_progress
+
+    jobs = [(trial.settings, folder / trial.name) for trial in trials]
+    if not _as_one([settings for settings, _ in jobs]):
+        return _shared_out(_attempt, jobs, jobs[0][0].runtime.side_by_side)
+    progress = console_progress(interval=10.0 * len(jobs))
+    return attempts(jobs, partial(run_side_by_side, progress=progress), progress)

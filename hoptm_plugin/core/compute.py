@@ -30,6 +30,7 @@ class Compute:
             built again, and on networks trained side by side.
         parallel_networks: networks trained side by side; None: as many as ``memory_budget`` holds on CUDA, at most 16,
             and one on the CPU, where one network keeps all cores busy.
+        captured: whether all student steps of an iteration are launched as one, on CUDA.
         stacked: whether students of several runs side by side are one batched computation; else one follows the other.
     """
 
@@ -38,6 +39,7 @@ class Compute:
     precision: Precision = "float32"
     memory_budget: int = CPU_BUDGET
     parallel_networks: int | None = None
+    captured: bool = False
     stacked: bool = False
 
     def side_by_side(self, device: torch.device, bytes_per_network: Callable[[], int]) -> int:

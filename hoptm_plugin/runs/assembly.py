@@ -67,7 +67,7 @@ def workbench(
     """
     runtime = settings.runtime
     parts = build_parts(settings)
-    device = resolve(runtime.device, runtime.precision, runtime.compile is True)
+    device = resolve(runtime.device, runtime.precision, runtime.compile is True, runtime.capture)
     with computing(device, runtime.precision, runtime.threads):
         key, known = repr((settings.dataset, settings.data_seed)), {} if read is None else read
         bench = Workbench(settings, parts, device, progress, known.get(key))
@@ -189,7 +189,9 @@ class Workbench:
             ) / len(builders)
             compiled = worth_compiling(self.device, image_passes, per_image)
         budget = default_budget(self.device) if runtime.memory_budget is None else int(runtime.memory_budget)
-        return Compute(runtime.unroll, compiled, runtime.precision, budget, runtime.parallel_networks)
+        return Compute(
+            runtime.unroll, compiled, runtime.precision, budget, runtime.parallel_networks, runtime.capture
+        )  # fmt: skip
 
     def creator(self, builder: NetworkBuilder) -> CreateNetwork:
         """Return a function from generator to freshly initialised network on the device."""

@@ -140,7 +140,7 @@ def _group(
             ended(int(name), outcome)
 
     told: set[str] = set()
-    device = resolve(runtime.device, runtime.precision, runtime.compile is True)
+    device = resolve(runtime.device, runtime.precision, runtime.compile is True, runtime.capture)
     with computing(device, runtime.precision, runtime.threads):
         outcomes = together({str(number): begin(*job) for number, job in jobs.items()}, note)
     if stopped:

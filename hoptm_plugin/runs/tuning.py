@@ -102,6 +102,7 @@ class Job:
     settings: RunSettings
 
 
+Make: TypeAlias = Callable[[list[tuple[RunSettings, Path]]], Sequence[Card | Exception]]
 Launch: TypeAlias = Callable[[Sequence[Job]], Sequence[str | None]]
 """Makes the runs, by :func:`attempt`, and returns for each why it failed, or None."""
 
@@ -184,26 +185,59 @@ def read_tuning(folder: Path) -> Tuning:
 
 def attempt(settings: RunSettings, folder: Path, progress: ProgressFactory) -> str | None:
     """Make the run of a :class:`Job` in its folder, or go on with it; return why it failed, or None."""
-    settings = settings.model_copy(update={"resume": "auto"})
-    try:
-        anew = _anew(folder, settings)
-        if not anew.exists() and (folder / CONFIG).exists():
-            done = read_settings(folder / CONFIG).distillation.iterations
-            try:
-                run(settings, folder, progress)
-                return None
-            except RunFolderError as error:
-                if done == settings.distillation.iterations:
-                    raise
-                progress(f"{folder.name}: its {done} iterations cannot be extended ({first_line(error)}); it begins "
-                         f"anew in {anew.name}", 0)  # fmt: skip
-                run(settings, anew, progress)
-        else:
-            run(settings, anew if anew.exists() else folder, progress)
-    except HopTMError as error:
-        return shortened(error)
-    except Exception as error:  # of a part, maybe a plug-in's: what one candidate stumbles over must not end the others
-        return f"{type(error).__name__}: {shortened(error)}"
+
+    def make(jobs: Sequence[tuple[RunSettings, Path]]) -> list[Card | Exception]:
+        (job,) = jobs
+        try:
+            return [run(*job, progress)]
+        except Exception as error:
+            return [error]
+
+    return attempts([(settings, folder)], make, progress)[0]
+
+
+def attempts(jobs: Sequence[tuple[RunSettings, Path]], make: Make, progress: ProgressFactory) -> list[str | None]:
+    """Make the runs of several jobs in their folders, as :func:`attempt` does; return why each failed, or None.
+
+    Args:
+        jobs: settings and folder of each.
+        make: makes runs, and returns the card of each, or why it failed.
+        progress: told of what begins anew.
+    """
+    outcomes: dict[int, Card | Exception] = {}
+    places, older = dict[int, tuple[RunSettings, Path]](), dict[int, int]()  # iterations of a run that is to go on
+    for number, (settings, folder) in enumerate(jobs):
+        try:
+            anew = _anew(folder, settings)
+            if not anew.exists() and (folder / CONFIG).exists():
+                older[number] = read_settings(folder / CONFIG).distillation.iterations
+            where = anew if anew.exists() else folder
+            places[number] = settings.model_copy(update={"resume": "auto"}), where
+        except Exception as error:
+            outcomes[number] = error
+    outcomes |= _made(places, make)
+    again = {}
+    for number, done in older.items():
+        (settings, folder), refusal = places[number], outcomes[number]
+        if isinstance(refusal, RunFolderError) and done != settings.distillation.iterations:
+            anew = _anew(folder, settings)
+            progress(f"{folder.name}: its {done} iterations cannot be extended ({first_line(refusal)}); it begins "
+                     f"anew in {anew.name}", 0)  # fmt: skip
+            again[number] = settings, anew
+    outcomes |= _made(again, make)
+    return [_reason(outcomes[number]) for number in range(len(jobs))]
+
+
+def _made(places: Mapping[int, tuple[RunSettings, Path]], make: Make) -> dict[int, Card | Exception]:
+    return dict(zip(places, make(list(places.values())), strict=True)) if places else {}
+
+
+def _reason(outcome: Card | Exception) -> str | None:
+    """Return why a run failed, or None."""
+    if isinstance(outcome, HopTMError):
+        return shortened(outcome)
+    if isinstance(outcome, Exception):  # of a part, maybe a plug-in's: what one stumbles over must not end the others
+        return f"{type(outcome).__name__}: {shortened(outcome)}"
     return None
 
 

@@ -83,8 +83,8 @@ def worth_stacking(device: torch.device, image_shape: tuple[int, int, int], forw
     return device.type == "cuda" or small
 
 
-def compile_step(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """Compile a function of tensors, once for every combination of shapes; on CUDA into CUDA graphs as well.
+def compile_step(function: Callable[..., Any], device: torch.device, graphs: bool = True) -> Callable[..., Any]:
+    """Compile a function of tensors, once for every combination of shapes; on CUDA into CUDA ``graphs`` as well.
 
     Shapes are never generalised: code for a shape must not depend on the shapes seen before, or a resumed run would
     compute other bits. Results may lie in memory that the next call overwrites.
@@ -93,7 +93,7 @@ def compile_step(function: Callable[..., Any], device: torch.device) -> Callable
     from torch._inductor.exc import InductorError
 
     _configure_compiler()
-    mode = "reduce-overhead" if device.type == "cuda" else None
+    mode = "reduce-overhead" if graphs and device.type == "cuda" else None
     compiled = torch.compile(function, fullgraph=True, dynamic=False, mode=mode)
 
     def call(*arguments: Any) -> Any:

@@ -21,16 +21,17 @@ def kind_of_device(asked: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
-def resolve(asked: str, precision: Precision, compiled: bool) -> torch.device:
+def resolve(asked: str, precision: Precision, compiled: bool, captured: bool = False) -> torch.device:
     """Return the device, of several GPUs a free one.
 
     Args:
         asked: "auto" (CUDA where there is one), "cpu" or "cuda".
         precision: of the unroll.
         compiled: whether compiling was asked for, so that it must be possible.
+        captured: whether steps are to be captured as a CUDA graph.
 
     Raises:
-        ConfigurationError: no CUDA device, TF32 elsewhere than on one, or no compiler.
+        ConfigurationError: no CUDA device, TF32 or CUDA graphs elsewhere than on one, or no compiler.
     """
     available = torch.cuda.is_available()
     if asked == "cuda" and not available:
@@ -38,6 +39,8 @@ def resolve(asked: str, precision: Precision, compiled: bool) -> torch.device:
     name = kind_of_device(asked)
     if precision == "tf32" and name != "cuda":
         raise ConfigurationError("runtime.precision: tf32 exists on CUDA only; use float32")
+    if captured and name != "cuda":
+        raise ConfigurationError("runtime.capture: CUDA graphs exist on CUDA only; leave it out")
     device = torch.device(name)
     if name == "cuda" and torch.cuda.device_count() > 1:
         device = torch.device(name, claim_gpu(private_folder("gpus")))

@@ -156,7 +156,8 @@ class TrajectoryMatching(Method):
         self._task = task
         self._trajectories = PrefetchedSegments(task.experts(self.last_expert_epoch()))
         self._network = FlatNetwork(task.network(task.seeds.generator("container")))
-        self._step = StudentStep(self._network, task.compute.compiled, task.compute.precision)
+        compute = task.compute
+        self._step = StudentStep(self._network, compute.compiled, compute.precision, compute.captured)
         images = self.initial_images.images(task)
         self.images_are = self.initial_images.images_are  # it may know better by now
         labels = self.labels.initial(images, class_major(task), task)

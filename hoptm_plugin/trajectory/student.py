@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from hoptm_plugin.core.compute import Precision
 from hoptm_plugin.core.errors import first_line
 from hoptm_plugin.networks.flat import FlatNetwork
+from hoptm_plugin.runtime.capture import Captured, Work
 from hoptm_plugin.runtime.compute import compile_step, graph_bytes
 
 Products: TypeAlias = tuple[Tensor, tuple[Tensor, ...]]
@@ -50,12 +51,20 @@ class StudentStep:
         compiled: compile each function once per batch size and device; on CUDA, what one call returns is overwritten
             by the next.
         precision: "bf16" lets the network compute in bfloat16; parameters, loss and gradients keep theirs.
+        captured: on CUDA, launch all steps of a path as one.
     """
 
-    def __init__(self, network: FlatNetwork, compiled: bool = False, precision: Precision = "float32") -> None:
+    def __init__(
+        self, network: FlatNetwork, compiled: bool = False, precision: Precision = "float32", captured: bool = False
+    ) -> None:
         self.network, self.compiled, self.precision = network, compiled, precision
+        self.captured = Captured() if captured else None
         self._functions: dict[object, Callable[..., Any]] = {}
         self._graph_bytes: dict[tuple[torch.Size, torch.dtype], int] = {}
+
+    def whole(self, key: Hashable, work: Work, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return ``work(*inputs)``, which takes many steps; of what is captured see :class:`Captured`."""
+        return work(*inputs) if self.captured is None else self.captured(key, work, *inputs)
 
     def loss(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """Return l, 0-d."""
@@ -141,7 +150,7 @@ class StudentStep:
     def _call(self, key: object, function: Callable[..., Any], theta: Tensor, images: Tensor, *others: Tensor) -> Any:
         key, function = ((key, "stacked"), vmap(function)) if theta.dim() == 2 else (key, function)
         if key not in self._functions:
-            self._functions[key] = compile_step(function, theta.device)
+            self._functions[key] = compile_step(function, theta.device, graphs=self.captured is None)
         if images.dim() == 4:  # convolutions of three channels are many times faster so
             images = images.contiguous(memory_format=torch.channels_last)
         return self._functions[key](theta.detach(), images.detach(), *(other.detach() for other in others))

@@ -49,8 +49,8 @@ def unroll(
         sizes: mini-batch size of each of the N steps.
         step_size: alpha, 0-d.
         strategy: "full" (never compiled), "adjoint", or "auto": the adjoint, with the graphs of the last steps kept as
-            far as ``memory_budget`` holds them. Compiled steps keep none: building them again is faster there. An
-            approximate gradient has one way to be computed, and leaves this out of account.
+            far as ``memory_budget`` holds them. Compiled steps keep none: building them again is faster there; nor do
+            captured ones. An approximate gradient has one way to be computed, and leaves this out of account.
         gradient: "exact"; "tesla", which takes every step's gradient as if theta_i did not depend on earlier images
             and on alpha; or "tesla_halved", with half of that for the images, as TESLA's released code has it.
         memory_budget: bytes for kept graphs.
@@ -61,7 +61,7 @@ def unroll(
     if strategy == "full" and gradient == "exact":
         return _full(step, start, images, targets, sizes, step_size)
     kept = 0
-    if strategy == "auto" and gradient == "exact" and memory_budget and not step.compiled:
+    if strategy == "auto" and gradient == "exact" and memory_budget and not step.compiled and step.captured is None:
         x, y = (part.detach().narrow(start.dim() - 1, 0, max(sizes)) for part in (images, targets))
         kept = memory_budget // step.graph_bytes(start, x, y)
     return start, *_Adjoint.apply(step, tuple(sizes), start, images, targets, step_size, gradient, kept)
@@ -108,66 +108,74 @@ class _Adjoint(torch.autograd.Function):
         gradient_kind: Gradient,
         kept: int,
     ) -> tuple[Tensor, ...]:
-        path, graphs = [start], {}
         _, _, _, wants_images, wants_targets, *_ = ctx.needs_input_grad
-        wanted = _wanted(gradient_kind, wants_images, wants_targets)
-        parts = zip(_batches(images, sizes, start), _batches(targets, sizes, start), strict=True)
-        for i, (x, y) in enumerate(parts):
-            if i >= len(sizes) - kept:
-                graphs[i] = step.graph(path[-1], x, y, wanted)
-                gradient = graphs[i].gradient.detach()
-            else:
-                gradient = step.gradient(path[-1], x, y)
-            path.append(path[-1] - _times(step_size, gradient))  # HoP-TM Eq. 1
+        wanted, graphs = _wanted(gradient_kind, wants_images, wants_targets), dict[int, StepGraph]()
+
+        def walk(start: Tensor, images: Tensor, targets: Tensor, step_size: Tensor) -> tuple[Tensor, ...]:
+            path = [start]
+            parts = zip(_batches(images, sizes, start), _batches(targets, sizes, start), strict=True)
+            for i, (x, y) in enumerate(parts):
+                if i >= len(sizes) - kept:
+                    graphs[i] = step.graph(path[-1], x, y, wanted)
+                    gradient = graphs[i].gradient.detach()
+                else:
+                    gradient = step.gradient(path[-1], x, y)
+                path.append(path[-1] - _times(step_size, gradient))  # HoP-TM Eq. 1
+            return tuple(path[1:])
+
+        path = step.whole(("forward", sizes), walk, start, images, targets, step_size)
         ctx.step, ctx.sizes, ctx.gradient_kind, ctx.graphs = step, sizes, gradient_kind, graphs
-        ctx.save_for_backward(images, targets, step_size, *path)
+        ctx.save_for_backward(images, targets, step_size, start, *path)
         ctx.set_materialize_grads(False)
-        return tuple(path[1:])
+        return path
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *path_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        images, targets, step_size, *path = ctx.saved_tensors
-        graphs: dict[int, StepGraph] = ctx.graphs
+        step, sizes, gradient_kind, graphs = ctx.step, ctx.sizes, ctx.gradient_kind, ctx.graphs
         _, _, _, wants_images, wants_targets, wants_step_size, *_ = ctx.needs_input_grad
-        wanted = _wanted(ctx.gradient_kind, wants_images, wants_targets)
-        image_factor = 0.5 if ctx.gradient_kind == "tesla_halved" else 1.0
-        image_parts, target_parts = (_batches(rows, ctx.sizes, path[0]) for rows in (images, targets))
-        image_grad = torch.zeros_like(images) if wants_images else None
-        target_grad = torch.zeros_like(targets) if wants_targets else None
-        image_grads = () if image_grad is None else _batches(image_grad, ctx.sizes, path[0])
-        target_grads = () if target_grad is None else _batches(target_grad, ctx.sizes, path[0])
-        step_size_grad = torch.zeros_like(step_size)
-        adjoint: Tensor | None = None
-        for i in reversed(range(len(ctx.sizes))):
-            direct = path_grads[i]
-            if direct is not None:
-                adjoint = direct if adjoint is None else adjoint + direct
-            if adjoint is None:  # nothing of the loss depends on this step or a later one
-                continue
-            graph = graphs.pop(i, None)  # freed once walked; a second backward pass builds it again
-            if graph is not None:
-                along, found = graph.products(adjoint, wanted)
-            else:
-                along, found = ctx.step.products(path[i], image_parts[i], target_parts[i], adjoint, wanted)
-            step_size_grad -= along
-            products = dict(zip(wanted, found, strict=True))
-            if 0 in products:
-                adjoint = adjoint - _times(step_size, products[0])
-            if wants_images:
-                image_grads[i].copy_(_times(-image_factor * step_size, products[1]))
-            if wants_targets:
-                target_grads[i].copy_(_times(-step_size, products[2]))
-        return (
-            None,
-            None,
-            None,
-            image_grad,
-            target_grad,
-            step_size_grad if wants_step_size else None,
-            None,
-            None,
-        )
+        wanted = _wanted(gradient_kind, wants_images, wants_targets)
+        image_factor = 0.5 if gradient_kind == "tesla_halved" else 1.0
+        # on which points of the path the loss depends; the others' zeros would be added to no effect
+        points = tuple(i for i, each in enumerate(path_grads) if each is not None)
+
+        def walk_back(images: Tensor, targets: Tensor, step_size: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+            path, directs = others[: len(sizes)], dict(zip(points, others[len(sizes) :], strict=True))
+            image_parts, target_parts = (_batches(rows, sizes, path[0]) for rows in (images, targets))
+            image_grad = torch.zeros_like(images) if wants_images else None
+            target_grad = torch.zeros_like(targets) if wants_targets else None
+            image_grads = () if image_grad is None else _batches(image_grad, sizes, path[0])
+            target_grads = () if target_grad is None else _batches(target_grad, sizes, path[0])
+            step_size_grad = torch.zeros_like(step_size)
+            adjoint: Tensor | None = None
+            for i in reversed(range(len(sizes))):
+                if i in directs:
+                    adjoint = directs[i] if adjoint is None else adjoint + directs[i]
+                if adjoint is None:  # nothing of the loss depends on this step or a later one
+                    continue
+                graph = graphs.pop(i, None)  # freed once walked; a second backward pass builds it again
+                if graph is not None:
+                    along, found = graph.products(adjoint, wanted)
+                else:
+                    along, found = step.products(path[i], image_parts[i], target_parts[i], adjoint, wanted)
+                step_size_grad -= along
+                products = dict(zip(wanted, found, strict=True))
+                if 0 in products:
+                    adjoint = adjoint - _times(step_size, products[0])
+                if wants_images:
+                    image_grads[i].copy_(_times(-image_factor * step_size, products[1]))
+                if wants_targets:
+                    target_grads[i].copy_(_times(-step_size, products[2]))
+            return tuple(each for each in (step_size_grad, image_grad, target_grad) if each is not None)
+
+        images, targets, step_size, *path = ctx.saved_tensors
+        directs = (each for each in path_grads if each is not None)
+        key = "backward", sizes, points, gradient_kind, wants_images, wants_targets
+        step_size_grad, *found = step.whole(key, walk_back, images, targets, step_size, *path[:-1], *directs)
+        image_grad = found.pop(0) if wants_images else None
+        target_grad = found.pop(0) if wants_targets else None
+        wanted_step_size = step_size_grad if wants_step_size else None
+        return None, None, None, image_grad, target_grad, wanted_step_size, None, None
 
 
 def _wanted(gradient_kind: Gradient, wants_images: bool, wants_targets: bool) -> tuple[int, ...]:

@@ -77,6 +77,7 @@ def test_networks_side_by_side_and_any_memory_budget_run_the_whole_way(bench, np
     [
         ("runtime.memory_budget=plenty", "runtime.memory_budget: could not parse value and unit"),
         ("runtime.parallel_networks=0", "runtime.parallel_networks: Input should be greater than 0"),
+        ("runtime.capture=true", "runtime.capture: CUDA graphs exist on CUDA only; leave it out"),
         ("runtime.precision=half", "runtime.precision: Input should be 'float32', 'tf32' or 'bf16'"),
         ("protocol.precision=tf32", "protocol.precision: Input should be 'float32' or 'bf16'"),
         ("runtime.compile=maybe", "runtime.compile: Input should be 'auto', True or False"),

@@ -101,12 +101,12 @@ def test_a_failing_run_stops_no_other(npz_file, tmp_path):
     assert (tmp_path / "sweep" / "2-mtt-npz-ipc1-seed2" / "result.json").exists()
 
 
-@pytest.mark.parametrize("command", [("experts", "-m"), ("eval", "-m"), ("tune", "over.seed=0,1")])
+@pytest.mark.parametrize("command", [("experts", "-m"), ("eval", "-m")])
 def test_other_commands_refuse_it(command, tmp_path):
     done = invoke(*command, "method=mtt", LAUNCHER, cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
     instead = f"for {command[0]} take processes"
-    assert done.err == f"error: hydra/launcher: side_by_side makes the runs of hoptm-bench run -m; {instead}\n"
+    assert done.err == f"error: hydra/launcher: side_by_side makes the runs of hoptm-bench run -m and tune; {instead}\n"
     assert list(tmp_path.iterdir()) == []
 
 

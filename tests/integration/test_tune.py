@@ -76,6 +76,25 @@ def test_halving_and_the_python_call_give_the_same(bench, tuning, tmp_path, npz_
     assert mine["found"] == found.record.model_dump(mode="json")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [16, 20])
+def test_candidates_side_by_side_are_those_of_one_after_the_other(side, tuning, tmp_path):
+    """As one computation, and with images of 20x20, which are no faster so, by processes; a round goes on if it can."""
+    over = (f"over.{RATE}=1,2,1e40,4", "strategy=halving", f"dataset.preprocess.image_size={side}")
+    for folder, more in (("alone", ()), ("beside", ("hydra/launcher=side_by_side",))):
+        done = call(*tuning(*over, *more, f"experts.root={tmp_path / folder}-experts", folder=folder), cwd=tmp_path)
+        assert done.code == 0, done.err
+        assert "Traceback" not in done.err
+        assert ("no faster as one computation" in done.err) == (bool(more) and side == 20)
+    alone, beside = (table(tmp_path / folder) for folder in ("alone", "beside"))
+    assert list(alone["iterations"]) == [3] * 4 + [9] * 2
+    assert list(alone["failed"].notna()) == [False, False, True, False] + [False] * 2
+    pd.testing.assert_frame_equal(alone, beside, rtol=0.02)
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {
+        path.name for path in (tmp_path / "beside").iterdir()
+    }
+
+
 def test_mistakes_are_one_line(bench, tuning):
     for more, named in (
         ((f"over.{RATE}=1,2", "hydra.run.dir=x"), "a tuning's folder is chosen with hydra.sweep.dir"),
@@ -85,6 +104,7 @@ def test_mistakes_are_one_line(bench, tuning):
         ((), "over: names no setting with values to try"),
         ((f"over.{RATE}=1,2", "hydra/launcher=nowhere"), "nowhere"),
         ((f"over.{RATE}=interval(1,2)",), "interval"),
+        ((f"over.{RATE}=1,2", "hydra/launcher=side_by_side", "hydra.launcher.n_jobs=2"), "no settings of its own"),
     ):
         result = bench(*tuning(*more))
         assert result.code == 2, (more, result.err)

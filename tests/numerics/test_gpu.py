@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 
-def gradients(device, strategy, compiled=False):
+def gradients(device, strategy, compiled=False, captured=False):
     """Return loss and gradients of images and step size of a small unroll with DSA, in float64."""
     seeds, sizes = Seeds(0), [4] * 6
     module = create(
@@ -35,7 +35,8 @@ def gradients(device, strategy, compiled=False):
     dsa, generator = DSA(), seeds.generator("augmentation")
     draws = [dsa.draw(size, (3, 16, 16), generator) for size in sizes]
     augmented = dsa.apply_many(images, draws, sizes)
-    path = unroll(StudentStep(network, compiled), network.flatten(), augmented, labels, sizes, step_size, strategy)
+    step = StudentStep(network, compiled, captured=captured)
+    path = unroll(step, network.flatten(), augmented, labels, sizes, step_size, strategy)
     loss = (path[-1] - path[0]).square().sum() + path[3].square().sum()
     return [loss.detach().cpu(), *(part.cpu() for part in torch.autograd.grad(loss, [images, step_size]))]
 
@@ -47,9 +48,37 @@ def test_cuda_gives_the_cpu_s_gradients(strategy, compiled):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_same_bits_again_from_cuda_graphs():
-    for ours, again in zip(gradients("cuda", "adjoint", True), gradients("cuda", "adjoint", True), strict=True):
-        assert torch.equal(ours, again)
+@pytest.mark.parametrize("captured", [False, True])
+def test_same_bits_again_from_cuda_graphs(captured):
+    one, other = (gradients("cuda", "adjoint", True, captured) for _ in range(2))
+    assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_steps_captured_as_one_cuda_graph_give_the_cpu_s_gradients(compiled):
+    ours = gradients("cuda", "adjoint", compiled, captured=True)
+    for one, expected in zip(ours, gradients("cpu", "full"), strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_captured_path_is_that_of_what_it_is_given(compiled):
+    """The second call replays what the first one recorded, on other images, start and step size."""
+    generator = torch.Generator().manual_seed(0)
+    module = create(ConvNet(depth=2, width=8), (3, 16, 16), 5, generator, torch.device("cuda")).double()
+    captured, plain = (StudentStep(FlatNetwork(module), compiled, captured=each) for each in (True, False))
+    sizes, start = (4, 4, 4), captured.network.flatten()
+    for number in range(3):
+        images = torch.randn(12, 3, 16, 16, generator=generator, dtype=torch.float64).cuda().requires_grad_()
+        labels = torch.randint(5, (12,), generator=generator).cuda()
+        alpha = torch.tensor(0.02 * (1 + number), dtype=torch.float64, device="cuda", requires_grad=True)
+        found = []
+        for step in (captured, plain):
+            path = unroll(step, start * (1 + 0.1 * number), images, labels, sizes, alpha, "adjoint")
+            loss = path[-1].cos().sum() + path[1].square().sum()
+            found.append([loss.detach(), *torch.autograd.grad(loss, [images, alpha])])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def expert_paths(device, compiled, side_by_side):
