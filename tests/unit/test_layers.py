@@ -15,7 +15,7 @@ LAYERS = [
     {"runtime"},
     {"matchers", "schedulers", "augment", "networks", "data", "loggers"},
     {"trajectory", "experts"},
-    {"engine"},
+    {"engine", "audit"},
     {"cards"},
     {"settings"},
     {"exchange"},
