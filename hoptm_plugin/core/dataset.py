@@ -67,6 +67,24 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """Images that were put aside for an audit: no step of a run sees them.
+
+    Attributes:
+        holdout: to be compared with the training images, of the same kind and chosen by chance.
+        reserve: outside all that an audit distils; what it must clear.
+        rows: of "train", "holdout" and "reserve": numbers of their images among all of them, which are the same for
+            every shadow distillation.
+        units: of the same: numbers of what was divided as a whole, such as patients.
+    """
+
+    holdout: Split
+    reserve: Split
+    rows: Mapping[str, Tensor]
+    units: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
 class ImageData:
     """A labelled image data set, ready for training: every split normalised alike, on one device.
 
@@ -84,6 +102,7 @@ class ImageData:
         told: what was done to the data and found in them, in lines for the log; file names stand here alone.
         image_hashes: by split, of each image as it was before preprocessing: the first bytes of its SHA-256, uint8
             (n, 16). Empty where nobody said.
+        aside: images that were put aside for an audit; None: none were.
     """
 
     name: str
@@ -97,6 +116,7 @@ class ImageData:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     told: tuple[str, ...] = ()
     image_hashes: Mapping[str, Tensor] = field(default_factory=dict)
+    aside: Aside | None = None
 
     @property
     def split_sha256(self) -> dict[str, str]:

@@ -66,8 +66,10 @@ class Duplicates:
 def without_leaks(
     splits: dict[str, Labelled], places: Mapping[str, tuple[str, Tensor]], raw: RawImages,
     provenance: Mapping[str, Any], then: OnDuplicates,
-) -> tuple[dict[str, Labelled], tuple[str, ...], dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+) -> tuple[dict[str, Labelled], Tensor, tuple[str, ...], dict[str, Any], dict[str, Tensor]]:  # fmt: skip
     """Look for leaks; return the splits, what to say, the provenance with what was found, and the images' hashes.
+
+    Beside the splits come the rows of train that are kept.
 
     Args:
         splits: uint8 images and labels by name.
@@ -96,7 +98,7 @@ def without_leaks(
     counts = {name: getattr(found, name) for name in ("within", "across", "conflicting", "near", "looked_at", "of")}
     dropped, hashes = len(found.copies) if then == "drop" else 0, dict(found.hashes)
     provenance = {**provenance, "duplicates": {**counts, "dropped": dropped, "pairs": listed(row)}}
-    said = []
+    said, kept = [], torch.ones(len(splits["train"][1]), dtype=torch.bool)
     if found.across or found.near:
         more = f" and {len(found.pairs) - SHOWN} more" if len(found.pairs) > SHOWN else ""
         looked = "" if found.looked_at == found.of else f", of {found.looked_at:,} of {found.of:,} looked at"
@@ -110,7 +112,6 @@ def without_leaks(
         raise DataError(f"data set {raw.name}: {'; '.join(said)}; take them out, or go on with dataset.duplicates=warn "
                         f"or drop, which leaves the training images among them out")  # fmt: skip
     if dropped:
-        kept = torch.ones(len(splits["train"][1]), dtype=torch.bool)
         kept[found.copies] = False
         labels = splits["train"][1]
         if lost := set(labels.tolist()) - set(labels[kept].tolist()):
@@ -123,7 +124,8 @@ def without_leaks(
         if "split" in provenance:
             files = [name for name, keep in zip(provenance["split"]["train"], kept.tolist(), strict=True) if keep]
             provenance["split"] = {**provenance["split"], "train": files}
-    return splits, (printable(f"duplicates: {'; '.join(said)}"),) if said else (), provenance, hashes
+    lines = (printable(f"duplicates: {'; '.join(said)}"),) if said else ()
+    return splits, kept.nonzero().flatten(), lines, provenance, hashes
 
 
 def find(splits: Mapping[str, Labelled], bounded: bool = True) -> Duplicates:

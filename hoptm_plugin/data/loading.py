@@ -35,7 +35,7 @@ def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageDa
         DataError: data that is missing or unreadable, or does not fit into memory.
     """
     reader, beside = _parts(spec)
-    return prepare(reader.read(seeds.child("reader")), beside.preprocess, seeds, device, beside.duplicates)
+    return prepare(reader.read(seeds.child("reader")), beside, seeds, device)
 
 
 def read(spec: Mapping[str, Any], seeds: Seeds) -> RawImages:

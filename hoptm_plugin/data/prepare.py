@@ -16,11 +16,12 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.roles import Decides, decides
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.text import UNPRINTABLE
+from hoptm_plugin.data.aside import put_aside
 from hoptm_plugin.data.duplicates import without_leaks
 from hoptm_plugin.data.files import check_splits
 from hoptm_plugin.data.geometry import decoded, needs_resize, resized, said, squared
 from hoptm_plugin.data.memory import require
-from hoptm_plugin.data.preprocess import OnDuplicates, Preprocess
+from hoptm_plugin.data.preprocess import BesideReader, Preprocess
 from hoptm_plugin.data.splits import stratified
 from hoptm_plugin.data.whitening import check_features, whiten
 
@@ -29,10 +30,8 @@ LONGEST_NAME = 500
 Labelled = tuple[Tensor, Tensor]
 
 
-def prepare(
-    raw: RawImages, preprocess: Preprocess, seeds: Seeds, device: torch.device, duplicates: OnDuplicates = "warn"
-) -> ImageData:
-    """Decode, carve validation, look for leaks, normalise or whiten, and resize; in blocks, on ``device``.
+def prepare(raw: RawImages, beside: BesideReader, seeds: Seeds, device: torch.device) -> ImageData:
+    """Decode, carve validation, look for leaks, put aside, normalise or whiten, and resize; in blocks, on ``device``.
 
     z = (x / 255 - mean) / std, then a bicubic resize of z and a centre crop (order and fit as set). Where neither
     resize nor whitening is needed images stay uint8 and :meth:`Split.batch` normalises them; else they become float32.
@@ -47,11 +46,18 @@ def prepare(
         if not 0 < len(name) <= LONGEST_NAME or UNPRINTABLE.search(name) or set(name) & {"\n", "\t"}:
             raise DataError(f"data set {raw.name}: {name!r} is no name of a class or data set, which are of 1 to "
                             f"{LONGEST_NAME} characters on one line; rename it")  # fmt: skip
+    preprocess = beside.preprocess
     channels = _channels(raw, preprocess)
     source, raw = raw, decoded(raw, preprocess)
     check_splits(_splits(raw), len(raw.class_names), f"data set {raw.name}")
     splits, places, provenance = _with_validation(raw, preprocess, seeds)
-    splits, leaks, provenance, hashes = without_leaks(splits, places, source, provenance, duplicates)
+    splits, kept, leaks, provenance, hashes = without_leaks(splits, places, source, provenance, beside.duplicates)
+    parted = None
+    if beside.holdout_fraction is not None:
+        groups = None if raw.groups is None else raw.groups[places["train"][1][kept]]
+        parted = put_aside(splits["train"][1], raw.class_names, hashes["train"], groups, beside, seeds)
+        splits, provenance, hashes = parted.applied(splits, provenance, hashes)
+        leaks = (*leaks, parted.said)
     if preprocess.zca:
         normalisation = Normalisation((0.0,) * channels, (1.0,) * channels, "zca")
     else:
@@ -78,7 +84,7 @@ def prepare(
     return ImageData(
         name, raw.class_names, parts["train"], parts["validation"], parts["test"], normalisation,
         fingerprint(splits, raw.class_names, preprocess, normalisation), inverse, {**provenance, "read": read},
-        (told, *leaks), hashes,
+        (told, *leaks), hashes, None if parted is None else parted.of(parts),
     )  # fmt: skip
 
 
@@ -94,7 +100,7 @@ def fingerprint(
     settings = preprocess.model_dump(mode="json", exclude={"validation_fraction", *neutral})
     header = {"classes": class_names, "preprocess": settings, "mean": normalisation.mean, "std": normalisation.std}
     digest.update(json.dumps(header, sort_keys=True).encode())
-    for name in ("train", "validation", "test"):
+    for name in ("train", "validation", "test", *sorted(splits.keys() - {"train", "validation", "test"})):
         images, labels = splits[name]
         digest.update(f"{name} {tuple(images.shape)}".encode())
         digest.update(labels.contiguous().numpy().astype("<i8").data)

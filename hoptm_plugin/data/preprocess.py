@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from hoptm_plugin.core.roles import Decides, Result, Settings
 
@@ -55,6 +55,20 @@ class Preprocess(Settings):
         return self
 
 
+class Shadow(Settings):
+    """Which half of the images a shadow distillation of an audit is given.
+
+    Attributes:
+        number: of the shadow; 2k and 2k + 1 are given complementary halves.
+        pairs: of shadows, of the whole audit.
+        seed: that divides the images.
+    """
+
+    number: Result[NonNegativeInt]
+    pairs: Result[PositiveInt]
+    seed: Result[NonNegativeInt] = 0
+
+
 class BesideReader(Settings):
     """What stands beside the keywords of a data set's reader.
 
@@ -62,7 +76,17 @@ class BesideReader(Settings):
         preprocess: what is done to the images.
         duplicates: what becomes of test and validation images that are training images as well, or nearly: "warn"
             says so, "refuse" ends, "drop" leaves the copies out of the training split.
+        holdout_fraction: of each class of the training images, put aside for an audit: no step of a run sees them.
+        shadow: which half of them and the training images is trained on instead; an audit sets it.
     """
 
     preprocess: Preprocess = Field(default_factory=Preprocess)
     duplicates: Annotated[OnDuplicates, Decides("result", unless=("warn", "refuse"))] = "warn"
+    holdout_fraction: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, Decides("result", unless=(None,))] = None
+    shadow: Annotated[Shadow | None, Decides("result", unless=(None,))] = None
+
+    @model_validator(mode="after")
+    def _shadows_need_a_holdout(self) -> BesideReader:
+        if self.shadow is not None and self.holdout_fraction is None:
+            raise ValueError("shadow needs a holdout_fraction")
+        return self

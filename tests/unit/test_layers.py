@@ -11,11 +11,11 @@ ROOT = Path(hoptm_plugin.__file__).parent
 BASELINES = ROOT.parent / "baselines/hoptm_baselines"
 LAYERS = [
     {"core"},
-    {"storage"},
+    {"storage", "audit"},
     {"runtime"},
     {"matchers", "schedulers", "augment", "networks", "data", "loggers"},
     {"trajectory", "experts"},
-    {"engine", "audit"},
+    {"engine"},
     {"cards"},
     {"settings"},
     {"exchange"},

@@ -35,6 +35,7 @@ def test_file_builds_its_reader_and_names_every_setting(name):
     spec = dict(SPECS[name])
     preprocess = spec.pop("preprocess")
     assert spec.pop("duplicates") == "warn"
+    assert spec.pop("holdout_fraction") is None
     assert set(preprocess) == set(Preprocess.model_fields)
     sized = preprocess["image_size"] == "auto"
     Preprocess.model_validate(preprocess | ({"image_size": 1} if sized else {}))

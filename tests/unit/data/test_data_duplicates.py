@@ -20,6 +20,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import Preprocess, load
 from hoptm_plugin.data.duplicates import find
 from hoptm_plugin.data.prepare import prepare
+from hoptm_plugin.data.preprocess import BesideReader
 
 CPU = torch.device("cpu")
 
@@ -126,7 +127,9 @@ def test_warn_refuse_and_drop():
     leaking = raw(images[:40], torch.cat([images[40:50], images[3:4], torch.roll(images[8:9], 1, dims=3)]))
 
     def run(then):
-        return prepare(leaking, Preprocess(validation_fraction=0.2), Seeds(0), CPU, then)
+        return prepare(
+            leaking, BesideReader(preprocess=Preprocess(validation_fraction=0.2), duplicates=then), Seeds(0), CPU
+        )
 
     warned = run("warn")
     (line,) = warned.told[1:]
@@ -143,12 +146,12 @@ def test_warn_refuse_and_drop():
     assert dropped.told[1].endswith("2 training images that are among them were dropped")
     assert dropped.provenance["duplicates"]["dropped"] == 2
     assert dropped.fingerprint != warned.fingerprint
-    assert prepare(raw(images[:40], images[40:50]), Preprocess(), Seeds(0), CPU, "refuse").told[1:] == ()
+    assert prepare(raw(images[:40], images[40:50]), BesideReader(duplicates="refuse"), Seeds(0), CPU).told[1:] == ()
 
 
 def test_rows_are_those_of_the_source_where_validation_was_carved():
     images = textured(40)
-    data = prepare(raw(images[:30], torch.cat([images[30:], images[17:18]])), Preprocess(), Seeds(0), CPU)
+    data = prepare(raw(images[:30], torch.cat([images[30:], images[17:18]])), BesideReader(), Seeds(0), CPU)
     assert data.provenance["duplicates"]["pairs"] == ["test[10] = train[17]"]
 
 
@@ -238,7 +241,7 @@ def test_looking_costs_little():
 def test_near_copies_in_a_carved_validation_split_are_found():
     images = textured(60)
     moved = torch.roll(images, 1, dims=3)
-    data = prepare(raw(images, moved), Preprocess(validation_fraction=0.2), Seeds(0), CPU)
+    data = prepare(raw(images, moved), BesideReader(preprocess=Preprocess(validation_fraction=0.2)), Seeds(0), CPU)
     assert data.provenance["duplicates"]["near"] == 60
     assert "validation[" not in data.told[1], "a carved image is named by its row in train"
 
@@ -247,4 +250,4 @@ def test_near_copies_in_a_carved_validation_split_are_found():
 def test_dropping_all_of_train_is_refused(moved):
     images = textured(40)
     with pytest.raises(DataError, match="duplicates=drop would leave no training images of"):
-        prepare(raw(images, torch.roll(images, moved, dims=3)), Preprocess(), Seeds(0), CPU, "drop")
+        prepare(raw(images, torch.roll(images, moved, dims=3)), BesideReader(duplicates="drop"), Seeds(0), CPU)

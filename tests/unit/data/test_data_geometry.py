@@ -17,6 +17,7 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import Preprocess, load
 from hoptm_plugin.data.prepare import prepare
+from hoptm_plugin.data.preprocess import BesideReader
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def raw_images(height, width, channels=3, **fields):
 
 
 def run(raw, **settings):
-    return prepare(raw, Preprocess(**settings), Seeds(0), CPU)
+    return prepare(raw, BesideReader(preprocess=Preprocess(**settings)), Seeds(0), CPU)
 
 
 def pixels(data):

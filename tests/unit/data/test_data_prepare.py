@@ -12,6 +12,7 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import Preprocess, check_ipc, memory
 from hoptm_plugin.data.prepare import channel_statistics, prepare
+from hoptm_plugin.data.preprocess import BesideReader
 
 CPU = torch.device("cpu")
 RELEASED = ((0.741, 0.533, 0.706), (0.402, 0.821, 0.407))
@@ -28,7 +29,7 @@ def raw_images(size=(28, 28), channels=3, per_class=10, validation=True) -> RawI
 
 
 def run(raw, seed=0, **settings):
-    return prepare(raw, Preprocess(**settings), Seeds(seed), CPU)
+    return prepare(raw, BesideReader(preprocess=Preprocess(**settings)), Seeds(seed), CPU)
 
 
 def torchvision_resize(images, size, antialias):
@@ -254,7 +255,7 @@ def test_check_ipc_names_each_short_class():
 @pytest.mark.parametrize("settings", [{}, {"image_size": 32}, {"image_size": 32, "zca": True}])
 def test_cuda_equals_cpu(settings):
     raw = raw_images()
-    there = prepare(raw, Preprocess(**settings), Seeds(0), torch.device("cuda"))
+    there = prepare(raw, BesideReader(preprocess=Preprocess(**settings)), Seeds(0), torch.device("cuda"))
     here = run(raw, **settings)
     assert there.device.type == there.test.labels.device.type == "cuda"
     assert there.fingerprint == here.fingerprint

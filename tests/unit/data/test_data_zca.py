@@ -9,6 +9,7 @@ from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import Preprocess, memory
 from hoptm_plugin.data.prepare import prepare
+from hoptm_plugin.data.preprocess import BesideReader
 
 CPU = torch.device("cpu")
 
@@ -27,7 +28,9 @@ def raw():
 
 def test_equals_the_formula_in_float64(raw):
     eps = 0.1
-    data = prepare(raw, Preprocess(zca=True, zca_eps=eps, normalisation="released"), Seeds(0), CPU)
+    data = prepare(
+        raw, BesideReader(preprocess=Preprocess(zca=True, zca_eps=eps, normalisation="released")), Seeds(0), CPU
+    )
     train = raw.train[0].flatten(1).double().numpy() / 255
     mean = train.mean(0)
     values, vectors = np.linalg.eigh(np.cov(train, rowvar=False, ddof=1))
@@ -43,39 +46,39 @@ def test_equals_the_formula_in_float64(raw):
 
 
 def test_small_eps_gives_unit_covariance(raw):
-    data = prepare(raw, Preprocess(zca=True, zca_eps=1e-6), Seeds(0), CPU)
+    data = prepare(raw, BesideReader(preprocess=Preprocess(zca=True, zca_eps=1e-6)), Seeds(0), CPU)
     covariance = torch.cov(data.train.images.flatten(1).double().T)
     torch.testing.assert_close(covariance, torch.eye(108, dtype=torch.float64), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("size", [None, 8])
 def test_pixels_undo_the_whitening(raw, size):
-    data = prepare(raw, Preprocess(zca=True, image_size=size), Seeds(0), CPU)
-    plain = prepare(raw, Preprocess(normalisation="none", image_size=size), Seeds(0), CPU)
+    data = prepare(raw, BesideReader(preprocess=Preprocess(zca=True, image_size=size)), Seeds(0), CPU)
+    plain = prepare(raw, BesideReader(preprocess=Preprocess(normalisation="none", image_size=size)), Seeds(0), CPU)
     pixels = data.pixels(data.test.batch(slice(None)))
     torch.testing.assert_close(pixels, plain.test.batch(slice(None)), atol=1e-5, rtol=0)
     assert (data.test.images - plain.test.batch(slice(None))).abs().max() > 0.1
 
 
 def test_blocks_do_not_change_values(raw, monkeypatch):
-    whole = prepare(raw, Preprocess(zca=True), Seeds(0), CPU)
+    whole = prepare(raw, BesideReader(preprocess=Preprocess(zca=True)), Seeds(0), CPU)
     monkeypatch.setattr("hoptm_plugin.data.whitening.BLOCK", 7)
-    pieces = prepare(raw, Preprocess(zca=True), Seeds(0), CPU)
+    pieces = prepare(raw, BesideReader(preprocess=Preprocess(zca=True)), Seeds(0), CPU)
     torch.testing.assert_close(whole.train.images, pieces.train.images)
 
 
 def test_settings_enter_the_fingerprint(raw):
-    prints = {prepare(raw, Preprocess(**settings), Seeds(0), CPU).fingerprint
+    prints = {prepare(raw, BesideReader(preprocess=Preprocess(**settings)), Seeds(0), CPU).fingerprint
               for settings in ({}, {"zca": True}, {"zca": True, "zca_eps": 0.2})}  # fmt: skip
     assert len(prints) == 3
 
 
 def test_infeasible_size_is_refused(raw):
     with pytest.raises(ConfigurationError, match="ZCA whitening of 3x112x112 images would decompose a 37632x37632"):
-        prepare(raw, Preprocess(zca=True, image_size=112), Seeds(0), CPU)
+        prepare(raw, BesideReader(preprocess=Preprocess(zca=True, image_size=112)), Seeds(0), CPU)
 
 
 def test_matrices_are_counted_before_fitting(raw, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda device: 250 * 108 * 4)
     with pytest.raises(DataError, match="ZCA whitening's matrices need"):
-        prepare(raw, Preprocess(zca=True), Seeds(0), CPU)
+        prepare(raw, BesideReader(preprocess=Preprocess(zca=True)), Seeds(0), CPU)
