@@ -362,7 +362,9 @@ def _deciding(settings: type[Settings], plain: Mapping[str, Any], roles: set[Rol
 def _deciding_described(spec: Any, describes: Describes, roles: set[Role]) -> Any:
     if describes.beside is None or not isinstance(spec, Mapping):
         return _deciding_part(spec, describes.kind, roles)
-    beside = {key: spec[key] or {} for key in spec if key in describes.beside.model_fields}
+    known = {key: spec[key] for key in spec if key in describes.beside.model_fields}
+    groups = {key for key in known if decides(describes.beside, key) is None}
+    beside = {key: {} if value is None and key in groups else value for key, value in known.items()}
     part = {key: value for key, value in spec.items() if key not in beside}
     return _deciding_part(part, describes.kind, roles) | _deciding(describes.beside, beside, roles | {"result"})
 

@@ -337,3 +337,13 @@ def test_a_recipe_is_not_another_method_s():
     settings = compose(method={"name": "random_subset"})
     unscaled = compose("dataset=npz", "scale=published")
     assert (settings.recipe, settings.distillation.iterations) == ("", unscaled.distillation.iterations)
+
+
+def test_a_holdout_decides_the_result_and_none_changes_nothing():
+    """Digests of runs that were made before there was such a setting stay what they were."""
+    plain, held = compose("dataset=digits"), compose("dataset=digits", "dataset.holdout_fraction=0.3")
+    older = {key: value for key, value in plain.dataset.items() if key != "holdout_fraction"}
+    assert "holdout_fraction" in plain.dataset
+    assert plain.changed(dataset=older).digest() == plain.digest() != held.digest()
+    shadow = held.changed(dataset={**held.dataset, "shadow": {"number": 0, "pairs": 4}})
+    assert len({held.digest(), shadow.digest(), shadow.set_digest(), held.set_digest()}) == 4
