@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 # ruff: noqa: F401
 if TYPE_CHECKING:
+    from hoptm_plugin.cards.audit import AuditCard
     from hoptm_plugin.cards.card import Card
     from hoptm_plugin.core.asking import Ask
     from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.networks.layers import Classifier, features
     from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.pages.report import report
+    from hoptm_plugin.runs.auditing import audit
     from hoptm_plugin.runs.company import run_side_by_side
     from hoptm_plugin.runs.composition import compose
     from hoptm_plugin.runs.importing import import_set
@@ -80,6 +82,7 @@ _HOMES = {
     "core.roles": "Chance Judgement Machine Nothing Result Symbol",
     "core.seeding": "Seeds",
     "core.synthetic": "SyntheticSet",
+    "cards.audit": "AuditCard",
     "cards.card": "Card",
     "data.in_memory": "Arrays",
     "engine.evaluation": "real_subset",
@@ -89,6 +92,7 @@ _HOMES = {
     "networks.layers": "Classifier features",
     "networks.needs": "network_problems",
     "pages.report": "report",
+    "runs.auditing": "audit",
     "runs.company": "run_side_by_side",
     "runs.composition": "compose",
     "runs.importing": "import_set",

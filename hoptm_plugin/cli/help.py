@@ -14,6 +14,7 @@ commands
   eval      judge a stored synthetic set                        {PROGRAM} eval synthetic=RUN "networks=[vgg11]"
   import    a set that other software distilled, as a run       {PROGRAM} import images.pt labels.pt dataset=digits
   verify    checksums of a run, and its evaluation once more    {PROGRAM} verify RUN
+  audit     what a set gives away of its training images        {PROGRAM} audit RUN
   compare   one table from several runs, differences tested     {PROGRAM} compare runs --format latex
   runs      run folders, how far they are, and their results    {PROGRAM} runs --state interrupted
   report    one HTML page on several runs, to look at and share {PROGRAM} report runs -o report.html
@@ -93,6 +94,16 @@ HELP = {
     f"for one network, twice the binomial standard error. Of an exported set, checksums only. Nothing is written. "
     f"Exit code 1: not verified.\n\n"
     f"  --checksums            train nothing\n"
+    f"  dataset.root=PATH      where the data are now\n"
+    f"  runtime.device=cuda    and the other settings of runtime that change no result but for rounding",
+    "audit": f"usage: {PROGRAM} audit RUN [seed=0] [KEY=VALUE ...]\n\nMeasure what a run's set gives away of the "
+    f"images it was made from: whether its images lie closer to these than other real images do, and whether they "
+    f"point to those they began from. Needs a run that put images aside, dataset.holdout_fraction=0.3. Sets of which "
+    f"it is known what must be said of them are audited beside it. Writes RUN/audit.json. No verdict proves that "
+    f"nothing leaks. Exit code 1: a leak was found, or the audit is not valid.\n\n"
+    f"  {PROGRAM} run method=mtt dataset=digits dataset.holdout_fraction=0.3 hydra.run.dir=runs/mine\n"
+    f"  {PROGRAM} audit runs/mine\n\n"
+    f"  seed=0                 of the audit's own draws\n"
     f"  dataset.root=PATH      where the data are now\n"
     f"  runtime.device=cuda    and the other settings of runtime that change no result but for rounding",
     "cite": f"usage: {PROGRAM} cite [KEY=VALUE ...]\n\nPrint the BibTeX of what a run with these settings would use: "

@@ -36,8 +36,9 @@ UNWRITABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROF
 def with_settings(command: str, arguments: list[str]) -> None:
     """Run a command whose arguments are settings."""
     parser = Parser(f"{PROGRAM} {command}", add_help=False, allow_abbrev=False)
-    if command == "verify":
-        parser.add_argument("--checksums", action="store_true")
+    if command in ("verify", "audit"):
+        if command == "verify":
+            parser.add_argument("--checksums", action="store_true")
         parser.add_argument("run", type=path_of)
     elif command not in ("cite", "tune"):
         mode = parser.add_mutually_exclusive_group()
@@ -51,6 +52,8 @@ def with_settings(command: str, arguments: list[str]) -> None:
         command, options.settings = "run", _importing(options.settings)
     if command == "verify":
         _verify(options.run, options.settings, options.checksums)
+    elif command == "audit":
+        _audit(options.run, options.settings)
     elif command == "tune":
         _tune(options.settings)
     elif command == "cite":
@@ -71,6 +74,21 @@ def _verify(folder: Path, overrides: list[str], checksums_only: bool) -> None:
     found = verify(folder, *overrides, checksums_only=checksums_only, progress=console_progress())
     print_verification(found)
     if not found.verified:
+        raise SystemExit(1)
+
+
+def _audit(folder: Path, overrides: list[str]) -> None:
+    from hoptm_plugin.cli.audited import print_audit
+    from hoptm_plugin.runs.auditing import audit
+    from hoptm_plugin.runtime.bars import console_progress
+
+    seeds = [each for each in overrides if each.startswith("seed=")]
+    others = [each for each in overrides if each not in seeds]
+    if seeds and not seeds[-1][len("seed=") :].isdecimal():
+        fail(f"{seeds[-1]}: must be a whole number from 0", 2)
+    found = audit(folder, *others, seed=int(seeds[-1][len("seed=") :]) if seeds else 0, progress=console_progress())
+    show(lambda: print_audit(found, folder), folder)
+    if found.verdict != "none_found":
         raise SystemExit(1)
 
 

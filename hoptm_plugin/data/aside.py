@@ -12,11 +12,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from hoptm_plugin.audit import halves
 from hoptm_plugin.core.dataset import Aside, Split
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.preprocess import BesideReader
+from hoptm_plugin.privacy import halves
 
 HOLDOUT, RESERVE = "holdout", "reserve"
 RESERVED = 1 / 3  # of what is put aside

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, variance
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from hoptm_plugin.cards.card import Card, read_card
+from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.evaluation import Evaluation
 from hoptm_plugin.cards.software import software_versions
-from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
+from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.data.in_memory import Arrays
 from hoptm_plugin.engine.distil import Distilled
 from hoptm_plugin.engine.significance import holm, welch
@@ -20,15 +20,14 @@ from hoptm_plugin.exchange.loading import is_export, load_distilled
 from hoptm_plugin.exchange.manifest import read_manifest
 from hoptm_plugin.exchange.origin import source_data
 from hoptm_plugin.runs.assembly import Workbench, device_name, workbench
-from hoptm_plugin.runs.composition import parsed
 from hoptm_plugin.runs.fitting import other_data
-from hoptm_plugin.runs.folder import read_settings, trusted
+from hoptm_plugin.runs.opening import asked, on_this_machine, opened
 from hoptm_plugin.runs.running import judge
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, sha256
-from hoptm_plugin.storage.run_files import AVERAGE, CARD, CONFIG
+from hoptm_plugin.storage.run_files import AVERAGE, CONFIG
 
 LEVEL, MOST_ERRORS, ROUNDING = 0.01, 10, 1e-9
 KINDS: Final = {"evaluations": "synthetic set", "averaged": "moving average", "random_subset": "random subset"}
@@ -152,28 +151,19 @@ def verify(
         FileFormatError: a damaged card, configuration or set.
     """
     folder = as_path(folder, "folder")
-    changes: dict[str, Any] = parsed(overrides) | ({} if dataset is None else {"dataset.data": dataset})
+    changes = asked(overrides, dataset)
     if is_export(folder):
         if changes:
             raise ConfigurationError(f"{', '.join(changes)}: {folder} is an exported set, of which only checksums are "
                                      f"compared; no setting is heeded")  # fmt: skip
         return _verify_export(folder)
-    if not (folder / CARD).is_file():
-        what = "the run in it is not finished" if (folder / CONFIG).is_file() else "holds no run"
-        raise RunFolderError(f"{folder}: {what}; name the folder of a finished run, with {CARD}")
-    card, stored = read_card(folder / CARD), read_settings(folder / CONFIG)
-    if refused := [path for path in changes if path != "dataset.data" and stored.decided_by(path).role != "machine"]:
-        raise ConfigurationError(f"{', '.join(refused)}: would make it another run; verify takes only what changes no "
-                                 f"result: where the data are, such as dataset.root, and how it is computed: runtime, "
-                                 f"but for its precision")  # fmt: skip
+    card, stored = opened(folder, changes, "verify")
     files = list(_checked_files(folder, card, stored))
     problems = [*_wrong(files), *_wrong_settings(card, stored)]
     problems += [] if problems or card.ipc is None else _wrong_set(folder, card, stored)
     if checksums_only or problems:
         return Verification(folder, False, False, tuple(files), problems=tuple(problems))
-    values = {**_changed(stored.plain(), changes), "loggers": [], "given": tuple(changes)}
-    settings = trusted(RunSettings.of(values), None)
-    with workbench(settings, progress or usual_progress()) as bench:
+    with workbench(on_this_machine(stored, changes), progress or usual_progress()) as bench:
         networks, missing = _evaluated_again(folder, card, bench)
         changed = _changes(card, bench)
     differing = [
@@ -182,16 +172,6 @@ def verify(
         if each.verdict == "DIFFERS"
     ]
     return Verification(folder, False, True, tuple(files), tuple(networks), (*missing, *differing), changed)
-
-
-def _changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    for path, value in changes.items():
-        group, _, key = path.rpartition(".")
-        target = values.get(group) if group else values
-        if not isinstance(target, dict):
-            raise ConfigurationError(f"{path}: {CONFIG} has no {group}")
-        target[key] = value
-    return values
 
 
 def _verify_export(folder: Path) -> Verification:

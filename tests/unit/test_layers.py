@@ -11,7 +11,7 @@ ROOT = Path(hoptm_plugin.__file__).parent
 BASELINES = ROOT.parent / "baselines/hoptm_baselines"
 LAYERS = [
     {"core"},
-    {"storage", "audit"},
+    {"storage", "privacy"},
     {"runtime"},
     {"matchers", "schedulers", "augment", "networks", "data", "loggers"},
     {"trajectory", "experts"},

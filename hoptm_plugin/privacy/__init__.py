@@ -3,13 +3,13 @@
 Formulas and what was simulated of them: docs/audit.md. Nothing here distils or reads data.
 """
 
-from hoptm_plugin.audit.design import halves
-from hoptm_plugin.audit.distances import Distances, distances
-from hoptm_plugin.audit.gaussian import gaussian_auc, gaussian_sigma
-from hoptm_plugin.audit.identity import Ranks, ranks
-from hoptm_plugin.audit.membership import Membership, membership
-from hoptm_plugin.audit.one_run import OneRun, ceiling, epsilon_below, paired
-from hoptm_plugin.audit.signals import loss_signal, nearest_signal
+from hoptm_plugin.privacy.design import halves
+from hoptm_plugin.privacy.distances import Distances, distances
+from hoptm_plugin.privacy.gaussian import gaussian_auc, gaussian_sigma
+from hoptm_plugin.privacy.identity import Ranks, ranks
+from hoptm_plugin.privacy.membership import Membership, membership
+from hoptm_plugin.privacy.one_run import OneRun, ceiling, epsilon_below, paired
+from hoptm_plugin.privacy.signals import loss_signal, nearest_signal
 
 __all__ = [
     "Distances",

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binom
 from sklearn.datasets import load_digits
 
-from hoptm_plugin.audit import distances, ranks
-from hoptm_plugin.audit.nearest import nearest
+from hoptm_plugin.privacy import distances, ranks
+from hoptm_plugin.privacy.nearest import nearest
 
 
 @pytest.fixture(scope="module")

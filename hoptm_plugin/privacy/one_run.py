@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import bdtrc
 
-from hoptm_plugin.audit.nearest import Floats
+from hoptm_plugin.privacy.nearest import Floats
 
 LEVEL = 0.05
 LARGEST = 50.0  # epsilon that is looked for

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from hoptm_plugin.audit import ceiling, epsilon_below, gaussian_auc, gaussian_sigma, paired
+from hoptm_plugin.privacy import ceiling, epsilon_below, gaussian_auc, gaussian_sigma, paired
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hoptm_plugin.audit.nearest import Floats
+from hoptm_plugin.privacy.nearest import Floats
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hoptm_plugin.audit.nearest import Floats, nearest
+from hoptm_plugin.privacy.nearest import Floats, nearest
 
 RESPLITS = 999
 

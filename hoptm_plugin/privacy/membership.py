@@ -12,7 +12,7 @@ from scipy.special import digamma, polygamma
 from scipy.stats import binomtest, rankdata
 from scipy.stats import t as student
 
-from hoptm_plugin.audit.nearest import Floats
+from hoptm_plugin.privacy.nearest import Floats
 
 Members = NDArray[np.bool_]
 Redraw = Callable[[np.random.Generator], Members]

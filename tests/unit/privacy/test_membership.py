@@ -9,8 +9,8 @@ import pytest
 from scipy.special import digamma, polygamma
 from sklearn.metrics import roc_auc_score
 
-from hoptm_plugin.audit import halves, loss_signal, membership, nearest_signal
-from hoptm_plugin.audit.membership import aucs_of, lira, moderated, tpr_at
+from hoptm_plugin.privacy import halves, loss_signal, membership, nearest_signal
+from hoptm_plugin.privacy.membership import aucs_of, lira, moderated, tpr_at
 
 
 def generator(seed=0):

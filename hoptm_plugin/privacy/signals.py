@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from hoptm_plugin.audit.nearest import Floats, nearest
+from hoptm_plugin.privacy.nearest import Floats, nearest
 
 NEAR = 1e-3  # added to a distance, so that that of a copy has a logarithm
 

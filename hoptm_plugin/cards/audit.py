@@ -1,0 +1,201 @@
+"""The audit's card: what was measured of what a set gives away, ``audit.json``, schema 1; aggregates alone.
+
+All fractions lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from hoptm_plugin.cards.record import Count, Digest, Fraction, Line, Record, read_record
+from hoptm_plugin.cards.software import Software
+
+FILE_NAME: Final = "audit.json"
+LARGEST_BYTES: Final = 2**22
+LEVEL: Final = 0.05
+
+Tier: TypeAlias = Literal["quick"]
+Verdict: TypeAlias = Literal["leak_found", "none_found", "invalid"]
+Must: TypeAlias = Literal["be found", "be cleared"]
+
+
+class Closeness(Record):
+    """How close images lie to training images; :class:`hoptm_plugin.privacy.Distances` says how it is measured.
+
+    Attributes:
+        share: nearer to a training image than to any that was held out.
+        expected: that share where nothing leaked.
+        p: of other splits of the real images, that give as much.
+        ratio: median distance to the nearest training image by that to the second nearest.
+        authenticity: no nearer to a training image than that is to its nearest fellow.
+    """
+
+    share: Fraction
+    expected: Fraction
+    p: Fraction
+    ratio: NonNegativeFloat
+    authenticity: Fraction
+
+
+class Spaces(Record):
+    """Closeness in pixels of 8 bits, and in features of a network that was trained on nothing."""
+
+    pixels: Closeness
+    features: Closeness | None
+
+
+class Identity(Record):
+    """Whether images point to the training image they began from.
+
+    Attributes:
+        images: that began from one; of mosaics their tiles.
+        first: of them, to which their own is the nearest of its class.
+        expected_first: that number by chance.
+        mean_rank: mean of (rank - 1/2) / candidates; 1/2 by chance.
+        p: of as many first ones by chance.
+        correlation: median Pearson correlation with their own.
+        correlation_of_others: median with others of its class.
+        ssim: median structural similarity with their own.
+    """
+
+    images: PositiveInt
+    first: Count
+    expected_first: NonNegativeFloat
+    mean_rank: Fraction
+    p: Fraction
+    correlation: FiniteFloat
+    correlation_of_others: FiniteFloat
+    ssim: FiniteFloat
+
+
+class Control(Record):
+    """A set of which it is known what an audit must say.
+
+    Attributes:
+        name: of what it is made of.
+        must: what an audit must do with it.
+        passed: whether it did.
+        measured: what it measured, in words.
+    """
+
+    name: Line
+    must: Must
+    passed: bool
+    measured: Line
+
+
+class AuditCard(Record):
+    """What an audit measured of one set.
+
+    Attributes:
+        schema_version: 1; called ``schema`` in JSON and as a keyword.
+        config_sha256: of the settings of the run, as in its card.
+        synthetic_sha256: of the file that holds its set.
+        fingerprint: of its data.
+        method: short name of its method.
+        title: the method's name in tables.
+        dataset: name of its data.
+        ipc: images per class.
+        tier: how much was measured.
+        seed: of the audit's own draws.
+        unit: what was put aside as a whole: images, or groups of them such as patients.
+        members: training images.
+        holdout: images put aside, to be compared with.
+        reserve: images put aside, that must be cleared.
+        synthetic: closeness of the set's images.
+        real: closeness of the reserve.
+        identity: whether images point to those they began from; None where they began from none, or it is not known.
+        no_identity: why there is none.
+        controls: sets that must be found or cleared.
+        verdict: "invalid" where a control did not pass; "leak_found"; or "none_found", by these tests.
+        reasons: what was found, in words.
+        seconds: that it took.
+        software: it was made with.
+        sha256: the checksum in a file.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    config_sha256: Digest
+    synthetic_sha256: Digest
+    fingerprint: Line
+    method: Line
+    title: Line
+    dataset: Line
+    ipc: PositiveInt
+    tier: Tier
+    seed: NonNegativeInt
+    unit: Literal["image", "group"]
+    members: PositiveInt
+    holdout: PositiveInt
+    reserve: PositiveInt
+    synthetic: Spaces
+    real: Spaces
+    identity: Identity | None
+    no_identity: Line | None
+    controls: Annotated[tuple[Control, ...], Field(min_length=1)]
+    verdict: Verdict
+    reasons: tuple[Line, ...]
+    seconds: NonNegativeFloat
+    software: Software
+    sha256: Digest | None = None
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> AuditCard:
+        if (self.verdict == "invalid") == all(each.passed for each in self.controls):
+            raise ValueError("the verdict is not that of the controls")
+        if (self.verdict == "leak_found") != bool(self.reasons) and self.verdict != "invalid":
+            raise ValueError("the verdict is not that of what was found")
+        if (self.identity is None) == (self.no_identity is None):
+            raise ValueError("there is either an identity or a reason why not")
+        return self
+
+    def sentences(self) -> list[str]:
+        """Say what was measured, and what that does and does not mean, to somebody who knows nothing of attacks."""
+        return [*self._verdict(), *self._of_identity(), *self._of_distances(), FOOTER]
+
+    def _verdict(self) -> list[str]:
+        if self.verdict == "invalid":
+            failed = "; ".join(f"{each.name} had to {each.must}: {each.measured}" for each in self.controls
+                               if not each.passed)  # fmt: skip
+            return [f"This audit is not valid, and says nothing: a set of which it is known what it gives away was not "
+                    f"judged as it must be ({failed})."]  # fmt: skip
+        if self.verdict == "leak_found":
+            return [f"A leak was found: {'; '.join(self.reasons)}."]
+        return ["No leak was found by these tests. That is not a proof that there is none."]
+
+    def _of_identity(self) -> list[str]:
+        found = self.identity
+        if found is None:
+            return [f"Whether images point to those they began from was not tested: {self.no_identity}."]
+        return [f"{found.first} of {found.images} synthetic images still point to the training image they began from; "
+                f"by chance it would be {found.expected_first:.1f} (p = {found.p:.2g}). Where there are more than by "
+                f"chance, anyone who holds candidates can identify these images. Chance level does not show that "
+                f"nothing else is revealed."]  # fmt: skip
+
+    def _of_distances(self) -> list[str]:
+        pixels = self.synthetic.pixels
+        closer = "are" if pixels.p <= LEVEL else "are not"
+        return [f"The images {closer} closer to training images than other real images are ({100 * pixels.share:.0f} % "
+                f"are nearer to one, {100 * pixels.expected:.0f} % would be by chance, p = {pixels.p:.2g}). Experts "
+                f"advise against such measures as evidence of privacy: they find careless copying only."]  # fmt: skip
+
+
+FOOTER = (
+    "Not tested at this tier: whether it can be told who was among the training images (membership inference). Whether "
+    "attributes of people can be read off a set is not tested at any. EDPB Opinion 28/2024, on AI models, asks that "
+    "personal data be insignificantly likely to be obtained by all means reasonably likely to be used; the decision "
+    "whether a set may leave stays with whoever decides on the original data."
+)
+
+
+def read_audit(path: Path) -> AuditCard:
+    """Read an audit's card from its file or from the run folder that holds it.
+
+    Raises:
+        FileFormatError: missing, damaged, without a checksum, of another schema, or with values that cannot be.
+    """
+    path = path / FILE_NAME if path.is_dir() else path
+    return read_record(path, AuditCard, "audit", "audit the run again", LARGEST_BYTES)

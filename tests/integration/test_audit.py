@@ -1,0 +1,178 @@
+"""`audit` on real digits: what leaks is found, what does not is cleared, and what cannot be audited is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from command_line import TINY_NETWORK, TINY_PROTOCOL, card, invoke
+from sklearn.datasets import load_digits
+
+import hoptm_plugin
+from hoptm_plugin import Arrays, audit, compose, run
+from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, read_audit
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.runs import auditing
+
+PLACED = ("dataset=digits", "dataset.holdout_fraction=0.3", "dataset.preprocess.image_size=null", *TINY_NETWORK,
+          *TINY_PROTOCOL)  # fmt: skip
+FEW = ("distillation.iterations=3", "experts.count=1")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make a run and audit it, each once; return the run's folder, what the audit printed, and its exit code."""
+    root, known = tmp_path_factory.mktemp("audited"), {}
+
+    def make(name, *settings):
+        if name not in known:
+            folder, environment = root / name, {"HOPTM_EXPERTS": str(root / "experts")}
+            done = invoke("run", *PLACED, *settings, f"hydra.run.dir={folder}", cwd=root, environment=environment)
+            assert done.code == 0, done.err
+            known[name] = folder, invoke("audit", str(folder), cwd=root, environment=environment)
+        return known[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def from_real(made):
+    return made("from-real", "method=dm", "ipc=2", *FEW)
+
+
+def test_images_that_still_look_like_those_they_began_from_are_found(from_real):
+    folder, done = from_real
+    found = read_audit(folder)
+    assert "Traceback" not in done.err
+    assert done.code == 1
+    assert (found.verdict, found.method, found.ipc, found.unit) == ("leak_found", "dm", 2, "image")
+    assert found.config_sha256 == card(folder)["config_sha256"]
+    assert found.fingerprint == card(folder)["dataset"]["fingerprint"]
+    assert card(folder)["dataset"]["train"] == found.members
+    assert (found.identity.images, found.identity.first) == (20, 20)
+    assert found.identity.p < 1e-20
+    assert found.identity.correlation > found.identity.correlation_of_others
+    assert found.identity.expected_first == pytest.approx(20 * 10 / found.members, rel=0.1)
+    assert [each.passed for each in found.controls] == [True] * 4
+    assert "20 of 20 synthetic images still point to the training image they began from" in done.out
+    assert "A leak was found: " in done.out
+    for word in ("safe", "private"):
+        assert word not in done.out.lower().replace("privacy", "")
+
+
+def test_nothing_on_single_images_is_in_the_card(from_real):
+    folder, _ = from_real
+    text = (folder / FILE_NAME).read_text()
+    numbers = [part for part in json.loads(text).values() if isinstance(part, list)]
+    assert all(isinstance(each, dict | str) for part in numbers for each in part)
+    assert len(text) < 6000
+    assert str(folder.parent) not in text
+
+
+def test_from_python_the_same_but_for_the_time(from_real):
+    folder, _ = from_real
+    stored = read_audit(folder)
+    again = audit(folder)
+    assert again.model_copy(update={"seconds": stored.seconds}) == stored
+    other = audit(folder, seed=1)
+    assert other.identity == stored.identity
+    assert other.synthetic.pixels.share == stored.synthetic.pixels.share
+    assert other.controls != stored.controls
+    audit(folder)
+
+
+def test_a_subset_of_the_data_is_what_it_is(made):
+    folder, done = made("subset", "method=random", "ipc=5")
+    found = read_audit(folder)
+    assert (done.code, found.verdict) == (1, "leak_found")
+    assert (found.identity.first, found.identity.images) == (50, 50)
+    assert (found.synthetic.pixels.share, found.synthetic.pixels.ratio) == (1.0, 0.0)
+    assert found.synthetic.pixels.authenticity == 0
+    assert found.synthetic.pixels.p == 0.001
+    assert len(found.reasons) == 3
+    assert found.real.pixels.p > 0.005
+    assert found.real.pixels.ratio > 0.8
+
+
+def test_a_set_that_began_from_noise_has_nothing_to_point_to(made):
+    folder, done = made("noise", "method=dm", "method.initial_images.name=noise", "ipc=1", *FEW)
+    found = read_audit(folder)
+    assert (found.identity, found.no_identity) == (None, "they began from none")
+    assert (done.code, found.verdict) == (0, "none_found")
+    assert "No leak was found by these tests. That is not a proof that there is none." in done.out
+    assert "was not tested: they began from none" in done.out
+
+
+def test_tiles_of_mosaics_are_found(made):
+    folder, _ = made("mosaics", "method=idm", "ipc=1", "distillation.iterations=2")
+    found = read_audit(folder)
+    assert found.identity.images == 40
+    assert found.identity.first > 10 * found.identity.expected_first
+
+
+def test_a_control_that_is_judged_wrongly_makes_it_invalid(from_real, monkeypatch, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(from_real[0], folder)
+    monkeypatch.setattr(auditing, "CLEAR", 1.0)
+    done = invoke("audit", str(folder), cwd=tmp_path)
+    assert done.code == 1
+    assert read_audit(folder).verdict == "invalid"
+    assert "This audit is not valid, and says nothing: " in done.out
+    assert "A leak was found" not in done.out
+
+
+def test_equal_images_are_one_unit(tmp_path):
+    digits = load_digits()
+    images = (digits.images * 15).astype(np.uint8)
+    train = np.concatenate([images[:300]] * 2), np.concatenate([digits.target[:300]] * 2)
+    data = Arrays(train=train, test=(images[1000:1100], digits.target[1000:1100]))
+    others = [each for each in PLACED if not each.startswith("dataset=") and "image_size" not in each]
+    run(compose("method=random", *others, dataset=data, ipc=1), tmp_path / "run")
+    found = audit(tmp_path / "run", dataset=data)
+    assert found.unit == "group"
+    assert found.verdict == "leak_found"
+
+
+class TestRefused:
+    def check(self, done, *said):
+        assert (done.code, done.out) == (2, "")
+        assert "Traceback" not in done.err
+        (line,) = [each for each in done.err.splitlines() if each.startswith("error: ")]
+        for each in said:
+            assert each in line
+
+    def test_a_run_that_put_nothing_aside(self, finished_run, bench):
+        done = bench("audit", str(finished_run))
+        self.check(done, "put no images aside", "dataset.holdout_fraction=0.3")
+        assert not (finished_run / FILE_NAME).exists()
+
+    def test_what_is_no_finished_run(self, bench, tmp_path):
+        self.check(bench("audit", str(tmp_path)), "holds no run")
+
+    def test_what_distils_nothing(self, bench, tmp_path):
+        done = bench("run", *PLACED, "method=full", f"hydra.run.dir={tmp_path / 'full'}")
+        assert done.code == 0, done.err
+        self.check(bench("audit", str(tmp_path / "full")), "cannot be audited: ")
+
+    def test_settings_that_would_make_it_another_run(self, from_real, bench):
+        self.check(bench("audit", str(from_real[0]), "ipc=3"), "ipc: would make it another run; audit takes only")
+        self.check(bench("audit", str(from_real[0]), "seed=two"), "seed=two: must be a whole number")
+
+    def test_a_card_that_contradicts_itself_or_was_edited(self, from_real, tmp_path):
+        text = (from_real[0] / FILE_NAME).read_text()
+        for old, new, said in (
+            ('"leak_found"', '"none_found"', "verdict"),
+            ('"members": ', '"members": 1', "checksum|not"),
+        ):
+            (tmp_path / FILE_NAME).write_text(text.replace(old, new, 1))
+            with pytest.raises(FileFormatError, match=said):
+                read_audit(tmp_path)
+
+
+def test_it_is_public():
+    assert hoptm_plugin.audit is audit
+    assert hoptm_plugin.AuditCard is AuditCard
+    assert math.isfinite(auditing.CLEAR)
