@@ -363,6 +363,7 @@ def _deciding_described(spec: Any, describes: Describes, roles: set[Role]) -> An
     if describes.beside is None or not isinstance(spec, Mapping):
         return _deciding_part(spec, describes.kind, roles)
     known = {key: spec[key] for key in spec if key in describes.beside.model_fields}
+    # null for a group of settings is the group without any
     groups = {key for key in known if decides(describes.beside, key) is None}
     beside = {key: {} if value is None and key in groups else value for key, value in known.items()}
     part = {key: value for key, value in spec.items() if key not in beside}
