@@ -17,7 +17,7 @@ FILE_NAME: Final = "audit.json"
 LARGEST_BYTES: Final = 2**22
 LEVEL: Final = 0.05
 
-Tier: TypeAlias = Literal["quick"]
+Tier: TypeAlias = Literal["quick", "standard"]
 Verdict: TypeAlias = Literal["leak_found", "none_found", "invalid"]
 Must: TypeAlias = Literal["be found", "be cleared"]
 
@@ -71,6 +71,87 @@ class Identity(Record):
     ssim: FiniteFloat
 
 
+class Rate(Record):
+    """Members that are told where few false positives are allowed; :class:`hoptm_plugin.privacy.membership.Rate`."""
+
+    fpr: Fraction
+    tpr: Fraction
+    ci95: tuple[Fraction, Fraction]
+    naive: tuple[Fraction, Fraction]
+    p: Fraction
+
+
+class Signal(Record):
+    """How well members are told from others by one signal.
+
+    Attributes:
+        auc: area under the ROC curve, mean over shadows; 1/2 is guessing.
+        auc_ci95: its 95 % interval, over pairs of shadows.
+        p: of as much by chance.
+        rates: at 1 % and 0.1 % false positives, where there are others enough.
+        exposed_found: of the members that a synthetic image began from, those that are told at 1 % false positives;
+            None where none are known, or there are too few others.
+    """
+
+    auc: Fraction
+    auc_ci95: tuple[Fraction, Fraction]
+    p: Fraction
+    rates: tuple[Rate, ...]
+    exposed_found: Fraction | None
+
+
+class Membership(Record):
+    """What an attacker with data like these tells of who was among the training images.
+
+    Attributes:
+        shadows: distillations of halves of the images.
+        networks: trained on each set, for the loss.
+        images: that were divided.
+        loss: by the loss of these networks.
+        nearest: by the distance to the nearest synthetic image.
+    """
+
+    shadows: PositiveInt
+    networks: PositiveInt
+    images: PositiveInt
+    loss: Signal
+    nearest: Signal
+
+
+class Bound(Record):
+    """A lower bound on epsilon from the run itself; :class:`hoptm_plugin.privacy.OneRun` says how it is found."""
+
+    pairs: PositiveInt
+    guesses: tuple[Count, ...]
+    correct: tuple[Count, ...]
+    bounds: tuple[NonNegativeFloat, ...]
+    epsilon: NonNegativeFloat
+    ceiling: NonNegativeFloat
+    delta: Fraction
+
+
+class OneRun(Record):
+    """What the run's own set refutes: no mechanism with a smaller epsilon makes such sets; each replaced image counts.
+
+    Attributes:
+        loss: by the loss of networks.
+        nearest: by the distance to the nearest synthetic image.
+    """
+
+    loss: Bound
+    nearest: Bound
+
+    @property
+    def epsilon(self) -> float:
+        """The larger bound; the level was shared out between both."""
+        return max(self.loss.epsilon, self.nearest.epsilon)
+
+    @property
+    def ceiling(self) -> float:
+        """The most that could have been shown."""
+        return max(self.loss.ceiling, self.nearest.ceiling)
+
+
 class Control(Record):
     """A set of which it is known what an audit must say.
 
@@ -109,6 +190,8 @@ class AuditCard(Record):
         real: closeness of the reserve.
         identity: whether images point to those they began from; None where they began from none, or it is not known.
         no_identity: why there is none.
+        membership: whether members are told from others; None at the quick tier.
+        one_run: what the set itself refutes; None at the quick tier, or where there are no pairs.
         controls: sets that must be found or cleared.
         verdict: "invalid" where a control did not pass; "leak_found"; or "none_found", by these tests.
         reasons: what was found, in words.
@@ -135,6 +218,8 @@ class AuditCard(Record):
     real: Spaces
     identity: Identity | None
     no_identity: Line | None
+    membership: Membership | None = None
+    one_run: OneRun | None = None
     controls: Annotated[tuple[Control, ...], Field(min_length=1)]
     verdict: Verdict
     reasons: tuple[Line, ...]
@@ -154,7 +239,15 @@ class AuditCard(Record):
 
     def sentences(self) -> list[str]:
         """Say what was measured, and what that does and does not mean, to somebody who knows nothing of attacks."""
-        return [*self._verdict(), *self._of_identity(), *self._of_distances(), FOOTER]
+        untested = [] if self.membership else [NOT_MEMBERSHIP]
+        return [
+            *self._verdict(),
+            *self._of_identity(),
+            *self._of_membership(),
+            *self._of_distances(),
+            *untested,
+            FOOTER,
+        ]
 
     def _verdict(self) -> list[str]:
         if self.verdict == "invalid":
@@ -175,6 +268,24 @@ class AuditCard(Record):
                 f"chance, anyone who holds candidates can identify these images. Chance level does not show that "
                 f"nothing else is revealed."]  # fmt: skip
 
+    def _of_membership(self) -> list[str]:
+        found, said = self.membership, list[str]()
+        if found is not None:
+            best = max((found.loss, found.nearest), key=lambda each: each.auc)
+            rates = [each for each in best.rates if each.fpr == 0.01]
+            told = f" and, wrongly accusing 1 in 100, recognised {100 * rates[0].tpr:.1f} %" if rates else ""
+            said.append(f"An attacker with similar data told members from others with AUC {best.auc:.3f} (0.5 is "
+                        f"guessing){told}. This describes these attacks on this procedure, averaged over images. "
+                        f"Better attacks may exist, and single patients may be far more exposed.")  # fmt: skip
+        if self.one_run is not None:
+            shown = ("By itself the set refutes no claim of differential privacy. That means that nothing was proved, "
+                     "not that nothing leaks.")  # fmt: skip
+            if self.one_run.epsilon > 0:
+                shown = (f"With 95 % confidence this procedure is not epsilon-differentially private for any epsilon "
+                         f"below {self.one_run.epsilon:.2f}.")  # fmt: skip
+            said.append(f"{shown} This audit could not have shown an epsilon of more than {self.one_run.ceiling:.2f}.")
+        return said
+
     def _of_distances(self) -> list[str]:
         pixels = self.synthetic.pixels
         closer = "are" if pixels.p <= LEVEL else "are not"
@@ -183,9 +294,11 @@ class AuditCard(Record):
                 f"advise against such measures as evidence of privacy: they find careless copying only."]  # fmt: skip
 
 
+NOT_MEMBERSHIP = (
+    "Not tested at this tier: whether it can be told who was among the training images (membership inference)."
+)
 FOOTER = (
-    "Not tested at this tier: whether it can be told who was among the training images (membership inference). Whether "
-    "attributes of people can be read off a set is not tested at any. EDPB Opinion 28/2024, on AI models, asks that "
+    "Whether attributes of people can be read off a set is not tested. EDPB Opinion 28/2024, on AI models, asks that "
     "personal data be insignificantly likely to be obtained by all means reasonably likely to be used; the decision "
     "whether a set may leave stays with whoever decides on the original data."
 )

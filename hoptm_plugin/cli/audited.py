@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, Closeness
+from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, Closeness, Membership
 from hoptm_plugin.cli.console import output_console, text_of
 
 COLUMNS = ("images", "measured in", "nearer to training", "by chance", "p", "ratio", "authenticity")
@@ -32,6 +33,11 @@ def print_audit(found: AuditCard, folder: Path) -> None:
             f"{mine.expected_first:.1f}, p = {mine.p:.2g}), mean rank {mine.mean_rank:.3f} of 1; correlation "
             f"{mine.correlation:.2f} (others of the class {mine.correlation_of_others:.2f}), SSIM {mine.ssim:.2f}"
         ), soft_wrap=True)  # fmt: skip
+    if found.membership is not None:
+        _print_membership(found.membership, console)
+    if (bound := found.one_run) is not None:
+        console.print(text_of(f"one run: epsilon above {bound.epsilon:.2f}, of at most {bound.ceiling:.2f} that could "
+                              f"be shown ({bound.nearest.pairs:,} pairs)"), soft_wrap=True)  # fmt: skip
     for control in found.controls:
         said = f"control: {control.name} must {control.must}: {'ok' if control.passed else 'FAILED'}"
         console.print(text_of(f"{said} ({control.measured})"), soft_wrap=True)
@@ -39,6 +45,26 @@ def print_audit(found: AuditCard, folder: Path) -> None:
     console.print(text_of(verdict, "bold" if found.verdict == "none_found" else "bold red"), soft_wrap=True)
     for line in (*rest, f"audit: {folder / FILE_NAME} ({found.seconds:.0f} s)"):
         console.print(text_of(line), soft_wrap=True)
+
+
+def _print_membership(found: Membership, console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("members told by", "AUC", "p", "false positives", "told", "p", "exposed ones told"):
+        table.add_column(name, justify="left" if name == "members told by" else "right")
+    for name, each in (("loss", found.loss), ("nearest image", found.nearest)):
+        low, high = each.auc_ci95
+        first = [name, f"{each.auc:.3f} [{low:.3f}, {high:.3f}]", f"{each.p:.2g}"]
+        exposed = "-" if each.exposed_found is None else f"{100 * each.exposed_found:.1f} %"
+        for rate in each.rates:
+            low, high = (100 * value for value in rate.ci95)
+            told = f"{100 * rate.tpr:.2f} % [{low:.2f}, {high:.2f}]"
+            table.add_row(*first, f"{100 * rate.fpr:g} %", told, f"{rate.p:.2g}", exposed if rate.fpr == 0.01 else "")
+            first = ["", "", ""]
+        if not each.rates:
+            table.add_row(*first, "-", "-", "-", exposed)
+    console.print(text_of(f"{found.shadows} shadow distillations, {found.networks} networks each, {found.images:,} "
+                          f"images divided; 95 % intervals"), soft_wrap=True)  # fmt: skip
+    console.print(table)
 
 
 def _cells(each: Closeness) -> list[str]:

@@ -82,11 +82,23 @@ def _audit(folder: Path, overrides: list[str]) -> None:
     from hoptm_plugin.runs.auditing import audit
     from hoptm_plugin.runtime.bars import console_progress
 
-    seeds = [each for each in overrides if each.startswith("seed=")]
-    others = [each for each in overrides if each not in seeds]
-    if seeds and not seeds[-1][len("seed=") :].isdecimal():
-        fail(f"{seeds[-1]}: must be a whole number from 0", 2)
-    found = audit(folder, *others, seed=int(seeds[-1][len("seed=") :]) if seeds else 0, progress=console_progress())
+    own, others = {"tier": "quick", "shadows": "16", "seed": "0"}, []
+    for each in overrides:
+        key, _, value = each.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            others.append(each)
+    for key in ("shadows", "seed"):
+        if not own[key].isdecimal():
+            fail(f"{key}={own[key]}: must be a whole number", 2)
+    tier: Any = own["tier"]  # which audit() checks
+    try:
+        found = audit(folder, *others, tier=tier, shadows=int(own["shadows"]), seed=int(own["seed"]),
+                      progress=console_progress())  # fmt: skip
+    except Stopped as stopped:
+        said = "interrupted" if stopped.exit_code == INTERRUPTED else f"stopped by {stopped}"
+        fail(f"{said}; the same command goes on", stopped.exit_code)
     show(lambda: print_audit(found, folder), folder)
     if found.verdict != "none_found":
         raise SystemExit(1)

@@ -136,7 +136,36 @@ class Evaluator:
         after_epoch: Callable[[], None] = lambda: None,
         what: str | None = None,
     ) -> Asking[list[dict[str, Any]]]:
-        """Train one fresh network for every repeat, side by side; ``what`` lets an interrupted training go on."""
+        """Return the metrics of one fresh network for every repeat."""
+        labels, rows = split.labels.cpu(), []
+        networks = yield from self.trained(name, sets, warm_up, after_epoch, what)
+        for repeat, network in zip(sets, networks, strict=True):
+            rows.append(classification_metrics(labels, self.predicted(name, network, split, repeat).softmax(dim=1)))
+        return rows
+
+    def predicted(self, name: str, network: nn.Module, split: Split, repeat: int) -> Tensor:
+        """Return the logits (n, K) of a network that was trained as the ``repeat``-th, on the CPU."""
+        seeds = self.seeds.child(name, repeat)
+        with seeded(seeds.number("prediction"), split.labels.device):  # for a network that draws even then
+            return predict(network, split)
+
+    def trained(
+        self,
+        name: str,
+        sets: Mapping[int, SyntheticSet],
+        warm_up: SyntheticSet | None = None,
+        after_epoch: Callable[[], None] = lambda: None,
+        what: str | None = None,
+    ) -> Asking[list[nn.Module]]:
+        """Ask for one fresh network for every repeat, trained on its set.
+
+        Args:
+            name: of the architecture.
+            sets: by repeat.
+            warm_up: a set that every network is trained on beforehand.
+            after_epoch: told of each epoch.
+            what: lets an interrupted training go on.
+        """
         seeds = [self.seeds.child(name, repeat) for repeat in sets]
         networks = [self.networks[name](part.generator("initialisation")) for part in seeds]
         key = None if what is None else f"{what}, {name}, networks {list(sets)}"
@@ -148,11 +177,7 @@ class Evaluator:
             first = None if key is None else f"{key}, warm-up"
             yield self._training(name, networks, [warm_up] * len(networks), again, after_epoch, first)
         yield self._training(name, networks, list(sets.values()), seeds, after_epoch, key)
-        labels, rows = split.labels.cpu(), []
-        for network, part in zip(networks, seeds, strict=True):
-            with seeded(part.number("prediction"), split.labels.device):  # for a network that draws even then
-                rows.append(classification_metrics(labels, predict(network, split)))
-        return rows
+        return networks
 
     def _training(
         self,

@@ -240,7 +240,7 @@ class _Training:
 
 @torch.no_grad()
 def predict(network: nn.Module, split: Split, batch: int = PREDICTED_AT_ONCE) -> Tensor:
-    """Return class probabilities (n, K) for a split, without augmentation, on the CPU."""
+    """Return logits (n, K) for a split, without augmentation, on the CPU."""
     network.eval()
     starts = range(0, len(split), batch)
-    return torch.cat([network(split.batch(slice(at, at + batch))).softmax(dim=1) for at in starts]).cpu()
+    return torch.cat([network(split.batch(slice(at, at + batch))) for at in starts]).cpu()

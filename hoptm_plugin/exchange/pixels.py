@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -73,6 +74,14 @@ def to_pixels(synthetic: SyntheticSet) -> tuple[Tensor, PixelLoss]:
         clipping_rms=(clipping / total) ** 0.5,
         rounding_rms=(rounding / total) ** 0.5,
     )
+
+
+def as_exported(synthetic: SyntheticSet) -> SyntheticSet:
+    """Return a set as those get it who are given 8-bit pixels; whitened ones are only exported as they are."""
+    if synthetic.normalisation.kind == "zca":
+        return synthetic.detached()
+    pixels = to_pixels(synthetic)[0].to(synthetic.images.device).to(synthetic.images.dtype) / 255
+    return replace(synthetic.detached(), images=synthetic.normalisation.apply(pixels))
 
 
 def check_channels(synthetic: SyntheticSet) -> None:

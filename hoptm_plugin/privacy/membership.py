@@ -131,6 +131,21 @@ def lira(signals: Floats, members: Members) -> Floats:
     return np.divide(difference, spread, out=np.zeros_like(difference), where=spread > 0)
 
 
+def lira_of(signal: Floats, signals: Floats, members: Members) -> Floats:
+    """Return z of every image in one more distillation, (N,): as :func:`lira`, by all shadows.
+
+    Args:
+        signal: phi of every image there, (N,).
+        signals: phi in the shadows, (M, N).
+        members: who was a member of which shadow, (M, N).
+    """
+    centred = signals - np.median(signals, axis=1, keepdims=True)
+    outs = np.where(members[0::2], centred[1::2], centred[0::2])
+    spread = np.sqrt(moderated(outs.var(axis=0, ddof=1), len(outs) - 1))
+    difference = signal - np.median(signal) - outs.mean(axis=0)
+    return np.divide(difference, spread, out=np.zeros_like(difference), where=spread > 0)
+
+
 def moderated(variance: Floats, degrees: float) -> Floats:
     """Return variances drawn towards their common one, as far as they scatter no more than chance would have them.
 

@@ -76,7 +76,7 @@ def ceiling(bits: int, delta: float = 0.0, level: float = LEVEL) -> float:
     return epsilon_below(bits, bits, bits, delta, level)
 
 
-def paired(differences: Floats, members_first: NDArray[np.bool_], delta: float = 0.0) -> OneRun:
+def paired(differences: Floats, members_first: NDArray[np.bool_], delta: float = 0.0, level: float = LEVEL) -> OneRun:
     """Return the bound from pairs of a member and another image, of which chance decided who was which.
 
     Who has the larger score is guessed to be the member, where the difference is one of the r largest; r is 10, and
@@ -86,6 +86,7 @@ def paired(differences: Floats, members_first: NDArray[np.bool_], delta: float =
         differences: score of the first minus that of the second of each pair, (m,).
         members_first: whether the first was the member, (m,).
         delta: as in :func:`epsilon_below`.
+        level: as there, of all guesses together.
 
     Raises:
         ValueError: no pairs.
@@ -99,6 +100,6 @@ def paired(differences: Floats, members_first: NDArray[np.bool_], delta: float =
     order = np.argsort(-np.abs(differences), kind="stable")
     right = ((differences > 0) == members_first) & (differences != 0)
     correct = tuple(int(right[order[:r]].sum()) for r in guesses)
-    level = LEVEL / len(guesses)
+    level /= len(guesses)
     bounds = tuple(epsilon_below(bits, r, v, delta, level) for r, v in zip(guesses, correct, strict=True))
     return OneRun(bits, guesses, correct, bounds, max(bounds), ceiling(bits, delta, level), delta)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from hoptm_plugin.runtime.stopping import Stopped, ask_to_stop, stop_if_asked
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path
 
+T = TypeVar("T")
 AT_ONCE = 16  # runs
 SHAPES = ("name", "student_steps")  # of a method; what else must agree is seen when it is asked for
 
@@ -121,7 +122,6 @@ def _group(
 ) -> dict[int, Card | Exception]:
     """Make runs side by side."""
     runtime = next(iter(jobs.values()))[0].runtime
-    stopped: list[Stopped] = []
 
     def begin(settings: RunSettings, folder: Path) -> Asking[Card]:
         stop_if_asked()  # while another one was made ready
@@ -130,23 +130,38 @@ def _group(
     def labelled(name: str) -> ProgressFactory:
         return lambda title, total, done=0: _said(progress, told, name, title, total, done)
 
-    def note(name: str, outcome: Card | BaseException) -> None:
-        if isinstance(outcome, Stopped):  # the others must come to where they can go on from
+    told: set[str] = set()
+    device = resolve(runtime.device, runtime.precision, runtime.compile is True, runtime.capture)
+    with computing(device, runtime.precision, runtime.threads):
+        askings = {str(number): begin(*job) for number, job in jobs.items()}
+        outcomes = driven(askings, lambda name, outcome: ended(int(name), outcome))
+    return {int(name): outcome for name, outcome in outcomes.items()}
+
+
+def driven(
+    askings: Mapping[str, Asking[T]], ended: Callable[[str, T | Exception], object] = lambda name, outcome: None
+) -> dict[str, T | Exception]:
+    """Drive work side by side; where a signal asks one to stop, all come to where they can go on from.
+
+    Raises:
+        Stopped: a signal asked to stop.
+    """
+    stopped: list[Stopped] = []
+
+    def note(name: str, outcome: T | BaseException) -> None:
+        if isinstance(outcome, Stopped):
             stopped.append(outcome)
             ask_to_stop(outcome.number)
         elif isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
             raise outcome
         else:
-            ended(int(name), outcome)
+            ended(name, outcome)
 
-    told: set[str] = set()
-    device = resolve(runtime.device, runtime.precision, runtime.compile is True, runtime.capture)
-    with computing(device, runtime.precision, runtime.threads):
-        outcomes = together({str(number): begin(*job) for number, job in jobs.items()}, note)
+    outcomes = together(askings, note)
     if stopped:
         ask_to_stop(stopped[0].number)
         stop_if_asked()
-    return {int(name): outcome for name, outcome in outcomes.items()}  # type: ignore[misc]
+    return outcomes  # type: ignore[return-value]
 
 
 def _said(progress: ProgressFactory, told: set[str], name: str, title: str, total: int, done: int) -> Progress:

@@ -223,7 +223,7 @@ def _distil(
         settings.distillation,
         folder.path,
         bench.progress,
-        _selection(bench, evaluator),
+        selection_score(bench, evaluator),
         logger,
         begun,
     )
@@ -399,7 +399,7 @@ def lower_precision(bench: Workbench) -> str | None:
     return ", ".join(f"{name} {what}" for what, name in parts.items() if name != "float32") or None
 
 
-def _selection(bench: Workbench, evaluator: Evaluator) -> Score | None:
+def selection_score(bench: Workbench, evaluator: Evaluator) -> Score | None:
     """Return what scores a checkpoint: the accuracy of one fresh network on the split that the settings name."""
     selection = bench.settings.distillation.selection
     if selection == "last":

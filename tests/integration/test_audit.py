@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
-from command_line import TINY_NETWORK, TINY_PROTOCOL, card, invoke
+from command_line import HANG, TINY_NETWORK, TINY_PROTOCOL, card, invoke, start
 from sklearn.datasets import load_digits
 
 import hoptm_plugin
 from hoptm_plugin import Arrays, audit, compose, run
 from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, read_audit
 from hoptm_plugin.core.errors import FileFormatError
-from hoptm_plugin.runs import auditing
+from hoptm_plugin.runs import auditing, closeness, shadows, telling
 
 PLACED = ("dataset=digits", "dataset.holdout_fraction=0.3", "dataset.preprocess.image_size=null", *TINY_NETWORK,
           *TINY_PROTOCOL)  # fmt: skip
@@ -116,7 +118,7 @@ def test_tiles_of_mosaics_are_found(made):
 def test_a_control_that_is_judged_wrongly_makes_it_invalid(from_real, monkeypatch, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(from_real[0], folder)
-    monkeypatch.setattr(auditing, "CLEAR", 1.0)
+    monkeypatch.setattr(closeness, "CLEAR", 1.0)
     done = invoke("audit", str(folder), cwd=tmp_path)
     assert done.code == 1
     assert read_audit(folder).verdict == "invalid"
@@ -175,4 +177,99 @@ class TestRefused:
 def test_it_is_public():
     assert hoptm_plugin.audit is audit
     assert hoptm_plugin.AuditCard is AuditCard
-    assert math.isfinite(auditing.CLEAR)
+    assert math.isfinite(auditing.FRACTION)
+
+
+@pytest.fixture(scope="module")
+def standard(from_real, tmp_path_factory):
+    """A copy of the run that began from real images, audited at the standard tier with few redraws."""
+    folder = tmp_path_factory.mktemp("standard") / "run"
+    shutil.copytree(from_real[0], folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telling, "REDRAWS", 99)
+        patch.setattr(telling, "FOR_CONTROLS", 99)
+        done = invoke("audit", str(folder), "tier=standard", "shadows=8", cwd=folder.parent)
+    return folder, done
+
+
+class TestStandard:
+    def test_members_are_told_where_images_are_nearly_theirs(self, standard):
+        folder, done = standard
+        assert (done.code, "Traceback" in done.err) == (1, False)
+        assert "Audit: 8 shadow distillations of 58" in done.err
+        found = read_audit(folder)
+        members = found.membership
+        assert (found.tier, members.shadows, members.networks) == ("standard", 8, 3)
+        assert members.images == found.members + found.holdout
+        # 20 of about 581 images are exposed, by 3 iterations hardly changed: 1/2 + f/2
+        assert members.nearest.auc == pytest.approx(0.5 + 20 / 581 / 2, abs=0.02)
+        assert members.nearest.exposed_found > 0.9
+        assert members.nearest.p <= 0.05
+        assert [rate.fpr for rate in members.nearest.rates] == [0.01]
+        assert members.nearest.rates[0].tpr > 0.03
+        assert members.loss.exposed_found < members.nearest.exposed_found
+        assert found.one_run.nearest.pairs <= found.holdout
+        assert found.one_run.epsilon < found.one_run.ceiling
+        names = [each.name for each in found.controls]
+        assert names[4:] == ["copies of members, membership", "barely changed members, membership",
+                             "real images that were put aside, membership", "noise, membership"]  # fmt: skip
+        assert all(each.passed for each in found.controls)
+        assert "told members from others with AUC" in done.out
+        assert "Not tested at this tier" not in done.out
+
+    def test_shadows_leave_their_signals_alone(self, standard):
+        folder, _ = standard
+        (place,) = (path for path in (folder / "audit").iterdir() if path.is_dir())
+        kept = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+        assert kept == {f"shadow-{number:02}/signals.safetensors" for number in range(8)}
+
+    def test_the_same_call_distils_nothing_again(self, standard, monkeypatch):
+        folder, _ = standard
+        stored = read_audit(folder)
+        monkeypatch.setattr(telling, "REDRAWS", 99)
+        monkeypatch.setattr(telling, "FOR_CONTROLS", 99)
+        monkeypatch.setattr(shadows, "Distiller", None)
+        again = audit(folder, tier="standard", shadows=8)
+        assert again.model_copy(update={"seconds": stored.seconds}) == stored
+
+    def test_one_that_is_damaged_is_named(self, standard, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(standard[0], copy)
+        path = next(copy.rglob("shadow-03/signals.safetensors"))
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(FileFormatError, match=r"shadow-03.*that shadow is distilled again"):
+            audit(copy, tier="standard", shadows=8)
+        path.unlink()
+        assert not next(copy.rglob("shadow-03")).joinpath("signals.safetensors").exists()
+
+    def test_cards_of_shadows_reach_no_table(self, standard):
+        folder, _ = standard
+        assert [path for path in folder.rglob("result.json") if path.parent != folder] == []
+
+    def test_what_cannot_be_is_refused(self, from_real, bench):
+        for more, said in ((("tier=whole",), "tier: must be one of quick, standard"), (("shadows=7",), "even number"),
+                           (("shadows=6",), "an even number from 8"), (("shadows=x",), "whole number")):  # fmt: skip
+            TestRefused().check(bench("audit", str(from_real[0]), *more), said)
+
+    @pytest.mark.slow
+    def test_one_that_is_stopped_goes_on_to_the_same(self, from_real, standard, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(from_real[0], folder)
+        command = ("audit", str(folder), "tier=standard", "shadows=8")
+        process = start(*command, cwd=tmp_path)
+        end = time.monotonic() + HANG
+        try:
+            while not next(folder.rglob("shadow-01/signals.safetensors"), None):
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < end
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=HANG)
+        finally:
+            process.kill()
+        assert process.returncode == 75, err
+        assert "stopped by SIGTERM; the same command goes on" in err
+        done = invoke(*command, cwd=tmp_path)
+        assert done.code == 1, done.err
+        mine, theirs = read_audit(folder).membership, read_audit(standard[0]).membership
+        assert (mine.loss.auc, mine.nearest.auc) == (theirs.loss.auc, theirs.nearest.auc)

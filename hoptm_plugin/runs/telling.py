@@ -1,0 +1,108 @@
+"""Who was among the training images: what signals of shadow distillations tell, of these and of the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hoptm_plugin.cards.audit import LEVEL, Bound, Control, Must, OneRun, Rate, Signal
+from hoptm_plugin.engine.significance import holm
+from hoptm_plugin.privacy import Membership, halves, membership, paired
+from hoptm_plugin.privacy.membership import lira_of
+from hoptm_plugin.runs.closeness import CLEAR, control
+from hoptm_plugin.runs.shadows import CONTROLS, Pool, Signals
+
+SIGNALS = ("loss", "nearest")
+DELTA = 1e-5
+REDRAWS, FOR_CONTROLS = 999, 199  # designs that might have been
+TOLD_AT = 0.01
+MUST: Mapping[str, Must] = {"copies": "be found", "barely changed": "be found", "reserve": "be cleared",
+                            "noise": "be cleared"}  # fmt: skip
+CALLED = {"copies": "copies of members", "barely changed": "barely changed members",
+          "reserve": "real images that were put aside", "noise": "noise"}  # fmt: skip
+
+
+class Told:
+    """What all shadows together tell.
+
+    Args:
+        signals: of every shadow, pairs of complements.
+        pool: the images that were divided.
+        draws: a generator for each name.
+    """
+
+    def __init__(self, signals: Sequence[Signals], pool: Pool, draws: Mapping[str, np.random.Generator]) -> None:
+        self.members = np.stack([each.members for each in signals])
+        self.exposed = np.stack([each.exposed for each in signals])
+        self.values = {name: np.stack([each.values[name] for each in signals]) for name in signals[0].values}
+        self.pool, self.draws = pool, draws
+
+    def of(self, name: str, redraws: int) -> Membership:
+        """Return how well members are told from others by one signal."""
+        labels, units, pairs = self.pool.labels, self.pool.units, len(self.members) // 2
+        return membership(
+            self.values[name],
+            self.members,
+            lambda draws: halves(labels, pairs, draws, units),
+            self.draws["designs"],
+            redraws,
+        )
+
+    def signal(self, name: str) -> Signal:
+        """Return the record of what one signal tells."""
+        found = self.of(name, REDRAWS)
+        rates = tuple(Rate(**asdict(each)) for each in found.rates)
+        exposed = None
+        if self.exposed.any() and any(each.fpr == TOLD_AT for each in rates):
+            others = found.scores[~self.members]
+            allowed = int(TOLD_AT * len(others) + 1e-9)
+            threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
+            exposed = float((found.scores[self.exposed] > threshold).mean())
+        return Signal(auc=found.auc, auc_ci95=found.auc_ci95, p=found.p, rates=rates, exposed_found=exposed)
+
+    def controls(self) -> list[Control]:
+        """Return whether sets of which it is known what they give away are found, or cleared."""
+        found = []
+        for name in CONTROLS:
+            told = [self.of(f"{name}, {what}", FOR_CONTROLS) for what in SIGNALS]
+            tests = holm([each.p for each in told] + [rate.p for each in told for rate in each.rates])
+            p = min(each for each in tests if each is not None)
+            aucs = ", ".join(f"{what} {each.auc:.3f}" for what, each in zip(SIGNALS, told, strict=True))
+            passed = p <= LEVEL if MUST[name] == "be found" else p > CLEAR
+            said = f"AUC by {aucs}; p = {p:.2g}, corrected"
+            found.append(control(f"{CALLED[name]}, membership", MUST[name], passed, said))
+        return found
+
+    def one_run(self, values: Mapping[str, NDArray[np.float64]]) -> OneRun | None:
+        """Return what the run's own set refutes; None where there are no pairs.
+
+        Args:
+            values: both signals of the run's set.
+        """
+        first, second = self._pairs(self.draws["pairs"])
+        if not len(first):
+            return None
+        coins = self.draws["coins"].random(len(first)) < 0.5  # which of a pair comes first tells nothing
+        bounds = {}
+        for name in SIGNALS:
+            z = lira_of(values[name], self.values[name], self.members)
+            difference = np.where(coins, 1.0, -1.0) * (z[first] - z[second])
+            bounds[name] = Bound(**asdict(paired(difference, coins, DELTA, LEVEL / len(SIGNALS))))
+        return OneRun(**bounds)
+
+    def _pairs(self, draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return pairs of a member of the run and another image of its class: one image of each unit at most."""
+        order = draws.permutation(len(self.pool.units))
+        _, one = np.unique(self.pool.units[order], return_index=True)
+        chosen = draws.permutation(order[one])
+        first, second = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+        for label in np.unique(self.pool.labels):
+            rows = chosen[self.pool.labels[chosen] == label]
+            inside, outside = rows[self.pool.members[rows]], rows[~self.pool.members[rows]]
+            count = min(len(inside), len(outside))
+            first.append(inside[:count])
+            second.append(outside[:count])
+        return np.concatenate(first), np.concatenate(second)
