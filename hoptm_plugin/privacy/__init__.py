@@ -1,6 +1,6 @@
 """What a distilled set gives away of the images it was made from: measures, with intervals that hold their coverage.
 
-Formulas and what was simulated of them: docs/audit.md. Nothing here distils or reads data.
+Formulas: docs/audit.md. Nothing here distils or reads data.
 """
 
 from hoptm_plugin.privacy.design import halves
