@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.networks.layers import Classifier, features
     from hoptm_plugin.networks.needs import network_problems
     from hoptm_plugin.pages.report import report
+    from hoptm_plugin.privacy.gaussian import gaussian_sigma
     from hoptm_plugin.runs.auditing import audit
     from hoptm_plugin.runs.company import run_side_by_side
     from hoptm_plugin.runs.composition import compose
@@ -92,6 +93,7 @@ _HOMES = {
     "networks.layers": "Classifier features",
     "networks.needs": "network_problems",
     "pages.report": "report",
+    "privacy.gaussian": "gaussian_sigma",
     "runs.auditing": "audit",
     "runs.company": "run_side_by_side",
     "runs.composition": "compose",

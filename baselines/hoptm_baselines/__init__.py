@@ -3,6 +3,7 @@
 from hoptm_baselines.coresets import Herding, KCenter
 from hoptm_baselines.distribution_matching import DistributionMatching
 from hoptm_baselines.improved_distribution_matching import ImprovedDistributionMatching
+from hoptm_baselines.private_means import PrivateMeans
 from hoptm_baselines.real_images import FullData, RandomSubset
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "Herding",
     "ImprovedDistributionMatching",
     "KCenter",
+    "PrivateMeans",
     "RandomSubset",
 ]

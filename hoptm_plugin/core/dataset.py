@@ -103,6 +103,7 @@ class ImageData:
         image_hashes: by split, of each image as it was before preprocessing: the first bytes of its SHA-256, uint8
             (n, 16). Empty where nobody said.
         aside: images that were put aside for an audit; None: none were.
+        groups: (n,) int64, to whom each training image belongs, such as a patient; None: to nobody.
     """
 
     name: str
@@ -117,6 +118,7 @@ class ImageData:
     told: tuple[str, ...] = ()
     image_hashes: Mapping[str, Tensor] = field(default_factory=dict)
     aside: Aside | None = None
+    groups: Tensor | None = None
 
     @property
     def split_sha256(self) -> dict[str, str]:

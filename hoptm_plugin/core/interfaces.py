@@ -252,6 +252,7 @@ class Task:
         seeds: random streams of this distillation.
         compute: how it is computed; changes nothing but rounding, time and memory.
         architecture: equal for tasks whose networks differ in their parameters alone; None: nobody knows.
+        chosen_by: what of the run is chosen by looking at its data, by the names of settings.
     """
 
     data: ImageData
@@ -262,6 +263,7 @@ class Task:
     seeds: Seeds
     compute: Compute = field(default_factory=Compute)
     architecture: Hashable = None
+    chosen_by: tuple[str, ...] = ()
 
     @property
     def train(self) -> Split:

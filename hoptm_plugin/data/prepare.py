@@ -52,11 +52,11 @@ def prepare(raw: RawImages, beside: BesideReader, seeds: Seeds, device: torch.de
     check_splits(_splits(raw), len(raw.class_names), f"data set {raw.name}")
     splits, places, provenance = _with_validation(raw, preprocess, seeds)
     splits, kept, leaks, provenance, hashes = without_leaks(splits, places, source, provenance, beside.duplicates)
-    parted = None
+    parted, groups = None, None if raw.groups is None else raw.groups[places["train"][1][kept]]
     if beside.holdout_fraction is not None:
-        groups = None if raw.groups is None else raw.groups[places["train"][1][kept]]
         parted = put_aside(splits["train"][1], raw.class_names, hashes["train"], groups, beside, seeds)
         splits, provenance, hashes = parted.applied(splits, provenance, hashes)
+        groups = None if groups is None else groups[parted.rows["train"]]
         leaks = (*leaks, parted.said)
     if preprocess.zca:
         normalisation = Normalisation((0.0,) * channels, (1.0,) * channels, "zca")
@@ -84,7 +84,7 @@ def prepare(raw: RawImages, beside: BesideReader, seeds: Seeds, device: torch.de
     return ImageData(
         name, raw.class_names, parts["train"], parts["validation"], parts["test"], normalisation,
         fingerprint(splits, raw.class_names, preprocess, normalisation), inverse, {**provenance, "read": read},
-        (told, *leaks), hashes, None if parted is None else parted.of(parts),
+        (told, *leaks), hashes, None if parted is None else parted.of(parts), groups,
     )  # fmt: skip
 
 

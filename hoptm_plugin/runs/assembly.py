@@ -161,6 +161,7 @@ class Workbench:
             experts=self.experts,
             seeds=self.seeds.child("distillation"),
             architecture=self._architecture(self.parts.network),
+            chosen_by=_chosen_by(settings),
         )
         self.task = replace(self.task, compute=self._distilling(settings.distillation.iterations))
 
@@ -307,6 +308,13 @@ class Workbench:
             protocol, creators, self.parts.augmentation, self.seeds.child("evaluation"), self.progress, compute,
             architectures={name: self._architecture(each) for name, each in self.parts.evaluated.items()},
         )  # fmt: skip
+
+
+def _chosen_by(settings: RunSettings) -> tuple[str, ...]:
+    """Return what of a run is chosen by looking at its data."""
+    selection = settings.distillation.selection
+    found = [] if selection == "last" else [f"distillation.selection={selection}"]
+    return (*found, *([] if settings.tuning is None else ["tuning"]))
 
 
 def device_name(bench: Workbench) -> str:

@@ -222,6 +222,23 @@ class TestSubsets(MethodContract):
     ]
 
 
+class TestPrivateMeans(MethodContract):
+    specs: ClassVar = [
+        {"name": "private_means", "initial_images": {"name": "noise"}},
+        {"name": "private_means", "initial_images": {"name": "noise"}, "epsilon": 1.0, "networks": 2},
+    ]
+
+    @pytest.fixture(autouse=True)
+    def known_noise(self, monkeypatch):
+        """Let the noise be the same each time, which it never is."""
+        monkeypatch.setattr("hoptm_baselines.private_means.entropy", lambda: 0)
+
+    def task(self, seed=0):
+        task = super().task(seed)
+        fixed = replace(task.data.normalisation, kind="none")
+        return replace(task, data=replace(task.data, normalisation=fixed))
+
+
 class TestImported(MethodContract):
     specs: ClassVar = [{"name": "imported"}, {"name": "imported", "mosaic": 2, "step_size": 0.1}]
 
