@@ -20,7 +20,7 @@ QUEUE = ("method.training_steps=1", "method.training_batch=8", "method.new_netwo
 FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
 BUDGETS = {
     "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
-    "dm": (*SHORT_LOOP, "method.real_batch=4"), "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
+    "dm": (*SHORT_LOOP, "method.real_batch=4"), "dp": SHORT_LOOP, "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
     "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN, "tesla": TINY_RUN,
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
@@ -57,6 +57,21 @@ def test_every_method_runs_from_files_to_card(run, tmp_path, method):
     assert len(found.evaluations) == 1
     counts = {"full": (24, 24), "idm": (6, 24)}.get(method, (6, 6))
     assert (found.images_stored, found.images_trained_on) == counts
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("dataset.preprocess.normalisation=measured", "measured constants are made of the data"),
+        ("method.initial_images.name=real", "real images void the guarantee"),
+        ("distillation.selection=validation", "distillation.selection=validation: chooses by looking at the data"),
+    ],
+)
+def test_what_voids_a_guarantee_is_refused(run, tmp_path, setting, said):
+    refused = run("dp", setting, "hydra.run.dir=out")
+    assert (refused.code, refused.err.count("error: ")) == (2, 1)
+    assert said in refused.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.gpu
