@@ -91,6 +91,7 @@ class Signal(Record):
         rates: at 1 % and 0.1 % false positives, where there are others enough.
         exposed_found: of the members that a synthetic image began from, those that are told at 1 % false positives;
             None where none are known, or there are too few others.
+        roc: false and true positive rates, in ascending order.
     """
 
     auc: Fraction
@@ -98,6 +99,7 @@ class Signal(Record):
     p: Fraction
     rates: tuple[Rate, ...]
     exposed_found: Fraction | None
+    roc: Annotated[tuple[tuple[Fraction, Fraction], ...], Field(max_length=100)] = ()
 
 
 class Membership(Record):

@@ -124,6 +124,37 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> Axes:
 
 
 @drawn
+def roc(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Axes:
+    """Draw true over false positive rates, both logarithmic."""
+    ax = axes(240, 224)
+    lowest = min(min(value for pair in points for value in pair if value > 0) for _, points in curves)
+    ax.plot([lowest, 1], [lowest, 1], color=INK, lw=1, ls=":")
+    for index, (name, points) in enumerate(curves):
+        shown = [(false, true) for false, true in points if true > 0]
+        ax.plot(*zip(*shown, strict=True), **style(index), lw=1.4, ms=4, markevery=4, label=label(name))
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("false positive rate")
+    ax.set_ylabel("true positive rate")
+    ax.legend(frameon=False, loc="lower right", fontsize=10)
+    return ax
+
+
+@drawn
+def bounds(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Axes:
+    """Draw lower bounds over the number of guesses, which is logarithmic."""
+    ax = axes(220, 224)
+    for index, (name, points) in enumerate(lines):
+        ax.plot(*zip(*points, strict=True), **style(index), lw=1.4, ms=5, label=label(name))
+    ax.set_xscale("log")
+    ax.set_ylim(bottom=0, top=max(1.0, *(bound for _, points in lines for _, bound in points)) * 1.1)
+    ax.set_xlabel("guesses")
+    ax.set_ylabel("epsilon above")
+    ax.legend(frameon=False, loc="upper right", fontsize=10)
+    return ax
+
+
+@drawn
 def reliability(networks: Sequence[NDArray[np.float64]], together: NDArray[np.float64]) -> Axes:
     """Draw accuracy over confidence, (points, 2): a light line per network, all their images as a strong one."""
     ax = axes(224, 224)

@@ -11,6 +11,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hoptm_plugin.core.text import one_line
+from hoptm_plugin.pages.audits import COLUMNS, audit_parts
 from hoptm_plugin.pages.classes import class_part
 from hoptm_plugin.pages.comparisons import Tables, compared, styles_of
 from hoptm_plugin.pages.cost import cost_figures, number
@@ -46,6 +47,7 @@ def render(
         title=re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", title).strip() or "Report", runs=runs, real_images=real_images,
         comparison=compared(comparisons, styles), classes=[class_part(run) for run in runs],
         curves=curve_parts(runs, styles), images=image_parts(runs, real_images), bars=cost_figures(runs),
+        audits=audit_parts(runs), audit_columns=COLUMNS,
         unfolded=len(runs) <= UNFOLDED, left_out=LEFT_OUT, summary=summary, more=more,
         unfinished=[one_line(folder.name) for folder in unfinished],
     )  # fmt: skip

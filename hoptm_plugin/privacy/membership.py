@@ -21,6 +21,7 @@ FEWEST_PAIRS = 4
 LEAST_NEGATIVES = 10  # false positives that are allowed at the least, for a rate to be told
 CONFIDENCE = 0.95
 REDRAWS = 999
+ROC_POINTS = 25
 TINY = np.finfo(np.float64).tiny
 
 
@@ -194,6 +195,17 @@ def tpr_at(scores: Floats, members: Members, fpr: float) -> float:
     allowed = math.floor(fpr * len(others) + 1e-9)
     threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
     return float((scores[members] > threshold).mean())
+
+
+def roc(scores: Floats, members: Members) -> list[tuple[float, float]]:
+    """Return (false positive rate, true positive rate) pairs, pooled, at rates evenly spaced on a logarithmic scale.
+
+    They begin where ten false positives are allowed.
+    """
+    negatives = int((~members).sum())
+    lowest = LEAST_NEGATIVES / negatives
+    rates = [float(rate) for rate in np.geomspace(min(lowest, 0.5), 1, ROC_POINTS)]
+    return [(rate, tpr_at(scores, members, rate)) for rate in rates[:-1]] + [(1.0, 1.0)]
 
 
 def _jackknife(signals: Floats, members: Members, fpr: float, rate: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hoptm_plugin.cards.audit import LEVEL, Bound, Control, Must, OneRun, Rate, Signal
 from hoptm_plugin.engine.significance import holm
 from hoptm_plugin.privacy import Membership, halves, membership, paired
-from hoptm_plugin.privacy.membership import lira_of
+from hoptm_plugin.privacy.membership import lira_of, roc
 from hoptm_plugin.runs.closeness import CLEAR, control
 from hoptm_plugin.runs.shadows import CONTROLS, Pool, Signals
 
@@ -61,7 +61,8 @@ class Told:
             allowed = int(TOLD_AT * len(others) + 1e-9)
             threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
             exposed = float((found.scores[self.exposed] > threshold).mean())
-        return Signal(auc=found.auc, auc_ci95=found.auc_ci95, p=found.p, rates=rates, exposed_found=exposed)
+        curve = tuple(roc(found.scores, self.members))
+        return Signal(auc=found.auc, auc_ci95=found.auc_ci95, p=found.p, rates=rates, exposed_found=exposed, roc=curve)
 
     def controls(self) -> list[Control]:
         """Return whether sets of which it is known what they give away are found, or cleared."""

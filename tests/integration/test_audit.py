@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 import hoptm_plugin
 from hoptm_plugin import Arrays, audit, compose, run
 from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, read_audit
+from hoptm_plugin.cards.record import write_record
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.runs import auditing, closeness, shadows, telling
 
@@ -273,3 +274,26 @@ class TestStandard:
         assert done.code == 1, done.err
         mine, theirs = read_audit(folder).membership, read_audit(standard[0]).membership
         assert (mine.loss.auc, mine.nearest.auc) == (theirs.loss.auc, theirs.nearest.auc)
+
+    def test_a_report_shows_it_and_leaves_out_what_is_of_another_set(self, standard, made, bench, tmp_path):
+        runs = [tmp_path / "standard", tmp_path / "subset"]
+        for folder, copy in zip((standard[0], made("subset", "method=random", "ipc=5")[0]), runs, strict=True):
+            shutil.copytree(folder, copy, ignore=lambda *_: ["audit"])
+        done = bench("report", *map(str, runs), "-o", str(tmp_path / "page.html"))
+        assert done.code == 0, done.err
+        page = (tmp_path / "page.html").read_text()
+        assert "What the sets give away" in page
+        assert page.count("must be found</td><td>as it must") == 4 + 2
+        assert page.count("Members told of ") >= 1
+        assert "An attacker with similar data told members from others with AUC" in page
+        text = (runs[0] / FILE_NAME).read_text()
+        (runs[0] / FILE_NAME).write_text(text[:-40])
+        other = json.loads((runs[1] / FILE_NAME).read_text())
+        del other["sha256"]
+        write_record(AuditCard.model_validate({**other, "synthetic_sha256": "0" * 64}), runs[1] / FILE_NAME)
+        done = bench("report", *map(str, runs), "-o", str(tmp_path / "page.html"))
+        assert done.code == 0, done.err
+        page = (tmp_path / "page.html").read_text()
+        assert "audit.json cannot be read" in page
+        assert "audit.json is left out: it is of another set; audit the run again" in page
+        assert "No run here was audited" in page

@@ -1,0 +1,82 @@
+"""What audited sets give away: a table of all, and the words and figures of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from hoptm_plugin.cards.audit import AuditCard
+from hoptm_plugin.pages import figures
+from hoptm_plugin.pages.reading import Run
+
+VERDICTS = {"leak_found": "leak found", "none_found": "none found by these tests", "invalid": "not valid"}
+COLUMNS = ("Verdict", "Tier", "Point to their\norigins", "p", "Nearer to\ntraining", "p", "AUC, loss", "AUC, nearest",
+           "Told at 1 %\nfalse positives", "Epsilon above")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AuditPart:
+    """One run's audit, as a page shows it.
+
+    Attributes:
+        name: of the run.
+        key: for its id.
+        cells: of its row in the table.
+        sentences: what it means.
+        controls: name, what had to be done with it, whether it was, and what was measured.
+        figures: drawn, with captions.
+    """
+
+    name: str
+    key: str
+    cells: list[str]
+    sentences: list[str]
+    controls: list[tuple[str, list[str]]]
+    figures: list[tuple[Markup, str]]
+
+
+def audit_parts(runs: Sequence[Run]) -> list[AuditPart]:
+    """Return the parts of runs that were audited."""
+    return [_part(run, run.audit) for run in runs if run.audit is not None]
+
+
+def _part(run: Run, found: AuditCard) -> AuditPart:
+    controls = [
+        (each.name, [f"must {each.must}", "as it must" if each.passed else "WRONG", each.measured])
+        for each in found.controls
+    ]
+    return AuditPart(run.name, f"audit-{run.key}", _cells(found), found.sentences(), controls, _figures(run, found))
+
+
+def _cells(found: AuditCard) -> list[str]:
+    mine, pixels = found.identity, found.synthetic.pixels
+    pointing = ["-", "-"] if mine is None else [f"{mine.first} of {mine.images}", f"{mine.p:.2g}"]
+    near = [f"{100 * pixels.share:.0f} %\nby chance {100 * pixels.expected:.0f} %", f"{pixels.p:.2g}"]
+    told = ["-", "-", "-"]
+    if found.membership is not None:
+        both = (found.membership.loss, found.membership.nearest)
+        told = ["{:.3f}\n{:.3f} to {:.3f}".format(each.auc, *each.auc_ci95) for each in both]
+        rates = [rate for each in both for rate in each.rates if rate.fpr == 0.01]
+        best = max(rates, key=lambda rate: rate.tpr, default=None)
+        told.append("-" if best is None else "{:.1f} %\n{:.1f} to {:.1f}".format(
+            100 * best.tpr, *(100 * value for value in best.ci95)))  # fmt: skip
+    bound = "-" if found.one_run is None else f"{found.one_run.epsilon:.2f}\nof at most {found.one_run.ceiling:.2f}"
+    return [VERDICTS[found.verdict], found.tier, *pointing, *near, *told, bound]
+
+
+def _figures(run: Run, found: AuditCard) -> list[tuple[Markup, str]]:
+    if found.membership is None or not found.membership.loss.roc:
+        return []
+    curves = [("by the loss", found.membership.loss.roc), ("by the nearest image", found.membership.nearest.roc)]
+    lines = ", ".join(f"{name} AUC {each.auc:.3f}" for name, each in
+                      (("loss", found.membership.loss), ("nearest image", found.membership.nearest)))  # fmt: skip
+    where = f"Members told of {run.name}"
+    drawn = [(figures.roc(f"{where}: {lines}", curves), f"{where}, logarithmic; the dotted line is guessing.")]
+    if found.one_run is not None:
+        both = (("by the loss", found.one_run.loss), ("by the nearest image", found.one_run.nearest))
+        bounds = [(name, list(zip(each.guesses, each.bounds, strict=True))) for name, each in both]
+        name = f"Lower bound on epsilon of {run.name}: {found.one_run.epsilon:.2f}"
+        drawn.append((figures.bounds(name, bounds), f"{name}, by how many pairs were guessed."))
+    return drawn
