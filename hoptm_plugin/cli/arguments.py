@@ -52,6 +52,8 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("--output", type=path_of, metavar="FILE", help="write the tables there, print nothing")
     parser.add_argument("--best", nargs="?", type=_count, const=1, metavar="N",
                         help="of each method with several settings, show the N best rows (1 unless told)")  # fmt: skip
+    parser.add_argument("--audit", type=path_of, metavar="FILE.svg",
+                        help="print what audits of them measured, and draw privacy against accuracy there")  # fmt: skip
     _how_to_compare(parser)
     options = parser.parse_args(arguments)
     from hoptm_plugin.cli.tables import show_comparison
@@ -62,6 +64,10 @@ def _compare(arguments: list[str]) -> None:
         sort=options.sort, best=options.best,
     )  # fmt: skip
     show_comparison(comparison, options.format, options.output)
+    if options.audit is not None:
+        from hoptm_plugin.cli.audited import show_audits
+
+        show_audits(comparison, options.audit)
 
 
 def _count(text: str) -> int:

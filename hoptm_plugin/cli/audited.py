@@ -9,7 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, Closeness, Membership
+from hoptm_plugin.cards.words import percent
 from hoptm_plugin.cli.console import output_console, text_of
+from hoptm_plugin.core.errors import ConfigurationError, StorageError, UserError
+from hoptm_plugin.pages.audits import write_picture
+from hoptm_plugin.tables.audits import audited
+from hoptm_plugin.tables.compare import Comparison, refuse_card
 
 COLUMNS = ("images", "measured in", "nearer to training", "by chance", "p", "ratio", "authenticity")
 
@@ -45,6 +50,41 @@ def print_audit(found: AuditCard, folder: Path) -> None:
     console.print(text_of(verdict, "bold" if found.verdict == "none_found" else "bold red"), soft_wrap=True)
     for line in (*rest, f"audit: {folder / FILE_NAME} ({found.seconds:.0f} s)"):
         console.print(text_of(line), soft_wrap=True)
+
+
+def show_audits(comparison: Comparison, picture: Path) -> None:
+    """Print what audits of a comparison's runs measured, and draw privacy against accuracy.
+
+    Raises:
+        UserError: no run was audited, or the picture cannot be written.
+    """
+    if picture.suffix.lower() != ".svg":
+        raise ConfigurationError(f"--audit {picture}: name a file that ends in .svg")
+    found = audited(comparison)
+    refuse_card(picture, comparison.cards)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("method", "data set", "IPC", "accuracy, %", "verdict", "point to origins", "AUC", "told at 1 %"):
+        table.add_column(name, justify="left" if name in ("method", "data set", "verdict") else "right")
+    for each in found:
+        mine, auc, told = each.audit.identity, "-", "-"
+        if each.auc is not None and each.audit.membership is not None:
+            auc = f"{each.auc[0]:.3f} [{each.auc[1][0]:.3f}, {each.auc[1][1]:.3f}]"
+            both = (each.audit.membership.loss, each.audit.membership.nearest)
+            rates = [rate.tpr for signal in both for rate in signal.rates if rate.fpr == 0.01]
+            told = f"{100 * max(rates):.1f} %" if rates else "-"
+        texts = (each.row, each.card.dataset.name, str(each.card.ipc), percent(*each.accuracy),
+                 each.audit.verdict.replace("_", " "), "-" if mine is None else f"{mine.first} of {mine.images}", auc,
+                 told)  # fmt: skip
+        table.add_row(*map(text_of, texts))
+    console = output_console()
+    console.print(text_of("what sets give away, by audits; AUC of membership inference, 0.5 is guessing", "bold"),
+                  soft_wrap=True)  # fmt: skip
+    console.print(table)
+    try:
+        write_picture(found, picture)
+    except StorageError as error:
+        raise UserError(f"{picture}: {error.reason}; name another file") from None
+    console.print(text_of(f"privacy against accuracy: {picture}"), soft_wrap=True)
 
 
 def _print_membership(found: Membership, console: Console) -> None:

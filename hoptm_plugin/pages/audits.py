@@ -1,15 +1,20 @@
-"""What audited sets give away: a table of all, and the words and figures of each."""
+"""What audited sets give away: a table of all, the words and figures of each, and privacy against accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
 from hoptm_plugin.cards.audit import AuditCard
+from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.pages import figures
-from hoptm_plugin.pages.reading import Run
+from hoptm_plugin.pages.reading import Run, size_of
+from hoptm_plugin.pages.svg import standalone
+from hoptm_plugin.storage.files import write_text
+from hoptm_plugin.tables.audits import Audited
 
 VERDICTS = {"leak_found": "leak found", "none_found": "none found by these tests", "invalid": "not valid"}
 COLUMNS = ("Verdict", "Tier", "Point to their\norigins", "p", "Nearer to\ntraining", "p", "AUC, loss", "AUC, nearest",
@@ -40,6 +45,20 @@ class AuditPart:
 def audit_parts(runs: Sequence[Run]) -> list[AuditPart]:
     """Return the parts of runs that were audited."""
     return [_part(run, run.audit) for run in runs if run.audit is not None]
+
+
+def write_picture(found: Sequence[Audited], path: Path) -> None:
+    """Write privacy against accuracy as an SVG file, of runs that were audited at a tier that tells members.
+
+    Raises:
+        ConfigurationError: none was.
+        StorageError: it cannot be written.
+    """
+    points = [figures.Point(f"{each.row}, {size_of(each.card)}", each.accuracy, each.auc) for each in found if each.auc]
+    if not points:
+        raise ConfigurationError("no run was audited at the standard tier, and others have no AUC to be drawn; "
+                                 "hoptm-bench audit RUN tier=standard")  # fmt: skip
+    write_text(path, standalone(figures.privacy("privacy against accuracy: AUC of membership inference", points)))
 
 
 def _part(run: Run, found: AuditCard) -> AuditPart:

@@ -140,6 +140,33 @@ def roc(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Axes:
     return ax
 
 
+@dataclass(frozen=True)
+class Point:
+    """An audited run: accuracy with its standard deviation, and AUC with its interval, all fractions."""
+
+    name: str
+    accuracy: tuple[float | None, float]
+    auc: tuple[float, tuple[float, float]] | None
+
+
+@drawn
+def privacy(points: Sequence[Point]) -> Axes:
+    """Draw the AUC of membership inference over the accuracy; lower and further right is better."""
+    ax = axes(420, 300)
+    ax.axhline(0.5, color=INK, lw=1, ls=":")
+    ax.text(0.01, 0.5, "guessing", transform=ax.get_yaxis_transform(), va="bottom", size=10)
+    for index, each in enumerate(points):
+        (mean, std), (auc, (low, high)) = each.accuracy, each.auc or (0.5, (0.5, 0.5))
+        look = style(index) | {"linestyle": "none"}
+        reach = [[max(0.0, auc - low)], [max(0.0, high - auc)]]
+        ax.errorbar([100 * (mean or 0.0)], [auc], xerr=[100 * std], yerr=reach, **look, ms=7, capsize=2, elinewidth=1,
+                    label=label(each.name))  # fmt: skip
+    ax.set_xlabel("test accuracy in percent")
+    ax.set_ylabel("AUC of membership inference")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    return ax
+
+
 @drawn
 def bounds(lines: Sequence[tuple[str, Sequence[tuple[int, float]]]]) -> Axes:
     """Draw lower bounds over the number of guesses, which is logarithmic."""

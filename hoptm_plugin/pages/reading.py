@@ -9,16 +9,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from hoptm_plugin.cards.audit import FILE_NAME as AUDIT
-from hoptm_plugin.cards.audit import AuditCard, read_audit
+from hoptm_plugin.cards.audit import AuditCard
 from hoptm_plugin.cards.card import FILE_NAME, Card
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.text import one_line
 from hoptm_plugin.pages.curves import Curve, read_curves
 from hoptm_plugin.pages.pictures import Pictures, pictures
+from hoptm_plugin.runs.audited import audit_beside
 from hoptm_plugin.runs.grid import read_grid
 from hoptm_plugin.storage.files import sha256
-from hoptm_plugin.storage.run_files import CONFIG, GRID, INITIAL_GRID, METRICS, SYNTHETIC, read_config
+from hoptm_plugin.storage.run_files import CONFIG, GRID, INITIAL_GRID, METRICS, read_config
 from hoptm_plugin.tables.labels import natural
 
 MOST_BYTES: Final = 12 * 10**6  # of all pictures of a page, as they stand in it
@@ -137,21 +137,6 @@ def read_run(file: Path, card: Card, name: str = "", key: str = "", most: int = 
         otherwise = "is no picture that hoptm-bench wrote"
         initial, distilled = (read(read_grid, each, otherwise) for each in (INITIAL_GRID, GRID))
         shown = pictures(card, initial, distilled, most)
-    audit = _audit(folder, card, missing)
+    audit, why = audit_beside(folder, card)
+    missing += [why] if why else []
     return Run(file, card, name, key, config, curves, shown, tuple(missing), audit=audit)
-
-
-def _audit(folder: Path, card: Card, missing: list[str]) -> AuditCard | None:
-    """Return the audit of a run's set, where there is one; what is of another set is left out, and said."""
-    path = folder / AUDIT
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        return None
-    try:
-        found = read_audit(path)
-    except FileFormatError:
-        missing.append(f"{AUDIT} cannot be read")
-        return None
-    if (found.config_sha256, found.synthetic_sha256) != (card.config_sha256, card.artefacts.get(SYNTHETIC)):
-        missing.append(f"{AUDIT} is left out: it is of another set; audit the run again")
-        return None
-    return found

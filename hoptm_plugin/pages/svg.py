@@ -66,6 +66,11 @@ def drawn(draw: Callable[P, Axes]) -> Callable[Concatenate[str, P], Markup]:
     return call
 
 
+def standalone(drawing: Markup) -> str:
+    """Return a drawing as the text of a file of its own, which says what it is, where a page does it for its parts."""
+    return str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1)
+
+
 def swatch(index: int, legend: str) -> Markup:
     """Return a short piece of the ``index``-th series' line, for a legend in text; ``legend`` is that one's id."""
     return _element(Markup(' aria-hidden="true"'), f"{legend} {index}", _line, index)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from hoptm_plugin.pages.svg import COLOURS, INK, axes, drawn, label, style
+from hoptm_plugin.pages.svg import COLOURS, INK, axes, drawn, label, standalone, style
 from hoptm_plugin.runs.tuning import Tuned
 from hoptm_plugin.storage.files import write_text
 
@@ -18,9 +18,8 @@ def write_figure(tuned: Tuned) -> Path:
     """Write ``candidates.svg`` into the tuning's folder: accuracy on the validation split of every candidate."""
     path = tuned.folder / FILE_NAME
     best = tuned.record.chosen
-    text = str(_candidates(f"accuracy on the validation split of each candidate; the best is {best}", tuned))
-    # a file of its own says what it is, where a page does it for those that are part of it
-    write_text(path, text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ', 1))
+    drawing = _candidates(f"accuracy on the validation split of each candidate; the best is {best}", tuned)
+    write_text(path, standalone(drawing))
     return path
 
 

@@ -297,3 +297,31 @@ class TestStandard:
         assert "audit.json cannot be read" in page
         assert "audit.json is left out: it is of another set; audit the run again" in page
         assert "No run here was audited" in page
+
+    def test_compare_draws_privacy_against_accuracy(self, standard, made, bench, tmp_path):
+        subset, finished = made("subset", "method=random", "ipc=5")[0], str(tmp_path / "picture.svg")
+        done = bench("compare", str(standard[0]), str(subset), "--audit", finished)
+        assert done.code == 0, done.err
+        told = done.out.partition("what sets give away")[2]
+        assert "DM " in told
+        assert "Random subset " in told
+        assert told.count("leak found") == 2
+        picture = (tmp_path / "picture.svg").read_text()
+        assert picture.startswith("<svg xmlns=")
+        assert "DM, IPC 2" in picture
+        assert "Random subset" not in picture, "which has no AUC"
+
+    def test_compare_refuses_what_it_cannot_draw(self, standard, made, finished_run, bench, tmp_path):
+        subset, picture = made("subset", "method=random", "ipc=5")[0], tmp_path / "picture.svg"
+        (tmp_path / "folder.svg").mkdir()
+        for folder, file, said in (
+            (finished_run, picture, "none of these runs was audited"),
+            (subset, picture, "no run was audited at the standard tier"),
+            (standard[0], tmp_path / "picture.png", "name a file that ends in .svg"),
+            (standard[0], tmp_path / "folder.svg", "name another file"),
+        ):
+            done = bench("compare", str(folder), "--audit", str(file))
+            assert done.code == 2, said
+            assert said in done.err
+            assert "Traceback" not in done.err
+        assert not picture.exists()
