@@ -85,7 +85,8 @@ class Runtime(Settings):
         unroll: how the student's steps are differentiated; "full" is never compiled.
         compile: compile training steps; "auto": where it pays, on CUDA and on the CPU for long work.
         capture: on CUDA, record all student steps of an iteration once and launch them as one CUDA graph from then on,
-            where compiled steps otherwise are one each.
+            where compiled steps otherwise are one each; without effect with ``unroll=full``, and for methods that
+            unroll nothing.
         memory_budget: what may be spent on going faster ("2GiB"): graphs of student steps that are kept with
             ``unroll=auto``, and networks side by side; "auto" (None): a quarter of a GPU, 256 MiB on the CPU.
         parallel_networks: experts or evaluated networks trained side by side; "auto" (None): one on the CPU, on CUDA as

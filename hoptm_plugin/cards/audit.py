@@ -192,6 +192,7 @@ class AuditCard(Record):
         real: closeness of the reserve.
         identity: whether images point to those they began from; None where they began from none, or it is not known.
         no_identity: why there is none.
+        beside: what is handed out as well, and was not audited, in words.
         membership: whether members are told from others; None at the quick tier.
         one_run: what the set itself refutes; None at the quick tier, or where there are no pairs.
         controls: sets that must be found or cleared.
@@ -220,6 +221,7 @@ class AuditCard(Record):
     real: Spaces
     identity: Identity | None
     no_identity: Line | None
+    beside: Line | None = None
     membership: Membership | None = None
     one_run: OneRun | None = None
     controls: Annotated[tuple[Control, ...], Field(min_length=1)]
@@ -242,6 +244,7 @@ class AuditCard(Record):
     def sentences(self) -> list[str]:
         """Say what was measured, and what that does and does not mean, to somebody who knows nothing of attacks."""
         untested = [] if self.membership else [NOT_MEMBERSHIP]
+        untested += [f"Mind that {self.beside}."] if self.beside else []
         return [
             *self._verdict(),
             *self._of_identity(),
@@ -255,8 +258,9 @@ class AuditCard(Record):
         if self.verdict == "invalid":
             failed = "; ".join(f"{each.name} had to {each.must}: {each.measured}" for each in self.controls
                                if not each.passed)  # fmt: skip
-            return [f"This audit is not valid, and says nothing: a set of which it is known what it gives away was not "
-                    f"judged as it must be ({failed})."]  # fmt: skip
+            found = f" What it would have found: {'; '.join(self.reasons)}." if self.reasons else ""
+            return [f"This audit is not valid, and clears nothing: a set of which it is known what it gives away was "
+                    f"not judged as it must be ({failed}).{found}"]  # fmt: skip
         if self.verdict == "leak_found":
             return [f"A leak was found: {'; '.join(self.reasons)}."]
         return ["No leak was found by these tests. That is not a proof that there is none."]
@@ -273,11 +277,13 @@ class AuditCard(Record):
     def _of_membership(self) -> list[str]:
         found, said = self.membership, list[str]()
         if found is not None:
-            best = max((found.loss, found.nearest), key=lambda each: each.auc)
-            rates = [each for each in best.rates if each.fpr == 0.01]
-            told = f" and, wrongly accusing 1 in 100, recognised {100 * rates[0].tpr:.1f} %" if rates else ""
-            said.append(f"An attacker with similar data told members from others with AUC {best.auc:.3f} (0.5 is "
-                        f"guessing){told}. This describes these attacks on this procedure, averaged over images. "
+            both = {"the loss of networks": found.loss, "the nearest image": found.nearest}
+            by, best = max(both.items(), key=lambda each: each[1].auc)
+            rates = [(rate.tpr, name) for name, each in both.items() for rate in each.rates if rate.fpr == 0.01]
+            told = "" if not rates else (f" and, wrongly accusing 1 in 100, recognised {100 * max(rates)[0]:.1f} % (by "
+                                         f"{max(rates)[1]})")  # fmt: skip
+            said.append(f"An attacker with similar data told members from others with AUC {best.auc:.3f} by {by} (0.5 "
+                        f"is guessing){told}. This describes these attacks on this procedure, averaged over images. "
                         f"Better attacks may exist, and single patients may be far more exposed.")  # fmt: skip
         if self.one_run is not None:
             shown = ("By itself the set refutes no claim of differential privacy. That means that nothing was proved, "
@@ -290,8 +296,8 @@ class AuditCard(Record):
 
     def _of_distances(self) -> list[str]:
         pixels = self.synthetic.pixels
-        closer = "are" if pixels.p <= LEVEL else "are not"
-        return [f"The images {closer} closer to training images than other real images are ({100 * pixels.share:.0f} % "
+        closer = "The images are" if pixels.p <= LEVEL else "It was not shown that the images are"
+        return [f"{closer} closer to training images than other real images are ({100 * pixels.share:.0f} % "
                 f"are nearer to one, {100 * pixels.expected:.0f} % would be by chance, p = {pixels.p:.2g}). Experts "
                 f"advise against such measures as evidence of privacy: they find careless copying only."]  # fmt: skip
 

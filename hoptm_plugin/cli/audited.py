@@ -12,7 +12,7 @@ from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, Closeness, Membership
 from hoptm_plugin.cards.words import percent
 from hoptm_plugin.cli.console import output_console, text_of
 from hoptm_plugin.core.errors import ConfigurationError, StorageError, UserError
-from hoptm_plugin.pages.audits import write_picture
+from hoptm_plugin.pages.audits import VERDICTS, write_picture
 from hoptm_plugin.tables.audits import audited
 from hoptm_plugin.tables.compare import Comparison, refuse_card
 
@@ -63,8 +63,19 @@ def show_audits(comparison: Comparison, picture: Path) -> None:
     found = audited(comparison)
     refuse_card(picture, comparison.cards)
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("method", "data set", "IPC", "accuracy, %", "verdict", "point to origins", "AUC", "told at 1 %"):
-        table.add_column(name, justify="left" if name in ("method", "data set", "verdict") else "right")
+    left = ("method", "data set", "tier", "verdict")
+    for name in (
+        "method",
+        "data set",
+        "IPC",
+        "accuracy, %",
+        "tier",
+        "verdict",
+        "point to origins",
+        "AUC",
+        "told at 1 %",
+    ):
+        table.add_column(name, justify="left" if name in left else "right")
     for each in found:
         mine, auc, told = each.audit.identity, "-", "-"
         if each.auc is not None and each.audit.membership is not None:
@@ -72,9 +83,9 @@ def show_audits(comparison: Comparison, picture: Path) -> None:
             both = (each.audit.membership.loss, each.audit.membership.nearest)
             rates = [rate.tpr for signal in both for rate in signal.rates if rate.fpr == 0.01]
             told = f"{100 * max(rates):.1f} %" if rates else "-"
-        texts = (each.row, each.card.dataset.name, str(each.card.ipc), percent(*each.accuracy),
-                 each.audit.verdict.replace("_", " "), "-" if mine is None else f"{mine.first} of {mine.images}", auc,
-                 told)  # fmt: skip
+        pointing = "-" if mine is None else f"{mine.first} of {mine.images}"
+        texts = (each.row, each.card.dataset.name, str(each.card.ipc), percent(*each.accuracy), each.audit.tier,
+                 VERDICTS[each.audit.verdict], pointing, auc, told)  # fmt: skip
         table.add_row(*map(text_of, texts))
     console = output_console()
     console.print(text_of("what sets give away, by audits; AUC of membership inference, 0.5 is guessing", "bold"),

@@ -372,8 +372,9 @@ def _tune(arguments: list[str]) -> None:
     resume: Any = {"true": True, "false": False}.get(own["resume"].lower(), "auto")
     launch = None
     if together.wanted(of_hydra):
-        if more := [line for line in of_hydra if line.startswith("hydra.launcher.")]:
-            fail(f"{more[0]}: hydra/launcher=side_by_side has no settings of its own; leave it out", 2)
+        if more := [line for line in of_hydra if not together.wanted([line])]:
+            fail(f"{more[0]}: hydra/launcher=side_by_side has no settings of its own, and is no launcher of "
+                 f"jobs; leave it out", 2)  # fmt: skip
         launch = partial(together.tried, folder)
     elif of_hydra:  # of the launcher, or of what starts a job
         launch = partial(_launched, of_hydra, folder)

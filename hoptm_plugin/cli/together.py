@@ -7,7 +7,7 @@ are made.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
 
 if TYPE_CHECKING:
+    from hoptm_plugin.cards.card import Card
     from hoptm_plugin.runs.tuning import Job as Trial
     from hoptm_plugin.settings import RunSettings
 
@@ -160,16 +161,14 @@ def _process(settings: RunSettings, folder: Path) -> HopTMError | None:
 
 def _shared_out(work: Callable[[RunSettings, Path], T], jobs: Sequence[Job], at_once: int | None) -> list[T]:
     """Return what ``work`` gives for each job, by processes that share out the cores."""
-    from concurrent.futures.process import BrokenProcessPool
-
-    from hoptm_plugin.runtime.processes import cores, shared_out
+    from hoptm_plugin.runtime.processes import WorkerDiedError, cores, shared_out
 
     at_once = min(at_once or cores(), len(jobs))
     how = f"{at_once} at a time, each in a process with its share of {cores()} cores" if at_once > 1 else "one by one"
     say(f"{len(jobs)} runs: on this CPU they are no faster as one computation; {how}")
     try:
         return shared_out(work, jobs, at_once)
-    except BrokenProcessPool:
+    except WorkerDiedError:
         place = pasted("hydra.sweep.dir", jobs[0][1].parent)
         raise HopTMError(f"a process that made runs was killed, maybe for want of memory; what it did until its last "
                          f"checkpoint is kept: the same command, {place} and resume=auto goes on, with a smaller "
@@ -185,12 +184,15 @@ def _attempt(settings: RunSettings, folder: Path) -> str | None:
     load_plugins()
     tolerate_encodings()
     plain_warnings()
-    return attempt(settings, folder, console_progress())
+    try:
+        return attempt(settings, folder, console_progress())
+    finally:
+        gc.collect()  # data and networks stand in cycles
 
 
 def tried(folder: Path, trials: Sequence[Trial]) -> list[str | None]:
     """Make the runs of a tuning in its folder; return for each why it failed, or None."""
-    from hoptm_plugin.runs.company import run_side_by_side
+    from hoptm_plugin.runs.company import computing_of, run_side_by_side
     from hoptm_plugin.runs.tuning import attempts
     from hoptm_plugin.runtime.bars import console_progress
 
@@ -198,4 +200,16 @@ def tried(folder: Path, trials: Sequence[Trial]) -> list[str | None]:
     if not _as_one([settings for settings, _ in jobs]):
         return _shared_out(_attempt, jobs, jobs[0][0].runtime.side_by_side)
     progress = console_progress(interval=10.0 * len(jobs))
-    return attempts(jobs, partial(run_side_by_side, progress=progress), progress)
+
+    def make(some: list[Job]) -> list[Card | Exception]:
+        groups: dict[Hashable, list[int]] = {}
+        for number, (settings, _) in enumerate(some):
+            groups.setdefault(computing_of(settings), []).append(number)
+        found: dict[int, Card | Exception] = {}
+        for numbers in groups.values():
+            cards = run_side_by_side([some[number] for number in numbers], progress)
+            found |= dict(zip(numbers, cards, strict=True))
+            gc.collect()
+        return [found[number] for number in range(len(some))]
+
+    return attempts(jobs, make, progress)

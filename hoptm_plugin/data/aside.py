@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -93,8 +94,7 @@ def put_aside(
             f"of these as its reserve (dataset.holdout_fraction={beside.holdout_fraction:g})")  # fmt: skip
     if beside.shadow is not None:
         pool, shadow = ~reserve, beside.shadow
-        draws = np.random.default_rng(Seeds(shadow.seed).child("shadows").number("halves"))
-        members = halves(labels[pool].numpy(), shadow.pairs, draws, units[pool].numpy())[shadow.number]
+        members = members_of_shadows(labels[pool], units[pool], shadow.pairs, shadow.seed)[shadow.number]
         train = torch.zeros_like(pool)
         train[pool] = torch.from_numpy(members)
         holdout = pool & ~train
@@ -108,12 +108,31 @@ def units_of(hashes: Tensor, groups: Tensor | None) -> Tensor:
     _, equal = np.unique(hashes.numpy(), axis=0, return_inverse=True)
     equal = equal.reshape(-1)
     if groups is None:
-        return torch.from_numpy(equal)
+        return _by_appearance(equal)
     _, group = np.unique(groups.numpy(), return_inverse=True)
     count = int(group.max()) + 1
     size = count + int(equal.max()) + 1
     links = coo_array((np.ones(len(group)), (group, count + equal)), shape=(size, size))
-    return torch.from_numpy(connected_components(links, directed=False)[1][group].astype(np.int64))
+    return _by_appearance(connected_components(links, directed=False)[1][group])
+
+
+def _by_appearance(units: NDArray[np.integer]) -> Tensor:
+    """Return the same units numbered in the order of their first images: another image renumbers no others."""
+    _, first, number = np.unique(units, return_index=True, return_inverse=True)
+    return torch.from_numpy(np.argsort(np.argsort(first))[number.reshape(-1)].astype(np.int64))
+
+
+def members_of_shadows(labels: Tensor, units: Tensor, pairs: int, seed: int) -> NDArray[np.bool_]:
+    """Return which images each shadow is given, (2 pairs, n).
+
+    Args:
+        labels: of the images that are neither in a validation or test split nor in reserve, (n,).
+        units: that they belong to, (n,).
+        pairs: of shadows.
+        seed: that divides them.
+    """
+    draws = np.random.default_rng(Seeds(seed).child("shadows").number("halves"))
+    return halves(labels.cpu().numpy(), pairs, draws, units.cpu().numpy())
 
 
 def _drawn(units: Tensor, labels: Tensor, class_names: Sequence[str], fraction: float, seeds: Seeds) -> Tensor:

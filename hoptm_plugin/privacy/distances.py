@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,11 +69,21 @@ def distances(
     labels = np.arange(len(real)) if units is None else np.unique(units, return_inverse=True)[1]
     owner = np.zeros(labels.max() + 1, dtype=bool)
     owner[labels] = is_member
-    sides = np.stack([generator.permutation(owner) for _ in range(RESPLITS)])[:, labels[hub]].mean(axis=1)
+    sizes = np.bincount(labels)
+    alike = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]  # large ones are put aside less often
+    sides = np.stack([_resplit(owner, alike, generator) for _ in range(RESPLITS)])[:, labels[hub]].mean(axis=1)
     p = (1 + int((sides >= share - 1e-12).sum())) / (RESPLITS + 1)
     # a copy is none, also of an image that the members hold twice
     authentic = float(((to_members[:, 0] >= fellow) & (to_members[:, 0] > 0)).mean())
     return Distances(share, float(is_member.mean()), p, float(np.median(ratio)), authentic)
+
+
+def _resplit(owner: NDArray[np.bool_], alike: list[NDArray[np.intp]], generator: np.random.Generator) -> Any:
+    """Return whose each unit is in another split, in which units of one size change places."""
+    other = owner.copy()
+    for units in alike:
+        other[units] = generator.permutation(owner[units])
+    return other
 
 
 def _share(to_members: Floats, to_others: Floats) -> float:

@@ -76,7 +76,7 @@ def membership(
         redraws: how many.
 
     Raises:
-        ValueError: fewer than four pairs, or shadows that are no complements.
+        ValueError: fewer than four pairs, shadows that are no complements, or signals that are not finite.
 
     Source: Carlini et al. 2022 (arXiv 2112.03570), offline; docs/audit.md 1, also for what differs.
     """
@@ -85,6 +85,8 @@ def membership(
         raise ValueError(f"needs at least {FEWEST_PAIRS} pairs of shadows, got {signals.shape} and {members.shape}")
     if not np.array_equal(members[1::2], ~members[0::2]):
         raise ValueError("shadows 2k and 2k + 1 must be given complementary halves")
+    if not np.isfinite(signals).all():
+        raise ValueError("a signal is not finite")
     scores = lira(signals, members)
     aucs = aucs_of(scores, members).reshape(pairs, 2).mean(axis=1)
     negatives = int((~members).sum())

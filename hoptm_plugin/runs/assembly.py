@@ -314,6 +314,7 @@ def _chosen_by(settings: RunSettings) -> tuple[str, ...]:
     """Return what of a run is chosen by looking at its data."""
     selection = settings.distillation.selection
     found = [] if selection == "last" else [f"distillation.selection={selection}"]
+    found += [] if settings.dataset.get("duplicates") != "drop" else ["dataset.duplicates=drop"]
     return (*found, *([] if settings.tuning is None else ["tuning"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import numpy as np
+import torch
 
 from hoptm_plugin.cards.audit import FILE_NAME, LEVEL, AuditCard, Control, Identity, Membership, OneRun, Spaces, Tier
 from hoptm_plugin.cards.card import Card
@@ -19,12 +21,14 @@ from hoptm_plugin.core.asking import alone
 from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.data.aside import members_of_shadows
 from hoptm_plugin.data.in_memory import Arrays
 from hoptm_plugin.engine.significance import holm
 from hoptm_plugin.exchange.loading import load_distilled
 from hoptm_plugin.exchange.pixels import as_exported
 from hoptm_plugin.privacy.membership import FEWEST_PAIRS
 from hoptm_plugin.runs.assembly import Workbench, workbench
+from hoptm_plugin.runs.audited import audit_beside
 from hoptm_plugin.runs.closeness import Compared
 from hoptm_plugin.runs.opening import asked, on_this_machine, opened
 from hoptm_plugin.runs.planning import about, planned
@@ -39,6 +43,7 @@ from hoptm_plugin.storage.run_files import SYNTHETIC
 FOLDER: Final = "audit"
 FRACTION: Final = 0.3  # that is put aside where an example is given
 SHADOWS: Final = 16
+NOT_AVERAGE: Final = "the moving average of the set, which lies beside it, was not audited"
 NETWORKS: Final = 3
 
 
@@ -97,11 +102,16 @@ def audit(
     lock = Lock(folder / FOLDER / ".lock")
     with workbench(settings, told) as bench:
         _check_data(bench, card, tier)
+        _check_earlier(folder, card, tier, seed)
+        if tier == "standard":
+            _check_halves(bench, shadows // 2, seed)
         exported = as_exported(synthetic.to(bench.device))
         if tier == "standard" and not lock.acquire():
             raise RunFolderError(f"{folder}: {lock.holder()} audits it; wait for it")
         with closing(lock):
-            place = folder / FOLDER / f"{shadows}-shadows-seed-{seed}"
+            which = f"{settings.digest()} {bench.data.fingerprint}"
+            name = f"{shadows}-shadows-seed-{seed}-{hashlib.sha256(which.encode()).hexdigest()[:8]}"
+            place = folder / FOLDER / name
             found = _measured(bench, exported, place, tier, shadows, seed)
         audited = _card(found, bench, card, folder, tier, seed, time.monotonic() - began)
     write_record(audited, folder / FILE_NAME)
@@ -130,6 +140,38 @@ def _check_data(bench: Workbench, card: Card, tier: Tier) -> None:
                                  f"has seen; make it again with dataset.holdout_fraction={FRACTION:g}")  # fmt: skip
     if tier != "quick" and bench.data.zca_inverse is not None:
         raise ConfigurationError("dataset.preprocess.zca: only the quick tier audits whitened sets")
+
+
+def _check_earlier(folder: Path, card: Card, tier: Tier, seed: int) -> None:
+    """Refuse to write over an audit of the same set that measured more, or had other draws.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    earlier, _ = audit_beside(folder, card)
+    if earlier is None:
+        return
+    more = get_args(Tier).index(earlier.tier) > get_args(Tier).index(tier)
+    if more or earlier.seed != seed:
+        what = f"of tier {earlier.tier}" if more else f"with seed={earlier.seed}"
+        raise ConfigurationError(f"{folder / FILE_NAME}: is an audit {what} of the same set, which another one must "
+                                 f"not replace; move it away to audit the set anew")  # fmt: skip
+
+
+def _check_halves(bench: Workbench, pairs: int, seed: int) -> None:
+    """Refuse shadows that would have fewer images of a class than are to be distilled.
+
+    Raises:
+        ConfigurationError: naming the class.
+    """
+    pool, ipc, names = Pool.of(bench), bench.settings.ipc, bench.data.class_names
+    members = members_of_shadows(pool.split.labels, torch.from_numpy(pool.units), pairs, seed)
+    counts = np.stack([members[:, pool.labels == label].sum(axis=1) for label in range(len(names))], axis=1)
+    number, label = np.unravel_index(int(counts.argmin()), counts.shape)
+    if counts[number, label] < ipc:
+        raise ConfigurationError(f"tier=standard distils halves of the images, and a half has only "
+                                 f"{counts[number, label]} of class {names[label]!r}, fewer than ipc={ipc}; only the "
+                                 f"quick tier can be audited, or a run of fewer images per class")  # fmt: skip
 
 
 def _measured(bench: Workbench, exported: SyntheticSet, place: Path, tier: Tier, count: int, seed: int) -> _Measured:
@@ -192,7 +234,8 @@ def _card(
     return AuditCard(
         schema=SCHEMA, config_sha256=card.config_sha256, synthetic_sha256=sha256(folder / SYNTHETIC),
         fingerprint=data.fingerprint, method=card.method, title=card.title, dataset=data.name, ipc=bench.settings.ipc,
-        tier=tier, seed=seed, unit="image" if single else "group", members=len(data.train), holdout=len(aside.holdout),
+        beside=None if card.averaged is None else NOT_AVERAGE, tier=tier, seed=seed,
+        unit="image" if single else "group", members=len(data.train), holdout=len(aside.holdout),
         reserve=len(aside.reserve), synthetic=found.synthetic, real=found.real, identity=found.identity,
         no_identity=found.no_identity, membership=found.membership, one_run=found.one_run, controls=found.controls,
         verdict="invalid" if not valid else "leak_found" if reasons else "none_found", reasons=tuple(reasons),

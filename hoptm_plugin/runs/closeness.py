@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from hoptm_plugin.cards.audit import LEVEL, Closeness, Control, Identity, Must, Spaces
-from hoptm_plugin.cards.record import LONGEST_LINE
 from hoptm_plugin.core.dataset import Aside, Split
-from hoptm_plugin.core.errors import HopTMError, first_line
+from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.layers import features
@@ -61,19 +60,21 @@ class Compared:
         self.network = self._network()
         self.members, self.others, self.reserve = map(self._real, (self.data.train, self.aside.holdout,
                                                                    self.aside.reserve))  # fmt: skip
-        whole = synthetic.expanded().detached()
-        classes = whole.labels.argmax(dim=1) if whole.soft else whole.labels
-        self.synthetic = self._images(self.data.pixels(whole.images), classes)
+        self.synthetic, self.stored = (
+            self._images(self.data.pixels(each.images), each.labels.argmax(dim=1) if each.soft else each.labels)
+            for each in (synthetic.expanded().detached(), synthetic.detached())
+        )
         self.ipc = bench.settings.ipc
 
     def _network(self) -> nn.Module | None:
         """Return a network that has seen no image, and says what its features are."""
-        network = self.bench.task.network(self.seeds.generator("network"))
+        network = self.bench.task.network(self.seeds.generator("network")).eval()
         try:
-            features(network, self.data.train.batch(slice(1)))
+            with torch.no_grad():
+                features(network, self.data.train.batch(slice(1)))
         except HopTMError:
             return None
-        return network.eval()
+        return network
 
     def _real(self, split: Split) -> Images:
         blocks = torch.arange(len(split), device=split.labels.device).split(BLOCK)
@@ -109,26 +110,32 @@ class Compared:
         return np.random.default_rng(self.seeds.child(*name).number("draws"))
 
     def identity(self) -> tuple[Identity | None, str | None]:
-        """Return whether the set's images point to those they began from, or why that is not known."""
-        method = self.bench.parts.method
+        """Return whether the set's images point to those they began from, or why that is no question.
+
+        Raises:
+            ConfigurationError: the run cannot be begun anew.
+        """
+        method, settings = self.bench.parts.method, self.bench.settings
         if method.images_are == "made":
             return None, "they began from none"
         epochs = method.last_expert_epoch()
-        if epochs and self.bench.store().missing(self.bench.settings.experts.count, epochs):
-            return None, "the experts that are needed to begin anew are no longer there; hoptm-bench experts makes them"
-        try:
-            start = method.setup(self.bench.task)
-        except HopTMError as error:
-            return None, f"the run cannot be begun anew ({first_line(error)})"[:LONGEST_LINE]
-        initial = self._images(self.data.pixels(start.expanded().images), self.synthetic.labels)
-        if len(initial.pixels) != len(self.synthetic.pixels):
-            return None, "the run begins with another number of images than it ended with"
-        real = self._as_tiles(start.mosaic)
-        distance, index = nearest(initial.flat, real.flat)
-        rows = np.flatnonzero(distance[:, 0] <= ITSELF * np.sqrt(initial.flat.shape[1]))
-        if not len(rows):
-            return None, "they began from no training image as it is"
-        return self._identified(self.synthetic, rows, index[rows, 0], real), None
+        if epochs and self.bench.store().missing(settings.experts.count, epochs):
+            raise ConfigurationError(f"{settings.experts.root}: the experts that are needed to begin the run anew are "
+                                     f"not all there; hoptm-bench experts with the run's settings makes them, "
+                                     f"experts.root=PATH says where they are")  # fmt: skip
+        start = method.setup(self.bench.task)
+        # in mosaics either shrunk ones, tile by tile, or whole ones
+        pairs = [(start.expanded().images, self.synthetic, self._as_tiles(start.mosaic))]
+        pairs += [(start.images, self.stored, self.members)] if start.mosaic > 1 else []
+        for images, mine, real in pairs:
+            initial = eight_bits(self.data.pixels(images)).flatten(1).numpy()
+            if len(initial) != len(mine.pixels):
+                continue
+            distance, index = nearest(initial, real.flat)
+            rows = np.flatnonzero(distance[:, 0] <= ITSELF * np.sqrt(initial.shape[1]))
+            if len(rows):
+                return self._identified(mine, rows, index[rows, 0], real), None
+        return None, "none of them began as a training image"
 
     def _as_tiles(self, mosaic: int) -> Images:
         """Return the training images as tiles of a mosaic show them."""

@@ -51,7 +51,7 @@ def run_side_by_side(
     todo = [(as_settings(settings), as_path(folder, "folder")) for settings, folder in jobs]
     if len({folder.absolute() for _, folder in todo}) < len(todo):
         raise ConfigurationError("run_side_by_side: two of the runs are given the same folder; give each its own")
-    if len({_computing(settings) for settings, _ in todo}) > 1:
+    if len({computing_of(settings) for settings, _ in todo}) > 1:
         raise ConfigurationError("run_side_by_side: device, precision and threads belong to the process; give all runs "
                                  "the same runtime.device, runtime.precision and runtime.threads")  # fmt: skip
     found: dict[int, Card | Exception] = {}
@@ -97,7 +97,10 @@ def _fitting(settings: RunSettings, read: dict[str, ImageData]) -> int:
     if kind_of_device(settings.runtime.device) != "cuda":
         return AT_ONCE
     with workbench(settings, silent, read) as bench:
-        bench.check()
+        try:
+            bench.check()
+        except ConfigurationError:
+            return AT_ONCE  # which each run will say itself
         memory = planned(bench).memory_bytes
         whole = torch.cuda.get_device_properties(bench.device).total_memory
     return max(1, min(AT_ONCE, int(0.8 * whole // max(1, memory))))
@@ -110,7 +113,8 @@ def _shapes(settings: RunSettings) -> Hashable:
     return repr((shapes, *rest, settings.runtime, settings.protocol))
 
 
-def _computing(settings: RunSettings) -> Hashable:
+def computing_of(settings: RunSettings) -> Hashable:
+    """Return what belongs to a process, and so must be the same for all runs side by side."""
     return settings.runtime.device, settings.runtime.precision, settings.runtime.threads
 
 

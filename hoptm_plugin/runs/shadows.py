@@ -19,7 +19,8 @@ from torch import Tensor
 
 from hoptm_plugin.core.asking import Asking, alone
 from hoptm_plugin.core.dataset import Split
-from hoptm_plugin.core.errors import DivergedError, FileFormatError
+from hoptm_plugin.core.errors import DivergedError, FileFormatError, HopTMError
+from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import CHECKPOINT, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator
@@ -42,6 +43,7 @@ CONTROLS: Final = ("copies", "barely changed", "reserve", "noise")
 BARELY: Final = 0.98  # correlation of barely changed images with what they were
 ITSELF: Final = 1e-3  # root mean square in pixels of [0, 1]: half a level of 8 bits is 0.002
 AT_ONCE: Final = 16
+MOST_SEED: Final = 2**31
 
 Floats = NDArray[np.float64]
 
@@ -64,8 +66,12 @@ class Signals:
 def shadow_settings(settings: RunSettings, place: Path, number: int, pairs: int, seed: int) -> RunSettings:
     """Return the settings of a shadow of a run; its experts lie in its own folder, until it is done."""
     dataset = {**settings.dataset, "shadow": {"number": number, "pairs": pairs, "seed": seed}}
-    experts = settings.experts.model_copy(update={"root": shadow_folder(place, number) / EXPERTS})
-    return settings.model_copy(update={"dataset": dataset, "experts": experts, "loggers": [], "resume": False})
+    own = Seeds(seed).child("shadow")  # which members are exposed is to be drawn anew in each
+    experts = settings.experts.model_copy(
+        update={"root": shadow_folder(place, number) / EXPERTS, "seed": own.number("experts", number) % MOST_SEED}
+    )
+    changed = {"seed": own.number("run", number) % MOST_SEED, "loggers": [], "resume": False}
+    return settings.model_copy(update={"dataset": dataset, "experts": experts, **changed})
 
 
 def shadow_folder(place: Path, number: int) -> Path:
@@ -110,7 +116,9 @@ def shadows(
 def _shadow(settings: RunSettings, folder: Path, networks: int, seed: int) -> Asking[Signals]:
     path, identity = folder / FILE_NAME, _identity(settings, networks)
     if path.exists():
-        return _read(path, identity)
+        found = _read(path, identity)
+        _clear(folder)  # of one that was killed before it could
+        return found
     folder.mkdir(parents=True, exist_ok=True)
     with workbench(settings, silent) as bench:
         bench.check()
@@ -132,14 +140,23 @@ def _shadow(settings: RunSettings, folder: Path, networks: int, seed: int) -> As
         for name, control in pool.controls(settings.ipc, draws).items():
             more = yield from pool.signals(evaluator, control, 1)
             values |= {f"{name}, {what}": each for what, each in more.items()}
+            values[f"{name}, exposed"] = np.zeros(len(pool.members))
+            if name == "copies":
+                values[f"{name}, exposed"][pool.origins(control)] = 1
     signals = Signals(pool.members, np.zeros_like(pool.members), values)
     if exposed is not None:
         signals.exposed[exposed] = True
     _write(path, signals, identity)
+    _clear(folder)
+    return signals
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a shadow was made of: real images, and what has seen them."""
     for name in (CHECKPOINT, METRICS):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / EXPERTS, ignore_errors=True)
-    return signals
+    if (folder / EXPERTS).exists():
+        shutil.rmtree(folder / EXPERTS)
 
 
 def _identity(settings: RunSettings, networks: int) -> str:
@@ -210,7 +227,11 @@ class Pool:
         """Ask for networks trained on a set as it is exported; return both signals about every image."""
         exported, name = as_exported(synthetic), next(iter(evaluator.networks))
         trained = yield from evaluator.trained(name, dict.fromkeys(range(networks), exported))
-        logits = [evaluator.predicted(name, network, self.split, at).numpy() for at, network in enumerate(trained)]
+        every = [evaluator.predicted(name, network, self.split, at).numpy() for at, network in enumerate(trained)]
+        logits = [each for each in every if np.isfinite(each).all()]
+        if not logits:
+            raise HopTMError("every network that was trained on a set diverged, so nothing can be told from their "
+                             "losses; audit a run whose networks can be trained")  # fmt: skip
         whole = exported.expanded()
         classes = (whole.labels.argmax(dim=1) if whole.soft else whole.labels).cpu().numpy()
         shown = eight_bits(self.bench.data.pixels(whole.images)).flatten(1).numpy()

@@ -12,12 +12,14 @@ from hoptm_plugin.cards.audit import LEVEL, Bound, Control, Must, OneRun, Rate, 
 from hoptm_plugin.engine.significance import holm
 from hoptm_plugin.privacy import Membership, halves, membership, paired
 from hoptm_plugin.privacy.membership import lira_of, roc
-from hoptm_plugin.runs.closeness import CLEAR, control
+from hoptm_plugin.runs.closeness import control
 from hoptm_plugin.runs.shadows import CONTROLS, Pool, Signals
 
 SIGNALS = ("loss", "nearest")
 DELTA = 1e-5
-REDRAWS, FOR_CONTROLS = 999, 199  # designs that might have been
+REDRAWS = 999  # designs that might have been
+CLEAR = 0.01  # corrected; 999 redraws can come below it
+MOST_MISSED = 0.5  # of copies
 TOLD_AT = 0.01
 MUST: Mapping[str, Must] = {"copies": "be found", "barely changed": "be found", "reserve": "be cleared",
                             "noise": "be cleared"}  # fmt: skip
@@ -40,7 +42,7 @@ class Told:
         self.values = {name: np.stack([each.values[name] for each in signals]) for name in signals[0].values}
         self.pool, self.draws = pool, draws
 
-    def of(self, name: str, redraws: int) -> Membership:
+    def of(self, name: str) -> Membership:
         """Return how well members are told from others by one signal."""
         labels, units, pairs = self.pool.labels, self.pool.units, len(self.members) // 2
         return membership(
@@ -48,32 +50,42 @@ class Told:
             self.members,
             lambda draws: halves(labels, pairs, draws, units),
             self.draws["designs"],
-            redraws,
+            REDRAWS,
         )
 
     def signal(self, name: str) -> Signal:
         """Return the record of what one signal tells."""
-        found = self.of(name, REDRAWS)
+        found = self.of(name)
         rates = tuple(Rate(**asdict(each)) for each in found.rates)
         exposed = None
         if self.exposed.any() and any(each.fpr == TOLD_AT for each in rates):
-            others = found.scores[~self.members]
-            allowed = int(TOLD_AT * len(others) + 1e-9)
-            threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
-            exposed = float((found.scores[self.exposed] > threshold).mean())
+            exposed = self._told(found, self.exposed)
         curve = tuple(roc(found.scores, self.members))
         return Signal(auc=found.auc, auc_ci95=found.auc_ci95, p=found.p, rates=rates, exposed_found=exposed, roc=curve)
+
+    def _told(self, found: Membership, which: NDArray[np.bool_]) -> float:
+        """Return the share of members that are told where 1 % false positives are allowed."""
+        others = found.scores[~self.members]
+        allowed = int(TOLD_AT * len(others) + 1e-9)
+        threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
+        return float((found.scores[which] > threshold).mean())
 
     def controls(self) -> list[Control]:
         """Return whether sets of which it is known what they give away are found, or cleared."""
         found = []
         for name in CONTROLS:
-            told = [self.of(f"{name}, {what}", FOR_CONTROLS) for what in SIGNALS]
+            told = [self.of(f"{name}, {what}") for what in SIGNALS]
             tests = holm([each.p for each in told] + [rate.p for each in told for rate in each.rates])
             p = min(each for each in tests if each is not None)
             aucs = ", ".join(f"{what} {each.auc:.3f}" for what, each in zip(SIGNALS, told, strict=True))
+            said, copied = f"AUC by {aucs}; p = {p:.2g}, corrected", self.values[f"{name}, exposed"] > 0
             passed = p <= LEVEL if MUST[name] == "be found" else p > CLEAR
-            said = f"AUC by {aucs}; p = {p:.2g}, corrected"
+            if copied.any():  # few among many move no AUC: of these it is known who they are
+                share = max(self._told(each, copied) for each in told)
+                said += (
+                    f"; {100 * share:.0f} % of those that were copied are told at {100 * TOLD_AT:g} % false positives"
+                )
+                passed = passed or share > MOST_MISSED
             found.append(control(f"{CALLED[name]}, membership", MUST[name], passed, said))
         return found
 
@@ -95,13 +107,18 @@ class Told:
         return OneRun(**bounds)
 
     def _pairs(self, draws: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return pairs of a member of the run and another image of its class: one image of each unit at most."""
+        """Return pairs of a member of the run and another image of its class: one image of each unit at most.
+
+        Both units are of one size, since large ones are put aside less often, and the coin would not be fair.
+        """
         order = draws.permutation(len(self.pool.units))
-        _, one = np.unique(self.pool.units[order], return_index=True)
-        chosen = draws.permutation(order[one])
+        _, one, sizes = np.unique(self.pool.units[order], return_index=True, return_counts=True)
+        shuffled = draws.permutation(len(one))
+        chosen, size = order[one][shuffled], sizes[shuffled]
+        strata = self.pool.labels[chosen] * (size.max() + 1) + size
         first, second = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
-        for label in np.unique(self.pool.labels):
-            rows = chosen[self.pool.labels[chosen] == label]
+        for stratum in np.unique(strata):
+            rows = chosen[strata == stratum]
             inside, outside = rows[self.pool.members[rows]], rows[~self.pool.members[rows]]
             count = min(len(inside), len(outside))
             first.append(inside[:count])

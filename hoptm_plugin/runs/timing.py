@@ -237,7 +237,9 @@ def iteration(bench: Workbench, iterations: int) -> Timing:
     def work(share: float) -> Tried:
         part = _fresh(bench).excerpt(share, whole)
         method, split = part.method, _of_every_class(whole.train, share, classes, ipc)
-        compute = replace(whole.compute, compiled=False, memory_budget=int(part.time * whole.compute.memory_budget))
+        compute = replace(
+            whole.compute, compiled=False, captured=False, memory_budget=int(part.time * whole.compute.memory_budget)
+        )
         task = replace(whole, data=replace(whole.data, train=split), compute=compute,
                        experts=lambda epochs: StandIns(whole, epochs))  # fmt: skip
         began = _clock(bench.device)

@@ -8,6 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from hoptm_plugin.core.errors import ConfigurationError, first_line
+
 Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
 WARM_UPS = 3  # in which kernels are compiled and chosen, and memory is found
@@ -47,14 +49,28 @@ class _Recording:
 
 
 def record(work: Work, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], object], tuple[Tensor, ...]]:
-    """Record ``work(*inputs)``; return what does it again on what the inputs hold by then, and where results lie."""
+    """Record ``work(*inputs)``; return what does it again on what the inputs hold by then, and where results lie.
+
+    Raises:
+        ConfigurationError: it does what cannot be recorded, such as looking at values.
+    """
+    current = torch.cuda.current_stream()
     stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
             work(*inputs)
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = work(*inputs)
+    try:
+        # other threads read experts meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = work(*inputs)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        torch.cuda.set_stream(current)
+        raise ConfigurationError(
+            f"runtime.capture: these student steps cannot be captured ({first_line(error)}); use runtime.capture=false"
+        ) from error
     return graph.replay, outputs

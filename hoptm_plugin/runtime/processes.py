@@ -3,25 +3,85 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from hoptm_plugin.runtime.stopping import SIGNALS, STOPPED, Stopped, asked_to_stop, deferred, stop_on_signals
+from hoptm_plugin.core.errors import first_line
+from hoptm_plugin.runtime.stopping import (
+    INTERRUPTED,
+    SIGNALS,
+    STOPPED,
+    Stopped,
+    asked_to_stop,
+    deferred,
+    stop_if_asked,
+    stop_on_signals,
+)
 
 T = TypeVar("T")
 LOOKS_EVERY_S = 0.2  # whether a signal waits
+THREADS = "OMP_NUM_THREADS"
+
+
+class WorkerDiedError(Exception):
+    """A process ended without an answer: it was killed."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    found: Any
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """A process that was stopped, by its exit code."""
+    """A process was asked to stop; it has an exit code for that."""
 
     code: int
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: Exception
+
+
+class _Worker:
+    """A process that is given one job after the other.
+
+    Attributes:
+        connection: to it.
+        job: that it does, by its number; None: none.
+    """
+
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,))
+        self.process.start()
+        theirs.close()  # so that its end is told
+        self.job: int | None = None
+
+    def give(self, number: int, work: Callable[..., Any], job: tuple[Any, ...]) -> None:
+        self.job = number
+        self.connection.send((work, job))
+
+    def answer(self) -> _Done | _Ended | _Raised | None:
+        """Return its answer where there is one."""
+        if not self.connection.poll():
+            return None
+        try:
+            found: _Done | _Ended | _Raised = self.connection.recv()
+        except (EOFError, OSError):
+            found = _Raised(WorkerDiedError())
+        self.job = None
+        return found
 
 
 def cores() -> int:
@@ -32,73 +92,115 @@ def cores() -> int:
 def shared_out(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], at_once: int) -> list[T]:
     """Return ``work(*job)`` for each job, done by ``at_once`` new processes, each with its share of the cores.
 
-    A signal to stop reaches all of them, also where it was sent to this process alone, and none outlives it.
+    A signal to stop reaches all of them, also where it was sent to this process alone, and none outlives it. Where one
+    of them cannot go on, the others come to where they can be gone on with.
 
     Raises:
-        BrokenProcessPool: one was killed.
+        WorkerDiedError: one was killed.
         Stopped: this process was asked to stop, and all have.
         SystemExit: one of them was asked to stop; what was not begun is left.
+        Exception: that work raised.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_once)))
-    pool = ProcessPoolExecutor(at_once, get_context("spawn"), _begin)
-    with stop_on_signals(), deferred(), pool:
-        futures = [pool.submit(_do, work, job) for job in jobs]
+    found: dict[int, T] = {}
+    left = deque(enumerate(jobs))
+    with stop_on_signals(), deferred(), _threads_for(at_once):
+        workers = [_Worker() for _ in range(min(at_once, len(jobs)))]
+        wrong: _Ended | _Raised | None = None
         told = False
-        while not all(each.done() for each in futures):
-            wait(futures, LOOKS_EVERY_S)
-            if not told and (asked_to_stop() or any(map(_stopped, futures))):
-                told = True
-                for each in futures:
-                    each.cancel()
-                for child in active_children():  # after Ctrl-C a second one would not wait for what is being done
-                    child.terminate()
-        if asked_to_stop():
-            return []  # to nobody: the block ends with Stopped
-    found: list[T] = []
-    for each in futures:
-        outcome = _Ended(STOPPED) if each.cancelled() else each.result()
-        if isinstance(outcome, _Ended):
-            raise SystemExit(outcome.code)
-        found.append(outcome)
-    return found
+        try:
+            while True:
+                for worker in workers:
+                    if worker.job is None and left and wrong is None and not asked_to_stop():
+                        number, job = left.popleft()
+                        worker.give(number, work, job)
+                busy = [worker for worker in workers if worker.job is not None]
+                if not busy:
+                    break
+                wait([worker.connection for worker in busy], LOOKS_EVERY_S)
+                for worker in busy:
+                    of, answer = worker.job, worker.answer()
+                    if isinstance(answer, _Done) and of is not None:
+                        found[of] = answer.found
+                    elif isinstance(answer, _Ended | _Raised):
+                        wrong = wrong or answer
+                if not told and (asked_to_stop() or wrong is not None):
+                    told = True
+                    _tell(workers)  # after Ctrl-C a second one would not wait for what is being done
+        finally:
+            _tell(workers)
+            for worker in workers:
+                worker.connection.close()
+            for worker in workers:
+                worker.process.join()
+        stop_if_asked()
+        if isinstance(wrong, _Raised):
+            raise wrong.error
+        if wrong is not None:
+            raise SystemExit(wrong.code)
+    return [found[number] for number in range(len(jobs))]
 
 
-def _stopped(future: Any) -> bool:
-    return future.done() and not future.cancelled() and not future.exception() and isinstance(future.result(), _Ended)
+def _tell(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        if worker.job is not None:
+            worker.process.terminate()
 
 
-_ended: list[_Ended] = []
-_orphaned = threading.Event()
+@contextmanager
+def _threads_for(at_once: int) -> Iterator[None]:
+    """Let processes that are started in the block have their share of the cores, unless the user said otherwise."""
+    if THREADS in os.environ:
+        yield
+        return
+    os.environ[THREADS] = str(max(1, cores() // at_once))
+    try:
+        yield
+    finally:
+        del os.environ[THREADS]
 
 
-def _begin() -> None:
-    for each in SIGNALS:  # while nothing is being done
-        signal.signal(each, lambda *_: _end(STOPPED))
+_asked = threading.Event()  # to stop, while nothing was being done
+
+
+def _serve(connection: Connection) -> None:
+    """Do what is asked for until nobody asks any more."""
+    for each in SIGNALS:
+        signal.signal(each, lambda *_: _asked.set())
     threading.Thread(target=_stop_with_parent, daemon=True).start()
+    while True:
+        try:
+            work, job = connection.recv()
+        except (EOFError, OSError):
+            return
+        answer = _outcome(work, job)
+        try:
+            connection.send(answer)
+        except OSError:  # nobody is left to be told
+            return
 
 
 def _stop_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()
-    _orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end(code: int) -> _Ended:
-    if _orphaned.is_set():
-        os._exit(code)  # the pool's own end would wait for the next job
-    _ended.append(_Ended(code))
-    return _ended[0]
-
-
-def _do(work: Callable[..., T], job: tuple[Any, ...]) -> T | _Ended:
-    if _ended:  # the pool hands jobs over before they can be done
-        return _ended[0]
+def _outcome(work: Callable[..., T], job: tuple[Any, ...]) -> _Done | _Ended | _Raised:
     try:
         with stop_on_signals():
-            return work(*job)
+            if _asked.is_set():
+                return _Ended(STOPPED)
+            return _Done(work(*job))
     except Stopped as stopped:
-        return _end(stopped.exit_code)
+        return _Ended(stopped.exit_code)
     except SystemExit as leaving:
-        return _end(int(leaving.code or 0))
+        if leaving.code in (STOPPED, INTERRUPTED):
+            return _Ended(int(leaving.code))
+        return _Raised(RuntimeError(f"a job ended its process with {leaving.code!r}"))
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return _Raised(RuntimeError(f"{type(error).__name__}: {first_line(error)}"))
+        return _Raised(error)

@@ -136,7 +136,11 @@ class _Adjoint(torch.autograd.Function):
         _, _, _, wants_images, wants_targets, wants_step_size, *_ = ctx.needs_input_grad
         wanted = _wanted(gradient_kind, wants_images, wants_targets)
         image_factor = 0.5 if gradient_kind == "tesla_halved" else 1.0
-        # on which points of the path the loss depends; the others' zeros would be added to no effect
+        # on which points of the path the loss depends; the others' zeros would be added to no effect, but some losses
+        # choose other points every time, which would be other graphs
+        if step.captured is not None:
+            shown = next(each for each in path_grads if each is not None)
+            path_grads = tuple(torch.zeros_like(shown) if each is None else each for each in path_grads)
         points = tuple(i for i, each in enumerate(path_grads) if each is not None)
 
         def walk_back(images: Tensor, targets: Tensor, step_size: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -17,8 +17,9 @@ import hoptm_plugin
 from hoptm_plugin import Arrays, audit, compose, run
 from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, read_audit
 from hoptm_plugin.cards.record import write_record
-from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
 from hoptm_plugin.runs import auditing, closeness, shadows, telling
+from hoptm_plugin.runs.folder import read_settings
 
 PLACED = ("dataset=digits", "dataset.holdout_fraction=0.3", "dataset.preprocess.image_size=null", *TINY_NETWORK,
           *TINY_PROTOCOL)  # fmt: skip
@@ -80,11 +81,14 @@ def test_from_python_the_same_but_for_the_time(from_real):
     stored = read_audit(folder)
     again = audit(folder)
     assert again.model_copy(update={"seconds": stored.seconds}) == stored
+    with pytest.raises(ConfigurationError, match="with seed=0 of the same set, which another one must not replace"):
+        audit(folder, seed=1)
+    (folder / FILE_NAME).rename(folder / "kept.json")
     other = audit(folder, seed=1)
     assert other.identity == stored.identity
     assert other.synthetic.pixels.share == stored.synthetic.pixels.share
     assert other.controls != stored.controls
-    audit(folder)
+    (folder / "kept.json").replace(folder / FILE_NAME)
 
 
 def test_a_subset_of_the_data_is_what_it_is(made):
@@ -123,7 +127,8 @@ def test_a_control_that_is_judged_wrongly_makes_it_invalid(from_real, monkeypatc
     done = invoke("audit", str(folder), cwd=tmp_path)
     assert done.code == 1
     assert read_audit(folder).verdict == "invalid"
-    assert "This audit is not valid, and says nothing: " in done.out
+    assert "This audit is not valid, and clears nothing: " in done.out
+    assert "What it would have found: its images" in done.out
     assert "A leak was found" not in done.out
 
 
@@ -188,7 +193,6 @@ def standard(from_real, tmp_path_factory):
     shutil.copytree(from_real[0], folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(telling, "REDRAWS", 99)
-        patch.setattr(telling, "FOR_CONTROLS", 99)
         done = invoke("audit", str(folder), "tier=standard", "shadows=8", cwd=folder.parent)
     return folder, done
 
@@ -221,6 +225,7 @@ class TestStandard:
     def test_shadows_leave_their_signals_alone(self, standard):
         folder, _ = standard
         (place,) = (path for path in (folder / "audit").iterdir() if path.is_dir())
+        assert place.name.startswith("8-shadows-seed-0-")
         kept = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
         assert kept == {f"shadow-{number:02}/signals.safetensors" for number in range(8)}
 
@@ -228,7 +233,6 @@ class TestStandard:
         folder, _ = standard
         stored = read_audit(folder)
         monkeypatch.setattr(telling, "REDRAWS", 99)
-        monkeypatch.setattr(telling, "FOR_CONTROLS", 99)
         monkeypatch.setattr(shadows, "Distiller", None)
         again = audit(folder, tier="standard", shadows=8)
         assert again.model_copy(update={"seconds": stored.seconds}) == stored
@@ -246,6 +250,23 @@ class TestStandard:
     def test_cards_of_shadows_reach_no_table(self, standard):
         folder, _ = standard
         assert [path for path in folder.rglob("result.json") if path.parent != folder] == []
+
+    def test_a_quicker_one_does_not_replace_it(self, standard, bench):
+        before = (standard[0] / FILE_NAME).read_text()
+        TestRefused().check(bench("audit", str(standard[0])), "is an audit of tier standard of the same set")
+        assert (standard[0] / FILE_NAME).read_text() == before
+
+    def test_halves_that_are_too_small_are_refused_before_anything_is_distilled(self, made, bench):
+        folder, _ = made("many", "method=random", "ipc=60")
+        (folder / FILE_NAME).unlink()
+        done = bench("audit", str(folder), "tier=standard", "shadows=8")
+        TestRefused().check(done, "a half has only", "fewer than ipc=60")
+        assert not (folder / "audit").exists()
+
+    def test_shadows_are_runs_of_their_own_seeds(self, from_real):
+        settings = read_settings(from_real[0] / "config.yaml")
+        own = [shadows.shadow_settings(settings, from_real[0], number, 4, 0) for number in range(8)]
+        assert len({each.seed for each in own}) == len({each.experts.seed for each in own}) == 8
 
     def test_what_cannot_be_is_refused(self, from_real, bench):
         for more, said in ((("tier=whole",), "tier: must be one of quick, standard"), (("shadows=7",), "even number"),

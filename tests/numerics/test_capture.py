@@ -102,7 +102,7 @@ def test_what_else_decides_is_another_recording(traced):
     for points in POINTS:
         for kind in ("exact", "tesla"):
             assert_same(gradients(captured, points, leaves(1), kind), gradients(plain, points, leaves(1), kind))
-    assert len(traced) == 1 + len(POINTS) * 2
+    assert len(traced) == 1 + 2, "which points a loss looks at may change every time"
 
 
 def test_two_paths_at_once_do_not_share_their_memory(traced):

@@ -36,10 +36,27 @@ def die(number):
 def leave(number):
     raise SystemExit(75)
 
+def one_dies(number, folder, count):
+    """The first is killed while the other works."""
+    if number:
+        return steps(number, folder, count)
+    while not list(folder.glob("*.begun")):
+        time.sleep(0.02)
+    os._exit(1)
+
+class Odd(Exception):
+    """Cannot be sent as it is."""
+    def __init__(self, one, two):
+        super().__init__(one)
+
+def fail(number):
+    raise Odd("a reason", 2) if number else ValueError("another")
+
 if __name__ == "__main__":
     folder, what = Path(sys.argv[1]), sys.argv[2]
     work = {"steps": lambda: (steps, [(n, folder, int(sys.argv[3])) for n in range(4)]),
-            "die": lambda: (die, [(n,) for n in range(3)]), "leave": lambda: (leave, [(n,) for n in range(3)])}
+            "die": lambda: (die, [(n,) for n in range(3)]), "leave": lambda: (leave, [(n,) for n in range(3)]),
+            "one": lambda: (one_dies, [(n, folder, 100000) for n in range(4)]), "fail": lambda: (fail, [(1,)])}
     try:
         with stop_on_signals():
             print(shared_out(*work[what](), at_once=2))
@@ -116,4 +133,17 @@ def test_one_that_is_stopped_by_itself_ends_the_others(script):
 
 def test_one_that_dies_is_told(script):
     out, _ = script("die").communicate(timeout=HANG)
-    assert "BrokenProcessPool" in out
+    assert "WorkerDiedError" in out
+
+
+def test_where_one_dies_the_others_are_kept_and_none_stays(script, tmp_path):
+    process = script("one")
+    out, _ = process.communicate(timeout=HANG)
+    assert "WorkerDiedError" in out
+    assert [path.name for path in tmp_path.glob("*.kept")] == ["1.kept"]
+    assert not runs(int((tmp_path / "1.begun").read_text()))
+
+
+def test_what_a_job_raises_is_raised_also_where_it_cannot_be_sent(script):
+    out, _ = script("fail").communicate(timeout=HANG)
+    assert "RuntimeError: Odd: a reason" in out
