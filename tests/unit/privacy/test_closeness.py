@@ -87,6 +87,18 @@ class TestDistances:
         assert small["patients"] <= 7
         assert small["patients"] < small["images"]
 
+    def test_large_patients_that_are_seldom_put_aside_do_not_pass_for_a_leak(self, digits):
+        """The one large patient is a member, as it nearly always is, and nearest to all images."""
+        draws, small = np.random.default_rng(0), 0
+        for _ in range(40):
+            centre = digits[draws.integers(len(digits))]
+            large = centre + 0.01 * draws.normal(size=(30, 64))
+            others = digits[draws.permutation(len(digits))[:60]] + 5
+            images = centre + 0.01 * draws.normal(size=(20, 64))
+            units = np.concatenate([np.zeros(30, dtype=int), np.arange(1, 61)])
+            small += distances(images, np.concatenate([large, others[:30]]), others[30:], draws, units).p <= 0.05
+        assert small == 0, "no other split of units of its size is possible"
+
     def test_too_few_are_refused(self, digits):
         for members, others in ((digits[:1], digits[1:5]), (digits[:5], digits[:0])):
             with pytest.raises(ValueError, match="at least two members"):

@@ -201,3 +201,7 @@ class TestPlantedLeaks:
             attack(np.ones(members.shape), np.roll(members, 1, axis=0))
         with pytest.raises(ValueError, match="at least 4 pairs"):
             attack(np.ones((6, 100)), members[:6])
+        broken = np.ones(members.shape)
+        broken[3, 5] = np.nan  # a network that diverged: every comparison with it is False, so p would be the smallest
+        with pytest.raises(ValueError, match="not finite"):
+            attack(broken, members)
