@@ -10,8 +10,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.record import Count, Digest, Fraction, Line, Record, read_record
 from hoptm_plugin.cards.software import Software
+from hoptm_plugin.core.errors import FileFormatError
+from hoptm_plugin.storage.run_files import SYNTHETIC
 
 FILE_NAME: Final = "audit.json"
 LARGEST_BYTES: Final = 2**22
@@ -320,3 +323,22 @@ def read_audit(path: Path) -> AuditCard:
     """
     path = path / FILE_NAME if path.is_dir() else path
     return read_record(path, AuditCard, "audit", "audit the run again", LARGEST_BYTES)
+
+
+def audit_beside(folder: Path, card: Card) -> tuple[AuditCard | None, str | None]:
+    """Return the audit of a run's set, or None; and why one that is there is left out, in words.
+
+    Args:
+        folder: of the run; an audit that is a link which leads out of it is not read.
+        card: of the run.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        return None, None
+    try:
+        found = read_audit(path)
+    except FileFormatError:
+        return None, f"{FILE_NAME} cannot be read"
+    if (found.config_sha256, found.synthetic_sha256) != (card.config_sha256, card.artefacts.get(SYNTHETIC)):
+        return None, f"{FILE_NAME} is left out: it is of another set; audit the run again"
+    return found, None

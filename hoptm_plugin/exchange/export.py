@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_args
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from hoptm_plugin.cards.audit import AuditCard, audit_beside
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.citing import bibliography
 from hoptm_plugin.cards.record import Line
@@ -68,6 +69,7 @@ class _Stored:
     name: str
     card: Card | None
     config: dict[str, Any]
+    audit: AuditCard | None = None
 
 
 def export(
@@ -127,7 +129,8 @@ def _read(given: SyntheticSet | HasFolder | str | os.PathLike[str]) -> _Stored:
         raise ConfigurationError(f"{file}: does not exist{why_no_set(path)}; {REMEDY}")
     card = check_against_card(file, f"export the file itself, without its run's result, by naming {file}")
     config = read_config(path / CONFIG) if (path / CONFIG).exists() else {}
-    return _Stored(_load(file), file, path.resolve().name or "distilled", card, config)
+    audit = None if card is None else audit_beside(path, card)[0]
+    return _Stored(_load(file), file, path.resolve().name or "distilled", card, config, audit)
 
 
 def _load(file: Path) -> SyntheticSet:
@@ -160,6 +163,7 @@ def _origin(stored: _Stored, source: str | None, licence: str | None) -> Origin:
         keys=tuple(str(key) for key in cites) if isinstance(cites, list) else (),
         bibtex=_bibtex(config),
         data=data,
+        audit=stored.audit,
     )
 
 

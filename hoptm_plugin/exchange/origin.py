@@ -8,6 +8,7 @@ from typing import Any, Final, get_args
 
 from pydantic import Field, ValidationError
 
+from hoptm_plugin.cards.audit import AuditCard
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.record import Digest, Line, Record, faults
 from hoptm_plugin.core.errors import FileFormatError
@@ -48,6 +49,7 @@ class Origin:
         keys: BibTeX keys of the method's publications.
         bibtex: entries of all that the run used; empty where not known.
         data: what it was distilled from; None where not recorded.
+        audit: what was measured of what it gives away; None where nothing was.
     """
 
     method: str
@@ -59,6 +61,7 @@ class Origin:
     keys: tuple[str, ...] = ()
     bibtex: str = ""
     data: SourceData | None = None
+    audit: AuditCard | None = None
 
 
 def source_data(synthetic: SyntheticSet, where: object, card: Card | None = None) -> SourceData | None:

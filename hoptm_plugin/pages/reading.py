@@ -9,13 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from hoptm_plugin.cards.audit import AuditCard
+from hoptm_plugin.cards.audit import AuditCard, audit_beside
 from hoptm_plugin.cards.card import FILE_NAME, Card
 from hoptm_plugin.core.errors import FileFormatError
 from hoptm_plugin.core.text import one_line
 from hoptm_plugin.pages.curves import Curve, read_curves
 from hoptm_plugin.pages.pictures import Pictures, pictures
-from hoptm_plugin.runs.audited import audit_beside
 from hoptm_plugin.runs.grid import read_grid
 from hoptm_plugin.storage.files import sha256
 from hoptm_plugin.storage.run_files import CONFIG, GRID, INITIAL_GRID, METRICS, read_config

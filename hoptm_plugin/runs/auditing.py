@@ -13,7 +13,18 @@ from typing import Any, Final, get_args
 import numpy as np
 import torch
 
-from hoptm_plugin.cards.audit import FILE_NAME, LEVEL, AuditCard, Control, Identity, Membership, OneRun, Spaces, Tier
+from hoptm_plugin.cards.audit import (
+    FILE_NAME,
+    LEVEL,
+    AuditCard,
+    Control,
+    Identity,
+    Membership,
+    OneRun,
+    Spaces,
+    Tier,
+    audit_beside,
+)
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.cards.record import SCHEMA, write_record
 from hoptm_plugin.cards.software import Software, software_versions
@@ -28,7 +39,6 @@ from hoptm_plugin.exchange.loading import load_distilled
 from hoptm_plugin.exchange.pixels import as_exported
 from hoptm_plugin.privacy.membership import FEWEST_PAIRS
 from hoptm_plugin.runs.assembly import Workbench, workbench
-from hoptm_plugin.runs.audited import audit_beside
 from hoptm_plugin.runs.closeness import Compared
 from hoptm_plugin.runs.opening import asked, on_this_machine, opened
 from hoptm_plugin.runs.planning import about, planned

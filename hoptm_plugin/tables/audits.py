@@ -6,11 +6,10 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from hoptm_plugin.cards.audit import AuditCard
+from hoptm_plugin.cards.audit import AuditCard, audit_beside
 from hoptm_plugin.cards.card import Card
 from hoptm_plugin.core.errors import ConfigurationError
 from hoptm_plugin.core.text import one_line
-from hoptm_plugin.runs.audited import audit_beside
 from hoptm_plugin.tables.compare import Comparison
 
 

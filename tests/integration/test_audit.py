@@ -346,3 +346,14 @@ class TestStandard:
             assert said in done.err
             assert "Traceback" not in done.err
         assert not picture.exists()
+
+    def test_an_export_s_card_says_what_was_measured(self, standard, finished_run, bench, tmp_path):
+        for folder, out in ((standard[0], "audited"), (finished_run, "other")):
+            done = bench("export", str(folder), "--format", "medmnist", "-o", str(tmp_path / out))
+            assert done.code == 0, done.err
+        audited, other = ((tmp_path / out / "README.md").read_text() for out in ("audited", "other"))
+        assert "by an audit (standard tier)" in audited
+        assert "An attacker with similar data told members from others with AUC" in audited
+        assert "Not measured: whether a training image can be recognised" not in audited
+        assert "Not measured: whether a training image can be recognised" in other
+        assert "audit (" not in other
