@@ -197,6 +197,7 @@ def standard(from_real, tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 class TestStandard:
     def test_members_are_told_where_images_are_nearly_theirs(self, standard):
         folder, done = standard
@@ -273,7 +274,6 @@ class TestStandard:
                            (("shadows=6",), "an even number from 8"), (("shadows=x",), "whole number")):  # fmt: skip
             TestRefused().check(bench("audit", str(from_real[0]), *more), said)
 
-    @pytest.mark.slow
     def test_one_that_is_stopped_goes_on_to_the_same(self, from_real, standard, tmp_path):
         folder = tmp_path / "run"
         shutil.copytree(from_real[0], folder)

@@ -71,8 +71,10 @@ def assert_same(ours, expected):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("soft", [False, True])
+OTHERS = [pytest.param(*each, marks=pytest.mark.slow) for each in ((False, False), (False, True), (True, False))]
+
+
+@pytest.mark.parametrize(("compiled", "soft"), [(True, True), *OTHERS])
 def test_captured_steps_give_the_same_for_new_images_start_and_step_size(traced, compiled, soft):
     captured, plain = step_of(True, compiled), step_of(False)
     for seed in range(3):
@@ -81,6 +83,7 @@ def test_captured_steps_give_the_same_for_new_images_start_and_step_size(traced,
     assert len(traced) == 2, "a way forward and a way back"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tesla", "tesla_halved"])
 def test_of_an_approximate_gradient_too(traced, kind):
     captured, plain = step_of(True), step_of(False)

@@ -147,6 +147,7 @@ class TestWithoutALeak:
             aucs.append(aucs_of(lira(hard + generator(seed + 200).normal(size=members.shape), members), members).mean())
         assert np.mean(aucs) == pytest.approx(0.5, abs=4 / math.sqrt(3 * 100 * 8 * 30))
 
+    @pytest.mark.slow
     def test_p_values_are_uniform_and_intervals_cover(self):
         """Of images that are hard by themselves, with noise that is theirs as well."""
         values, rates, covered, repeats = [], [], np.zeros(2), 100
