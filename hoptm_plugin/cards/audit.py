@@ -19,6 +19,7 @@ from hoptm_plugin.storage.run_files import SYNTHETIC
 FILE_NAME: Final = "audit.json"
 LARGEST_BYTES: Final = 2**22
 LEVEL: Final = 0.05
+TOLD_AT: Final = 0.01  # false positive rate at which it is said who is told
 
 Tier: TypeAlias = Literal["quick", "standard"]
 Verdict: TypeAlias = Literal["leak_found", "none_found", "invalid"]
@@ -26,7 +27,7 @@ Must: TypeAlias = Literal["be found", "be cleared"]
 
 
 class Closeness(Record):
-    """How close images lie to training images; :class:`hoptm_plugin.privacy.Distances` says how it is measured.
+    """How close images lie to training images, as :class:`hoptm_plugin.privacy.distances.Distances` measures it.
 
     Attributes:
         share: nearer to a training image than to any that was held out.
@@ -122,9 +123,25 @@ class Membership(Record):
     loss: Signal
     nearest: Signal
 
+    @property
+    def signals(self) -> dict[str, Signal]:
+        """Both signals by what they are called in words."""
+        return {"the loss of networks": self.loss, "the nearest image": self.nearest}
+
+    @property
+    def best(self) -> tuple[str, Signal]:
+        """The signal of the larger AUC, with its name."""
+        return max(self.signals.items(), key=lambda each: each[1].auc)
+
+    @property
+    def told(self) -> tuple[str, Rate] | None:
+        """The larger rate at 1 % false positives, with its signal's name; None where there are too few others."""
+        rates = [(name, rate) for name, each in self.signals.items() for rate in each.rates if rate.fpr == TOLD_AT]
+        return max(rates, key=lambda each: each[1].tpr, default=None)
+
 
 class Bound(Record):
-    """A lower bound on epsilon from the run itself; :class:`hoptm_plugin.privacy.OneRun` says how it is found."""
+    """A lower bound on epsilon from the run itself, as :class:`hoptm_plugin.privacy.one_run.OneRun` finds it."""
 
     pairs: PositiveInt
     guesses: tuple[Count, ...]
@@ -280,11 +297,10 @@ class AuditCard(Record):
     def _of_membership(self) -> list[str]:
         found, said = self.membership, list[str]()
         if found is not None:
-            both = {"the loss of networks": found.loss, "the nearest image": found.nearest}
-            by, best = max(both.items(), key=lambda each: each[1].auc)
-            rates = [(rate.tpr, name) for name, each in both.items() for rate in each.rates if rate.fpr == 0.01]
-            told = "" if not rates else (f" and, wrongly accusing 1 in 100, recognised {100 * max(rates)[0]:.1f} % (by "
-                                         f"{max(rates)[1]})")  # fmt: skip
+            (by, best), told = found.best, ""
+            if found.told is not None:
+                name, rate = found.told
+                told = f" and, wrongly accusing 1 in 100, recognised {100 * rate.tpr:.1f} % (by {name})"
             said.append(f"An attacker with similar data told members from others with AUC {best.auc:.3f} by {by} (0.5 "
                         f"is guessing){told}. This describes these attacks on this procedure, averaged over images. "
                         f"Better attacks may exist, and single patients may be far more exposed.")  # fmt: skip

@@ -17,6 +17,7 @@ from hoptm_plugin.tables.audits import audited
 from hoptm_plugin.tables.compare import Comparison, refuse_card
 
 COLUMNS = ("images", "measured in", "nearer to training", "by chance", "p", "ratio", "authenticity")
+COMPARED = ("method", "data set", "IPC", "accuracy, %", "tier", "verdict", "point to origins", "AUC", "told at 1 %")
 
 
 def print_audit(found: AuditCard, folder: Path) -> None:
@@ -63,26 +64,14 @@ def show_audits(comparison: Comparison, picture: Path) -> None:
     found = audited(comparison)
     refuse_card(picture, comparison.cards)
     table = Table(box=box.SIMPLE_HEAD)
-    left = ("method", "data set", "tier", "verdict")
-    for name in (
-        "method",
-        "data set",
-        "IPC",
-        "accuracy, %",
-        "tier",
-        "verdict",
-        "point to origins",
-        "AUC",
-        "told at 1 %",
-    ):
-        table.add_column(name, justify="left" if name in left else "right")
+    for name in COMPARED:
+        left = name in ("method", "data set", "tier", "verdict")
+        table.add_column(name, justify="left" if left else "right")
     for each in found:
         mine, auc, told = each.audit.identity, "-", "-"
         if each.auc is not None and each.audit.membership is not None:
             auc = f"{each.auc[0]:.3f} [{each.auc[1][0]:.3f}, {each.auc[1][1]:.3f}]"
-            both = (each.audit.membership.loss, each.audit.membership.nearest)
-            rates = [rate.tpr for signal in both for rate in signal.rates if rate.fpr == 0.01]
-            told = f"{100 * max(rates):.1f} %" if rates else "-"
+            told = "-" if each.audit.membership.told is None else f"{100 * each.audit.membership.told[1].tpr:.1f} %"
         pointing = "-" if mine is None else f"{mine.first} of {mine.images}"
         texts = (each.row, each.card.dataset.name, str(each.card.ipc), percent(*each.accuracy), each.audit.tier,
                  VERDICTS[each.audit.verdict], pointing, auc, told)  # fmt: skip

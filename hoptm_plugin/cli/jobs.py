@@ -20,7 +20,7 @@ from hoptm_plugin.cli.streams import fail, plain_warnings, say, show, tell, tole
 from hoptm_plugin.core.errors import HopTMError, OutOfMemoryError, StorageError
 from hoptm_plugin.core.text import pasted
 from hoptm_plugin.runtime.environment import prepare
-from hoptm_plugin.runtime.stopping import INTERRUPTED, Stopped, hand_on, stop_on_signals
+from hoptm_plugin.runtime.stopping import INTERRUPTED, STOPPED, Stopped, hand_on, stop_on_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -382,10 +382,14 @@ def _tune(arguments: list[str]) -> None:
         strategy: Any = own["strategy"]  # which tune() checks
         tuned = tune(*lines, over=over, folder=folder, strategy=strategy, resume=resume, launch=launch,
                      progress=console_progress())  # fmt: skip
-    except Stopped as stopped:
+    except (Stopped, SystemExit) as left:
         again = f"the same command with {pasted('hydra.sweep.dir', folder)} and resume=auto goes on"
-        fail(f"{'interrupted' if stopped.exit_code == INTERRUPTED else f'stopped by {stopped}'}; {again}",
-             stopped.exit_code)  # fmt: skip
+        if isinstance(left, Stopped):
+            said = "interrupted" if left.exit_code == INTERRUPTED else f"stopped by {left}"
+            fail(f"{said}; {again}", left.exit_code)
+        if left.code == STOPPED:
+            fail(f"a process that made candidates was asked to stop; {again}", STOPPED)
+        raise
     show(lambda: print_tuned(tuned), folder)
 
 

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from hoptm_plugin.core.dataset import Aside, Split
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.preprocess import BesideReader
-from hoptm_plugin.privacy import halves
+from hoptm_plugin.privacy.design import halves
 
 HOLDOUT, RESERVE = "holdout", "reserve"
 RESERVED = 1 / 3  # of what is put aside
@@ -109,6 +107,9 @@ def units_of(hashes: Tensor, groups: Tensor | None) -> Tensor:
     equal = equal.reshape(-1)
     if groups is None:
         return _by_appearance(equal)
+    from scipy.sparse import coo_array  # here, since its import takes long
+    from scipy.sparse.csgraph import connected_components
+
     _, group = np.unique(groups.numpy(), return_inverse=True)
     count = int(group.max()) + 1
     size = count + int(equal.max()) + 1

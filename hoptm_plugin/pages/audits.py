@@ -77,8 +77,7 @@ def _cells(found: AuditCard) -> list[str]:
     if found.membership is not None:
         both = (found.membership.loss, found.membership.nearest)
         told = ["{:.3f}\n{:.3f} to {:.3f}".format(each.auc, *each.auc_ci95) for each in both]
-        rates = [rate for each in both for rate in each.rates if rate.fpr == 0.01]
-        best = max(rates, key=lambda rate: rate.tpr, default=None)
+        best = found.membership.told and found.membership.told[1]
         told.append("-" if best is None else "{:.1f} %\n{:.1f} to {:.1f}".format(
             100 * best.tpr, *(100 * value for value in best.ci95)))  # fmt: skip
     bound = "-" if found.one_run is None else f"{found.one_run.epsilon:.2f}\nof at most {found.one_run.ceiling:.2f}"

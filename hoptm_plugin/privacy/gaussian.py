@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-from scipy.optimize import brentq
-from scipy.special import log_ndtr, ndtr
-
 
 def gaussian_sigma(epsilon: float, delta: float) -> float:
     """Return the noise multiplier sigma of the analytic Gaussian mechanism: noise N(0, sigma^2 Delta^2) is enough.
@@ -22,6 +19,9 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
 
     Source: Balle & Wang 2018 (arXiv 1805.06530), Theorem 8; docs/audit.md 5.
     """
+    from scipy.optimize import brentq  # here, since its import takes long
+    from scipy.special import log_ndtr, ndtr
+
     if not 0 < epsilon < math.inf or not 0 < delta < 1:
         raise ValueError(f"needs epsilon above 0 and delta between 0 and 1, got {epsilon} and {delta}")
 
@@ -36,4 +36,6 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
 
 def gaussian_auc(sigma: float) -> float:
     """Return the area under the ROC curve that the best attack on one release reaches, Phi(1 / (sigma sqrt 2))."""
+    from scipy.special import ndtr
+
     return float(ndtr(1 / (sigma * math.sqrt(2))))

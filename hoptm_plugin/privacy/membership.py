@@ -193,10 +193,14 @@ def aucs_of(scores: Floats, members: Members) -> Floats:
 
 def tpr_at(scores: Floats, members: Members, fpr: float) -> float:
     """Return the share of members whose score is above all but floor(fpr * negatives) of the others', pooled."""
+    return float((scores[members] > threshold_at(scores, members, fpr)).mean())
+
+
+def threshold_at(scores: Floats, members: Members, fpr: float) -> float:
+    """Return what a score must be above, for at most floor(fpr * negatives) false positives, pooled."""
     others = scores[~members]
-    allowed = math.floor(fpr * len(others) + 1e-9)
-    threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
-    return float((scores[members] > threshold).mean())
+    last = len(others) - 1 - math.floor(fpr * len(others) + 1e-9)
+    return float(np.partition(others, last)[last])
 
 
 def roc(scores: Floats, members: Members) -> list[tuple[float, float]]:

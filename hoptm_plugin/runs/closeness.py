@@ -19,14 +19,14 @@ from hoptm_plugin.core.errors import ConfigurationError, HopTMError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.layers import features
-from hoptm_plugin.privacy import distances, ranks
+from hoptm_plugin.privacy.distances import distances
+from hoptm_plugin.privacy.identity import ranks
 from hoptm_plugin.privacy.nearest import nearest
 from hoptm_plugin.runs.assembly import Workbench
-from hoptm_plugin.runs.shadows import BARELY, ITSELF, eight_bits
+from hoptm_plugin.runs.shadows import BLOCK, ITSELF, barely_changed, eight_bits, pixels_of
 
 Floats = NDArray[np.float32]
 
-BLOCK: Final = 512  # images at a time
 CLEAR: Final = 0.005  # below which a control that gives nothing away would pass for a leak once in two hundred audits
 
 
@@ -77,9 +77,7 @@ class Compared:
         return network
 
     def _real(self, split: Split) -> Images:
-        blocks = torch.arange(len(split), device=split.labels.device).split(BLOCK)
-        pixels = torch.cat([self.data.pixels(split.batch(rows)).cpu() for rows in blocks])
-        return self._images(pixels, split.labels)
+        return self._images(pixels_of(self.bench, split), split.labels)
 
     def _images(self, pixels: Tensor, labels: Tensor) -> Images:
         """Return images as 8-bit pixels, and what the network sees of these."""
@@ -187,10 +185,7 @@ class Compared:
         origins = np.concatenate([draws.permutation(np.flatnonzero(labels == label))[: self.ipc]
                                   for label in np.unique(labels)])  # fmt: skip
         pixels = self.members.pixels[torch.from_numpy(origins)]
-        spread = pixels.flatten(1).std(dim=1).view(-1, 1, 1, 1)
-        noise = torch.from_numpy(draws.normal(size=pixels.shape).astype(np.float32))
-        barely = pixels + noise * spread * float(np.sqrt(1 / BARELY**2 - 1))
-        found = []
+        barely, found = barely_changed(pixels, draws), list[Control]()
         for name, changed in (("copies of training images", pixels), ("barely changed training images", barely)):
             images = self._images(changed, torch.from_numpy(labels[origins]))
             seen = self._identified(images, np.arange(len(origins)), origins, self.members)

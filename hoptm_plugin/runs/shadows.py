@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +26,8 @@ from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.distil import CHECKPOINT, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator
 from hoptm_plugin.exchange.pixels import as_exported
-from hoptm_plugin.privacy import loss_signal, nearest_signal
 from hoptm_plugin.privacy.nearest import nearest
+from hoptm_plugin.privacy.signals import loss_signal, nearest_signal
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.company import driven
 from hoptm_plugin.runs.running import selection_score
@@ -43,6 +44,7 @@ CONTROLS: Final = ("copies", "barely changed", "reserve", "noise")
 BARELY: Final = 0.98  # correlation of barely changed images with what they were
 ITSELF: Final = 1e-3  # root mean square in pixels of [0, 1]: half a level of 8 bits is 0.002
 AT_ONCE: Final = 16
+BLOCK: Final = 512  # images at a time
 MOST_SEED: Final = 2**31
 
 Floats = NDArray[np.float64]
@@ -186,14 +188,12 @@ class Pool:
         split: the N images, as its networks see them.
         members: which of them it was made from, (N,).
         units: what they belong to, (N,).
-        flat: their 8-bit pixels of [0, 1], (N, D).
     """
 
     bench: Workbench
     split: Split
     members: NDArray[np.bool_]
     units: NDArray[np.int64]
-    flat: NDArray[np.float32]
 
     @classmethod
     def of(cls, bench: Workbench) -> Pool:
@@ -207,7 +207,12 @@ class Pool:
         split = Split(images, labels, data.normalisation)
         members = (torch.arange(len(rows)) < len(data.train))[order].numpy()
         units = torch.cat([aside.units["train"], aside.units["holdout"]])[order].numpy()
-        return cls(bench, split, members, units, _flat(bench, split))
+        return cls(bench, split, members, units)
+
+    @cached_property
+    def flat(self) -> NDArray[np.float32]:
+        """8-bit pixels of each image, of [0, 1], (N, D)."""
+        return pixels_of(self.bench, self.split).flatten(1).numpy()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -247,9 +252,7 @@ class Pool:
         copies, labels = _drawn(data.train, ipc, draws)
         fresh, of_fresh = _drawn(aside.reserve, ipc, draws)
         pixels = data.pixels(copies)
-        spread = pixels.flatten(1).std(dim=1).view(-1, 1, 1, 1)
-        noise = torch.from_numpy(draws.normal(size=pixels.shape)).to(pixels)
-        barely = pixels + noise * spread * float(np.sqrt(1 / BARELY**2 - 1))
+        barely = barely_changed(pixels, draws)
         apply = data.normalisation.apply
         flat = torch.from_numpy(draws.random(pixels.shape)).to(pixels)
         made = {"copies": (copies, labels), "barely changed": (apply(barely), labels), "reserve": (fresh, of_fresh),
@@ -271,6 +274,14 @@ def eight_bits(pixels: Tensor) -> Tensor:
     return (255 * pixels.detach().cpu().float().clamp(0, 1)).round() / 255
 
 
-def _flat(bench: Workbench, split: Split) -> NDArray[np.float32]:
-    blocks = torch.arange(len(split), device=split.labels.device).split(512)
-    return torch.cat([eight_bits(bench.data.pixels(split.batch(rows))).flatten(1) for rows in blocks]).numpy()
+def pixels_of(bench: Workbench, split: Split) -> Tensor:
+    """Return a split's images as 8-bit pixels of [0, 1], (n, C, H, W), on the CPU."""
+    blocks = torch.arange(len(split), device=split.labels.device).split(BLOCK)
+    return torch.cat([eight_bits(bench.data.pixels(split.batch(rows))) for rows in blocks])
+
+
+def barely_changed(pixels: Tensor, draws: np.random.Generator) -> Tensor:
+    """Return images (n, C, H, W) with noise, up to a correlation of :data:`BARELY` with what they were."""
+    spread = pixels.flatten(1).std(dim=1).view(-1, 1, 1, 1)
+    noise = torch.from_numpy(draws.normal(size=pixels.shape)).to(pixels)
+    return pixels + noise * spread * float(np.sqrt(1 / BARELY**2 - 1))

@@ -8,10 +8,11 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from hoptm_plugin.cards.audit import LEVEL, Bound, Control, Must, OneRun, Rate, Signal
+from hoptm_plugin.cards.audit import LEVEL, TOLD_AT, Bound, Control, Must, OneRun, Rate, Signal
 from hoptm_plugin.engine.significance import holm
-from hoptm_plugin.privacy import Membership, halves, membership, paired
-from hoptm_plugin.privacy.membership import lira_of, roc
+from hoptm_plugin.privacy.design import halves
+from hoptm_plugin.privacy.membership import Membership, lira_of, membership, roc, threshold_at
+from hoptm_plugin.privacy.one_run import paired
 from hoptm_plugin.runs.closeness import control
 from hoptm_plugin.runs.shadows import CONTROLS, Pool, Signals
 
@@ -20,7 +21,6 @@ DELTA = 1e-5
 REDRAWS = 999  # designs that might have been
 CLEAR = 0.01  # corrected; 999 redraws can come below it
 MOST_MISSED = 0.5  # of copies
-TOLD_AT = 0.01
 MUST: Mapping[str, Must] = {"copies": "be found", "barely changed": "be found", "reserve": "be cleared",
                             "noise": "be cleared"}  # fmt: skip
 CALLED = {"copies": "copies of members", "barely changed": "barely changed members",
@@ -65,10 +65,7 @@ class Told:
 
     def _told(self, found: Membership, which: NDArray[np.bool_]) -> float:
         """Return the share of members that are told where 1 % false positives are allowed."""
-        others = found.scores[~self.members]
-        allowed = int(TOLD_AT * len(others) + 1e-9)
-        threshold = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
-        return float((found.scores[which] > threshold).mean())
+        return float((found.scores[which] > threshold_at(found.scores, self.members, TOLD_AT)).mean())
 
     def controls(self) -> list[Control]:
         """Return whether sets of which it is known what they give away are found, or cleared."""

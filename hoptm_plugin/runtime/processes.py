@@ -8,7 +8,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -69,8 +69,10 @@ class _Worker:
         self.job: int | None = None
 
     def give(self, number: int, work: Callable[..., Any], job: tuple[Any, ...]) -> None:
+        """Let it do ``work(*job)``; of one that is dead the end of its connection is its answer."""
         self.job = number
-        self.connection.send((work, job))
+        with suppress(OSError):
+            self.connection.send((work, job))
 
     def answer(self) -> _Done | _Ended | _Raised | None:
         """Return its answer where there is one."""

@@ -40,7 +40,7 @@ class Audited:
         """The larger AUC of both signals, and its interval; None at the quick tier."""
         if self.audit.membership is None:
             return None
-        best = max((self.audit.membership.loss, self.audit.membership.nearest), key=lambda each: each.auc)
+        _, best = self.audit.membership.best
         return best.auc, best.auc_ci95
 
 

@@ -48,7 +48,7 @@ def test_help_does_not_wait_for_torch(arguments, timed):
 def test_a_plug_in_is_listed_with_what_it_registers(timed):
     result, modules = timed("list")
     out = result.out
-    assert not {"torchvision", "torch._dynamo"} & modules, "which take as long to import as half of torch"
+    assert not {"torchvision", "torch._dynamo", "scipy"} & modules, "which take as long to import as half of torch"
     for text in ("hoptm, idm", "direction   ", "direct", "MTT with another matcher", "from_the_start",
                  "Matches only what experts do first", "Angle between", "mine = hoptm_direction.start",
                  "random_subset"):  # fmt: skip

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from hoptm_plugin.privacy import ceiling, epsilon_below, gaussian_auc, gaussian_sigma, paired
+from hoptm_plugin.privacy.gaussian import gaussian_auc, gaussian_sigma
+from hoptm_plugin.privacy.one_run import ceiling, epsilon_below, paired
 
 
 @pytest.mark.parametrize(

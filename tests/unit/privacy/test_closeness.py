@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import binom
 from sklearn.datasets import load_digits
 
-from hoptm_plugin.privacy import distances, ranks
+from hoptm_plugin.privacy.distances import distances
+from hoptm_plugin.privacy.identity import ranks
 from hoptm_plugin.privacy.nearest import nearest
 
 

@@ -9,8 +9,9 @@ import pytest
 from scipy.special import digamma, polygamma
 from sklearn.metrics import roc_auc_score
 
-from hoptm_plugin.privacy import halves, loss_signal, membership, nearest_signal
-from hoptm_plugin.privacy.membership import aucs_of, lira, moderated, tpr_at
+from hoptm_plugin.privacy.design import halves
+from hoptm_plugin.privacy.membership import aucs_of, lira, membership, moderated, tpr_at
+from hoptm_plugin.privacy.signals import loss_signal, nearest_signal
 
 
 def generator(seed=0):
