@@ -1,6 +1,9 @@
 """Segments announced and read ahead."""
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,3 +85,35 @@ def test_a_sampler_with_a_memory_is_asked_once_per_iteration(make_task, remember
     for step in range(3):
         alone(method.observe(synthetic, step))
     assert method.sampler.asked == 3 * asked
+
+
+THREADS = """
+import os, torch
+from hoptm_plugin.trajectory.segments import PrefetchedSegments
+
+class Trajectories:
+    def __len__(self):
+        return 1
+
+    def segment(self, expert, first, last):
+        return torch.ones(4, 1 << 20).clone() + 1
+
+def count():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(2)
+torch.ones(1 << 22).clone() + 1
+segments = PrefetchedSegments(Trajectories())
+before = count()
+for epoch in range(3):
+    segments.announce(0, epoch, epoch + 1)
+    segments.segment(0, epoch, epoch + 1)
+print(count() - before, torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads of a process are counted in /proc")
+def test_reading_begins_no_team_of_threads_beside_that_which_computes():
+    """More threads than cores would have libgomp let all of them sleep at every barrier."""
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "2"]
