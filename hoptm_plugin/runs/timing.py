@@ -33,6 +33,7 @@ PART, GROWTH = 0.05, 8.0  # of all work of a kind, that is tried at most; from o
 FEW, HELD = 2, 512  # images that memory is measured with; that are trained on at most
 TICK = 1e-7  # seconds, below what clocks can tell
 TWICE = 4.0  # seconds; the least share is tried again where it took less
+LONG, LONGEST = 1e-4, 5.0  # of all work of a kind, that is tried at least; in seconds at most
 STILL = 1e-9  # a learning rate at which nothing diverges
 
 
@@ -79,7 +80,7 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
         work: does about the share of it that it is told, the least it can for 0.
         times: how often the whole will be done; what takes little is tried for less.
         device: where it is computed.
-        most: seconds that it is tried for, unless its least share takes longer.
+        most: seconds that it is tried for, unless its least share takes longer, or the whole hours.
     """
     before, began = peak_memory_bytes(device), time.perf_counter()
     least = last = work(0)
@@ -91,7 +92,8 @@ def timed(work: Callable[[float], Tried], times: float, device: torch.device, mo
     while True:
         memory = max(memory, before + int((peak_memory_bytes(device) - before) / last.held))
         seconds = _whole(least, last, median(each.seconds for each in again or [last]))
-        left = min(most, PART * (times * seconds + last.begin / last.seen)) - (time.perf_counter() - began)
+        whole = times * seconds + last.begin / last.seen
+        left = min(max(most, min(LONGEST, LONG * whole)), PART * whole) - (time.perf_counter() - began)
         # what a share costs grows more slowly than the share
         slope = cost / last.share
         if last.share > least.share:

@@ -43,7 +43,7 @@ class Work:
 def test_a_moment_tells_the_whole(whole, fresh, monkeypatch):
     work = Work(monkeypatch, 0.001, whole, least=min(1.0, 0.004 / whole), fresh=fresh)
     assert timed(work, 1000, CPU).seconds == pytest.approx(whole, rel=0.01)
-    assert work.now < 0.6
+    assert work.now < (0.6 if whole < 10 else 6.0), "of hours a few seconds are tried"
 
 
 def test_what_each_try_costs_anyway_is_small_beside_a_larger_share(monkeypatch):
