@@ -21,7 +21,7 @@ LARGEST_BYTES: Final = 2**22
 LEVEL: Final = 0.05
 TOLD_AT: Final = 0.01  # false positive rate at which it is said who is told
 
-Tier: TypeAlias = Literal["quick", "standard"]
+Tier: TypeAlias = Literal["quick", "standard", "full"]
 Verdict: TypeAlias = Literal["leak_found", "none_found", "invalid"]
 Must: TypeAlias = Literal["be found", "be cleared"]
 
@@ -106,19 +106,15 @@ class Signal(Record):
     roc: Annotated[tuple[tuple[Fraction, Fraction], ...], Field(max_length=100)] = ()
 
 
-class Membership(Record):
+class Signals(Record):
     """What an attacker with data like these tells of who was among the training images.
 
     Attributes:
-        shadows: distillations of halves of the images.
-        networks: trained on each set, for the loss.
-        images: that were divided.
-        loss: by the loss of these networks.
+        images: that it is about.
+        loss: by the loss of networks that are trained on a set.
         nearest: by the distance to the nearest synthetic image.
     """
 
-    shadows: PositiveInt
-    networks: PositiveInt
     images: PositiveInt
     loss: Signal
     nearest: Signal
@@ -138,6 +134,21 @@ class Membership(Record):
         """The larger rate at 1 % false positives, with its signal's name; None where there are too few others."""
         rates = [(name, rate) for name, each in self.signals.items() for rate in each.rates if rate.fpr == TOLD_AT]
         return max(rates, key=lambda each: each[1].tpr, default=None)
+
+
+class Membership(Signals):
+    """The same of all images but the canaries, and of what it was told from.
+
+    Attributes:
+        shadows: distillations of halves of the images.
+        networks: trained on each set, for the loss.
+        canaries: the same of images that were given a class that is not theirs, in the shadows alone; None at tiers
+            below the full one. They stand for images unlike all others, and are among those of no other figure.
+    """
+
+    shadows: PositiveInt
+    networks: PositiveInt
+    canaries: Signals | None = None
 
 
 class Bound(Record):
@@ -304,6 +315,10 @@ class AuditCard(Record):
             said.append(f"An attacker with similar data told members from others with AUC {best.auc:.3f} by {by} (0.5 "
                         f"is guessing){told}. This describes these attacks on this procedure, averaged over images. "
                         f"Better attacks may exist, and single patients may be far more exposed.")  # fmt: skip
+        if found is not None and found.canaries is not None:
+            by, best = found.canaries.best
+            said.append(f"Of {found.canaries.images} images that were given a wrong class, to stand for unusual ones, "
+                        f"the attacker told members from others with AUC {best.auc:.3f} by {by}.")  # fmt: skip
         if self.one_run is not None:
             shown = ("By itself the set refutes no claim of differential privacy. That means that nothing was proved, "
                      "not that nothing leaks.")  # fmt: skip

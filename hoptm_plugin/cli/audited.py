@@ -91,7 +91,10 @@ def _print_membership(found: Membership, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("members told by", "AUC", "p", "false positives", "told", "p", "exposed ones told"):
         table.add_column(name, justify="left" if name == "members told by" else "right")
-    for name, each in (("loss", found.loss), ("nearest image", found.nearest)):
+    rows = list(found.signals.items())
+    if found.canaries is not None:
+        rows += [(f"{name}, of a wrong class", each) for name, each in found.canaries.signals.items()]
+    for name, each in rows:
         low, high = each.auc_ci95
         first = [name, f"{each.auc:.3f} [{low:.3f}, {high:.3f}]", f"{each.p:.2g}"]
         exposed = "-" if each.exposed_found is None else f"{100 * each.exposed_found:.1f} %"
@@ -102,8 +105,9 @@ def _print_membership(found: Membership, console: Console) -> None:
             first = ["", "", ""]
         if not each.rates:
             table.add_row(*first, "-", "-", "-", exposed)
+    wrong = "" if found.canaries is None else f" and {found.canaries.images} given a wrong class"
     console.print(text_of(f"{found.shadows} shadow distillations, {found.networks} networks each, {found.images:,} "
-                          f"images divided; 95 % intervals"), soft_wrap=True)  # fmt: skip
+                          f"images{wrong} divided; 95 % intervals"), soft_wrap=True)  # fmt: skip
     console.print(table)
 
 

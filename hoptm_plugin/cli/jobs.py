@@ -25,6 +25,7 @@ from hoptm_plugin.runtime.stopping import INTERRUPTED, STOPPED, Stopped, hand_on
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from hoptm_plugin.core.dataset import ImageData
     from hoptm_plugin.runs.planning import Plan
     from hoptm_plugin.runs.tuning import Job
     from hoptm_plugin.settings import RunSettings
@@ -82,20 +83,23 @@ def _audit(folder: Path, overrides: list[str]) -> None:
     from hoptm_plugin.runs.auditing import audit
     from hoptm_plugin.runtime.bars import console_progress
 
-    own, others = {"tier": "quick", "shadows": "16", "seed": "0"}, []
+    own: dict[str, str | None] = {"tier": "quick", "shadows": None, "seed": None, "processes": None}
+    others = []
     for each in overrides:
         key, _, value = each.partition("=")
         if key in own:
             own[key] = value
         else:
             others.append(each)
-    for key in ("shadows", "seed"):
-        if not own[key].isdecimal():
-            fail(f"{key}={own[key]}: must be a whole number", 2)
+    numbers: dict[str, Any] = {"processes": None}
+    for key in ("shadows", "seed", "processes"):
+        if (text := own[key]) is not None:
+            if not text.isdecimal():
+                fail(f"{key}={text}: must be a whole number", 2)
+            numbers[key] = int(text)
     tier: Any = own["tier"]  # which audit() checks
     try:
-        found = audit(folder, *others, tier=tier, shadows=int(own["shadows"]), seed=int(own["seed"]),
-                      progress=console_progress())  # fmt: skip
+        found = audit(folder, *others, tier=tier, progress=console_progress(), **numbers)
     except Stopped as stopped:
         said = "interrupted" if stopped.exit_code == INTERRUPTED else f"stopped by {stopped}"
         fail(f"{said}; the same command goes on", stopped.exit_code)
@@ -143,8 +147,9 @@ def _plan(overrides: list[str], sweep: bool) -> None:
             return progress(title, total, done)
         return Progress()
 
+    read: dict[str, ImageData] | None = {} if len({each.runtime.device for each in composed}) == 1 else None
     with progress("planning", len(jobs)) as bar:
-        found = plans([(alike(each), partial(plan, each, once)) for each in composed], bar.advance)
+        found = plans([(alike(each), partial(plan, each, once, read)) for each in composed], bar.advance)
     common = set.intersection(*map(set, jobs))
     print_plans([" ".join(each for each in job if each not in common) or " ".join(job) for job in jobs], found)
 

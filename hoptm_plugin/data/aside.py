@@ -19,6 +19,7 @@ from hoptm_plugin.privacy.design import halves
 
 HOLDOUT, RESERVE = "holdout", "reserve"
 RESERVED = 1 / 3  # of what is put aside
+TENTH = 10  # of the images that shadows are given, and of their units, at most one in so many is a canary
 Labelled = tuple[Tensor, Tensor]
 
 
@@ -30,17 +31,20 @@ class Parted:
         rows: of "train", "holdout" and "reserve".
         units: of all rows of what was the training split.
         said: what was done, in a line.
+        labels: that these rows have now, where an audit mislabels some; None: their own.
     """
 
     rows: Mapping[str, Tensor]
     units: Tensor
     said: str
+    labels: Tensor | None = None
 
     def applied(
         self, splits: Mapping[str, Labelled], provenance: Mapping[str, Any], hashes: Mapping[str, Tensor]
     ) -> tuple[dict[str, Labelled], dict[str, Any], dict[str, Tensor]]:
         """Return splits, provenance and hashes of the training split, divided; what is put aside keeps no hashes."""
         images, labels = splits["train"]
+        labels = labels if self.labels is None else self.labels.to(labels)
         divided = {name: (images[rows], labels[rows]) for name, rows in self.rows.items()}
         told = {**provenance, "put_aside": {name: len(self.rows[name]) for name in (HOLDOUT, RESERVE)}}
         if "split" in provenance:
@@ -88,6 +92,7 @@ def put_aside(
         raise DataError(f"dataset.holdout_fraction={beside.holdout_fraction:g}: {len(labels)} training images in "
                         f"{len(units.unique())} groups of patients or of equal images are too few to put any aside; "
                         f"leave it out, or give more images")  # fmt: skip
+    changed = None
     said = (f"put aside for an audit: {int(aside.sum()):,} of {len(labels):,} training images, {int(reserve.sum()):,} "
             f"of these as its reserve (dataset.holdout_fraction={beside.holdout_fraction:g})")  # fmt: skip
     if beside.shadow is not None:
@@ -97,8 +102,11 @@ def put_aside(
         train[pool] = torch.from_numpy(members)
         holdout = pool & ~train
         said = f"{said}; shadow {shadow.number} of {2 * shadow.pairs}: {int(train.sum()):,} of the others"
+        if shadow.canaries:
+            changed = labels.clone()
+            changed[pool] = mislabelled(labels[pool], units[pool], len(class_names), shadow.canaries, shadow.seed)
     rows = {"train": train, HOLDOUT: holdout, RESERVE: reserve}
-    return Parted({name: mask.nonzero().flatten() for name, mask in rows.items()}, units, said)
+    return Parted({name: mask.nonzero().flatten() for name, mask in rows.items()}, units, said, changed)
 
 
 def units_of(hashes: Tensor, groups: Tensor | None) -> Tensor:
@@ -134,6 +142,26 @@ def members_of_shadows(labels: Tensor, units: Tensor, pairs: int, seed: int) -> 
     """
     draws = np.random.default_rng(Seeds(seed).child("shadows").number("halves"))
     return halves(labels.cpu().numpy(), pairs, draws, units.cpu().numpy())
+
+
+def mislabelled(labels: Tensor, units: Tensor, classes: int, count: int, seed: int) -> Tensor:
+    """Return labels, (n,), of which those of canaries are another class: one image of a unit at most.
+
+    Args:
+        labels: of the images that :func:`members_of_shadows` divides, (n,).
+        units: that they belong to, (n,).
+        classes: there are.
+        count: of canaries, at most a tenth of the images and of the units.
+        seed: draws them, and their classes.
+    """
+    draws = np.random.default_rng(Seeds(seed).child("shadows").number("canaries"))
+    order = draws.permutation(len(labels))
+    _, one = np.unique(units.cpu().numpy()[order], return_index=True)
+    rows = torch.from_numpy(order[np.sort(one)][: min(count, len(labels) // TENTH, len(one) // TENTH)])
+    changed = labels.clone()
+    away = torch.from_numpy(draws.integers(1, classes, len(rows)))
+    changed[rows] = (labels[rows].cpu() + away).remainder(classes).to(labels)
+    return changed
 
 
 def _drawn(units: Tensor, labels: Tensor, class_names: Sequence[str], fraction: float, seeds: Seeds) -> Tensor:

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.core.errors import Problems
-from hoptm_plugin.core.interfaces import DatasetReader, RawImages, datasets
+from hoptm_plugin.core.interfaces import DatasetReader, RawImages, Undecoded, datasets
 from hoptm_plugin.core.registry import checked
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data.files import FileReader
 from hoptm_plugin.data.geometry import decoded
 from hoptm_plugin.data.prepare import prepare
-from hoptm_plugin.data.preprocess import BesideReader
+from hoptm_plugin.data.preprocess import BesideReader, Fit
 
 PATH = "dataset"
 PLACES = ("root", "images")
 
 
-def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageData:
+class _DecodedOnce:
+    """Pictures that are decoded once for all that prepare them alike."""
+
+    def __init__(self, pictures: Undecoded) -> None:
+        self.sizes, self.channels, self.described = pictures.sizes, pictures.channels, pictures.described
+        self._decode = lru_cache(maxsize=1)(pictures.decode)
+
+    def decode(self, size: tuple[int, int] | None, fit: Fit = "crop") -> Tensor:
+        """Return what the pictures are; nobody may write into it."""
+        return self._decode(size, fit)
+
+
+def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device, source: RawImages | None = None) -> ImageData:
     """Read and prepare the data set that ``spec`` describes.
 
     Args:
@@ -29,13 +44,26 @@ def load(spec: Mapping[str, Any], seeds: Seeds, device: torch.device) -> ImageDa
         seeds: decide splits that the source does not fix, and with them the fingerprint that experts are stored
             under: pass the same seeds to every run that is to be compared.
         device: where the images go.
+        source: what :func:`opened` gave; None opens it.
 
     Raises:
         ConfigurationError: wrong settings, all at once.
         DataError: data that is missing or unreadable, or does not fit into memory.
     """
     reader, beside = _parts(spec)
-    return prepare(reader.read(seeds.child("reader")), beside, seeds, device)
+    return prepare(reader.read(seeds.child("reader")) if source is None else source, beside, seeds, device)
+
+
+def opened(spec: Mapping[str, Any], seeds: Seeds) -> RawImages:
+    """Open the data set that ``spec`` describes, for several that :func:`load` the same with other splits.
+
+    Raises:
+        ConfigurationError: wrong settings, all at once.
+        DataError: data that is missing or unreadable.
+    """
+    reader, _ = _parts(spec)
+    raw = reader.read(seeds.child("reader"))
+    return raw if raw.pictures is None else replace(raw, pictures=_DecodedOnce(raw.pictures))
 
 
 def read(spec: Mapping[str, Any], seeds: Seeds) -> RawImages:

@@ -61,12 +61,14 @@ class Shadow(Settings):
     Attributes:
         number: of the shadow; 2k and 2k + 1 are given complementary halves.
         pairs: of shadows, of the whole audit.
-        seed: that divides the images.
+        seed: that divides the images, and draws the canaries.
+        canaries: images, at most, that have a class which is not theirs, in every shadow the same.
     """
 
     number: Result[NonNegativeInt]
     pairs: Result[PositiveInt]
     seed: Result[NonNegativeInt] = 0
+    canaries: Annotated[NonNegativeInt, Decides("result", unless=(0,))] = 0
 
 
 class BesideReader(Settings):

@@ -87,9 +87,11 @@ def _cells(found: AuditCard) -> list[str]:
 def _figures(run: Run, found: AuditCard) -> list[tuple[Markup, str]]:
     if found.membership is None or not found.membership.loss.roc:
         return []
-    curves = [("by the loss", found.membership.loss.roc), ("by the nearest image", found.membership.nearest.roc)]
-    lines = ", ".join(f"{name} AUC {each.auc:.3f}" for name, each in
-                      (("loss", found.membership.loss), ("nearest image", found.membership.nearest)))  # fmt: skip
+    shown = {f"by {name}": each for name, each in found.membership.signals.items()}
+    if found.membership.canaries is not None:
+        shown |= {f"of a wrong class, by {name}": each for name, each in found.membership.canaries.signals.items()}
+    curves = [(name, each.roc) for name, each in shown.items()]
+    lines = ", ".join(f"{name} AUC {each.auc:.3f}" for name, each in shown.items())
     where = f"Members told of {run.name}"
     drawn = [(figures.roc(f"{where}: {lines}", curves), f"{where}, logarithmic; the dotted line is guessing.")]
     if found.one_run is not None:

@@ -19,6 +19,7 @@ from hoptm_plugin.core.interfaces import (
     Augmentation,
     Method,
     NetworkBuilder,
+    RawImages,
     Task,
     augmentations,
     loggers,
@@ -56,7 +57,10 @@ class Parts:
 
 @contextmanager
 def workbench(
-    settings: RunSettings, progress: ProgressFactory, read: dict[str, ImageData] | None = None
+    settings: RunSettings,
+    progress: ProgressFactory,
+    read: dict[str, ImageData] | None = None,
+    source: RawImages | None = None,
 ) -> Iterator[Workbench]:
     """Make what a run needs, and let torch compute for it until the end of the block.
 
@@ -64,13 +68,14 @@ def workbench(
         settings: of the run.
         progress: reports what takes long.
         read: data that runs beside this one have read, and into which go those that it reads.
+        source: of the data, opened already.
     """
     runtime = settings.runtime
     parts = build_parts(settings)
     device = resolve(runtime.device, runtime.precision, runtime.compile is True, runtime.capture)
     with computing(device, runtime.precision, runtime.threads):
         key, known = repr((settings.dataset, settings.data_seed)), {} if read is None else read
-        bench = Workbench(settings, parts, device, progress, known.get(key))
+        bench = Workbench(settings, parts, device, progress, known.get(key), source)
         known[key] = bench.data
         yield bench
 
@@ -134,6 +139,7 @@ class Workbench:
         device: where it computes.
         progress: reports what takes long.
         data: read already; None reads those that the settings name.
+        source: of these, opened already.
 
     Raises:
         DataError: the data cannot be read.
@@ -146,12 +152,14 @@ class Workbench:
         device: torch.device,
         progress: ProgressFactory,
         data: ImageData | None = None,
+        source: RawImages | None = None,
     ) -> None:
         self.settings, self.parts, self.device, self.progress = settings, parts, device, progress
         self.seeds = Seeds(settings.seed)
         # splits have a seed of their own: runs of several seeds must share experts and test images
         with memory_named("reading the data", "take a smaller dataset.preprocess.image_size, or a machine with more"):
-            self.data = load(settings.dataset, Seeds(settings.data_seed), self.device) if data is None else data
+            seeds = Seeds(settings.data_seed)
+            self.data = load(settings.dataset, seeds, self.device, source) if data is None else data
         self.experts_seconds = 0.0
         self.task = Task(
             data=self.data,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -16,11 +18,13 @@ import torch
 from hoptm_plugin.cards.audit import (
     FILE_NAME,
     LEVEL,
+    TOLD_AT,
     AuditCard,
     Control,
     Identity,
     Membership,
     OneRun,
+    Signals,
     Spaces,
     Tier,
     audit_beside,
@@ -34,6 +38,8 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.data.aside import members_of_shadows
 from hoptm_plugin.data.in_memory import Arrays
+from hoptm_plugin.data.memory import available_bytes
+from hoptm_plugin.data.preprocess import Shadow
 from hoptm_plugin.engine.significance import holm
 from hoptm_plugin.exchange.loading import load_distilled
 from hoptm_plugin.exchange.pixels import as_exported
@@ -42,19 +48,27 @@ from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.closeness import Compared
 from hoptm_plugin.runs.opening import asked, on_this_machine, opened
 from hoptm_plugin.runs.planning import about, planned
-from hoptm_plugin.runs.shadows import Pool, shadow_settings, shadows
+from hoptm_plugin.runs.shadows import How, Pool, shadow_settings, shadows
 from hoptm_plugin.runs.telling import SIGNALS, Told
 from hoptm_plugin.runtime.bars import usual_progress
+from hoptm_plugin.runtime.processes import THREADS, cores
 from hoptm_plugin.runtime.progress import ProgressFactory, silent
+from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.files import as_path, sha256
 from hoptm_plugin.storage.locks import Lock
 from hoptm_plugin.storage.run_files import SYNTHETIC
 
 FOLDER: Final = "audit"
 FRACTION: Final = 0.3  # that is put aside where an example is given
-SHADOWS: Final = 16
+SHADOWS: Final[Mapping[Tier, int]] = {"quick": 16, "standard": 16, "full": 32}
+CANARIES: Final = 100  # at the full tier
+FEWEST_CANARIES: Final = 20  # all of fewer may be members of one shadow
+WORTH_PROCESSES_S: Final = 60.0  # of distilling; they take seconds to begin
 NOT_AVERAGE: Final = "the moving average of the set, which lies beside it, was not audited"
 NETWORKS: Final = 3
+
+
+_Told: TypeAlias = tuple[Membership, OneRun | None, list[Control]]
 
 
 @dataclass(frozen=True)
@@ -71,8 +85,8 @@ class _Measured:
 
 
 def audit(
-    folder: str | Path, *overrides: str, tier: Tier = "quick", shadows: int = SHADOWS, seed: int = 0,
-    dataset: Arrays | None = None, progress: ProgressFactory | None = None,
+    folder: str | Path, *overrides: str, tier: Tier = "quick", shadows: int | None = None, seed: int = 0,
+    dataset: Arrays | None = None, progress: ProgressFactory | None = None, processes: int | None = 1,
 ) -> AuditCard:  # fmt: skip
     """Measure what a run's set gives away of the images that it was made from.
 
@@ -85,11 +99,15 @@ def audit(
         overrides: settings that change no result: where the data are, and how it is computed.
         tier: "quick": how close its images lie to those it was made from, and whether they point to them. "standard":
             also whether it can be told who was among these, by distilling halves of the images anew; what was done is
-            kept, and the same call goes on.
-        shadows: distillations of halves, an even number from 8.
+            kept, and the same call goes on. "full": by more of them, and with 100 images (a tenth of all at most) of a
+            class that is not theirs, which stand for unusual ones.
+        shadows: distillations of halves, an even number from 8; None: 16, and 32 at the full tier.
         seed: of the audit's own draws.
         dataset: the data of a run that was made with data in memory.
         progress: reports what takes long; None: bars on a terminal or in a notebook, else nothing.
+        processes: that distil halves at the same time on a CPU, each with its share of the cores; None: one for each
+            core where memory is enough and a minute's work is to be done. A GPU has one. A script that asks for several
+            has its work under ``if __name__ == "__main__"``, and parts of its own in a package.
 
     Raises:
         ConfigurationError: a run that put nothing aside, or a setting that would change its result; data that are not
@@ -102,8 +120,12 @@ def audit(
     began, folder = time.monotonic(), as_path(folder, "folder")
     if tier not in get_args(Tier):
         raise ConfigurationError(f"tier: must be one of {', '.join(get_args(Tier))}, got {tier!r}")
-    if shadows % 2 or shadows < 2 * FEWEST_PAIRS:
-        raise ConfigurationError(f"shadows: must be an even number from {2 * FEWEST_PAIRS}, got {shadows}")
+    count = SHADOWS[tier] if shadows is None else shadows
+    if count % 2 or count < 2 * FEWEST_PAIRS:
+        raise ConfigurationError(f"shadows: must be an even number from {2 * FEWEST_PAIRS}, got {count}")
+    if processes is not None and processes < 1:
+        raise ConfigurationError(f"processes: must be at least 1, got {processes}")
+    design = Shadow(number=0, pairs=count // 2, seed=seed, canaries=CANARIES if tier == "full" else 0)
     changes, told = asked(overrides, dataset), progress or usual_progress()
     card, stored = opened(folder, changes, "audit")
     _check(folder, card)
@@ -113,16 +135,18 @@ def audit(
     with workbench(settings, told) as bench:
         _check_data(bench, card, tier)
         _check_earlier(folder, card, tier, seed)
-        if tier == "standard":
-            _check_halves(bench, shadows // 2, seed)
+        if tier != "quick":
+            _check_halves(bench, design, tier)
         exported = as_exported(synthetic.to(bench.device))
-        if tier == "standard" and not lock.acquire():
+        if tier != "quick" and not lock.acquire():
             raise RunFolderError(f"{folder}: {lock.holder()} audits it; wait for it")
         with closing(lock):
             which = f"{settings.digest()} {bench.data.fingerprint}"
-            name = f"{shadows}-shadows-seed-{seed}-{hashlib.sha256(which.encode()).hexdigest()[:8]}"
-            place = folder / FOLDER / name
-            found = _measured(bench, exported, place, tier, shadows, seed)
+            own = "-canaries" if design.canaries else ""
+            name = f"{count}-shadows{own}-seed-{seed}-{hashlib.sha256(which.encode()).hexdigest()[:8]}"
+            deeper = None if tier == "quick" else partial(_membership, bench, exported, folder / FOLDER / name, design,
+                                                          processes)  # fmt: skip
+            found = _measured(bench, exported, seed, deeper)
         audited = _card(found, bench, card, folder, tier, seed, time.monotonic() - began)
     write_record(audited, folder / FILE_NAME)
     return audited
@@ -168,23 +192,31 @@ def _check_earlier(folder: Path, card: Card, tier: Tier, seed: int) -> None:
                                  f"not replace; move it away to audit the set anew")  # fmt: skip
 
 
-def _check_halves(bench: Workbench, pairs: int, seed: int) -> None:
-    """Refuse shadows that would have fewer images of a class than are to be distilled.
+def _check_halves(bench: Workbench, design: Shadow, tier: Tier) -> None:
+    """Refuse shadows with fewer images of a class than are to be distilled, or too few of a wrong class to tell of.
 
     Raises:
-        ConfigurationError: naming the class.
+        ConfigurationError: saying which.
     """
     pool, ipc, names = Pool.of(bench), bench.settings.ipc, bench.data.class_names
-    members = members_of_shadows(pool.split.labels, torch.from_numpy(pool.units), pairs, seed)
-    counts = np.stack([members[:, pool.labels == label].sum(axis=1) for label in range(len(names))], axis=1)
-    number, label = np.unravel_index(int(counts.argmin()), counts.shape)
-    if counts[number, label] < ipc:
-        raise ConfigurationError(f"tier=standard distils halves of the images, and a half has only "
-                                 f"{counts[number, label]} of class {names[label]!r}, fewer than ipc={ipc}; only the "
-                                 f"quick tier can be audited, or a run of fewer images per class")  # fmt: skip
+    members = members_of_shadows(pool.split.labels, torch.from_numpy(pool.units), design.pairs, design.seed)
+    remedy = "only the quick tier can be audited, or a run of fewer images per class"
+    changed = pool.mislabelled(design)
+    for labels in (pool.labels, changed):
+        counts = np.stack([members[:, labels == label].sum(axis=1) for label in range(len(names))], axis=1)
+        number, label = np.unravel_index(int(counts.argmin()), counts.shape)
+        if counts[number, label] < ipc:
+            raise ConfigurationError(f"tier={tier} distils halves of the images, and a half has only "
+                                     f"{counts[number, label]} of class {names[label]!r}, fewer than ipc={ipc}; "
+                                     f"{remedy}")  # fmt: skip
+        remedy = "tier=standard has no images of a wrong class, and enough of each"
+    canaries = int((changed != pool.labels).sum())
+    if design.canaries and canaries < FEWEST_CANARIES:
+        raise ConfigurationError(f"tier={tier} gives a tenth of the images a wrong class, one of a patient at most; "
+                                 f"these are only {canaries}; take tier=standard below {FEWEST_CANARIES}")  # fmt: skip
 
 
-def _measured(bench: Workbench, exported: SyntheticSet, place: Path, tier: Tier, count: int, seed: int) -> _Measured:
+def _measured(bench: Workbench, exported: SyntheticSet, seed: int, deeper: Callable[[], _Told] | None) -> _Measured:
     seeds = Seeds(seed).child("audit")
     compared = Compared(bench, exported, seeds)
     with bench.progress("measuring distances", 6) as bar:
@@ -199,38 +231,52 @@ def _measured(bench: Workbench, exported: SyntheticSet, place: Path, tier: Tier,
         identity, why = step(compared.identity)
         controls = [each for work in (compared.copies, compared.noise, compared.fresh) for each in step(work)]
     told, one_run = None, None
-    if tier == "standard":
-        told, one_run, more = _membership(bench, exported, place, count, seed)
+    if deeper is not None:
+        told, one_run, more = deeper()
         controls += more
     return _Measured(synthetic, real, identity, why, told, one_run, tuple(controls))
 
 
-def _membership(
-    bench: Workbench, exported: SyntheticSet, place: Path, count: int, seed: int
-) -> tuple[Membership, OneRun | None, list[Control]]:
+def _membership(bench: Workbench, exported: SyntheticSet, place: Path, design: Shadow, processes: int | None) -> _Told:
     """Distil the shadows that are missing, and return what they tell."""
-    settings, pairs = bench.settings, count // 2
-    with workbench(shadow_settings(settings, place, 0, pairs, seed), silent) as first:
+    settings, count = bench.settings, 2 * design.pairs
+    with workbench(shadow_settings(settings, place, design), silent) as first:
         first.check()
-        each = planned(first).seconds
-        images = len(first.data.train)
+        plan, images = planned(first), len(first.data.train)
+        each = plan.seconds
     whole = "" if each is None else f", {about(each * count)} in all"
+    stacked = bench.task.compute.stacked
+    at_once = processes or (1 if stacked or (each is not None and each * count < WORTH_PROCESSES_S) else (
+        _fitting(settings, plan.memory_bytes)))  # fmt: skip
+    at_once = min(at_once, count) if bench.device.type == "cpu" else 1
+    how = "" if at_once == 1 else f" one after the other; {at_once} at a time, each in a process"
     bench.progress(f"audit: {count} shadow distillations of {images:,} images each, {NETWORKS} networks on each "
-                   f"set{whole}", 0)  # fmt: skip
-    done = shadows(settings, place, pairs, NETWORKS, seed, bench.task.compute.stacked, bench.progress)
-    pool, seeds = Pool.of(bench), Seeds(seed).child("audit")
+                   f"set{whole}{how}", 0)  # fmt: skip
+    done = shadows(settings, place, design, NETWORKS, How(stacked and at_once == 1, at_once), bench.progress)
+    pool, seeds = Pool.of(bench), Seeds(design.seed).child("audit")
+    canaries = pool.mislabelled(design) != pool.labels
     draws = {name: np.random.default_rng(seeds.child(name).number("draws")) for name in ("designs", "pairs", "coins")}
-    told = Told(done, pool, draws)
+    told = Told(done, pool, draws, canaries)
     values = alone(pool.signals(bench.evaluator(), exported, NETWORKS))
     with bench.progress("telling members", 3) as bar:
-        signals = {}
-        for name in SIGNALS:
-            signals[name] = told.signal(name)
-            bar.advance(1)
+        signals = {name: told.signal(name) for name in SIGNALS}
+        bar.advance(1)
+        apart = None
+        if canaries.any():
+            of_them = {name: told.signal(name, of_canaries=True) for name in SIGNALS}
+            apart = Signals(images=int(canaries.sum()), **of_them)
+        bar.advance(1)
         controls = told.controls()
         bar.advance(1)
-    found = Membership(shadows=count, networks=NETWORKS, images=len(pool.members), **signals)
+    found = Membership(shadows=count, networks=NETWORKS, images=int((~canaries).sum()), canaries=apart, **signals)
     return found, told.one_run(values), controls
+
+
+def _fitting(settings: RunSettings, memory_bytes: int) -> int:
+    """Return how many processes the cores and the free memory are enough for."""
+    threads = settings.runtime.threads or int(os.environ.get(THREADS) or 1)
+    free = available_bytes(torch.device("cpu"))
+    return max(1, min(cores() // threads, cores() if free is None else int(0.8 * free) // max(1, memory_bytes)))
 
 
 def _card(
@@ -262,10 +308,13 @@ def _reasons(found: _Measured) -> list[str]:
         ("its images point to those they began from", None if found.identity is None else found.identity.p),
     ]  # fmt: skip
     if found.membership is not None:
-        for what, each in (("loss", found.membership.loss), ("nearest image", found.membership.nearest)):
-            tests.append((f"members are told from others by the {what}", each.p))
-            tests += [(f"members are told by the {what} at {100 * rate.fpr:g} % false positives", rate.p)
-                      for rate in each.rates if rate.fpr == 0.01]  # fmt: skip
+        for what, each in found.membership.signals.items():
+            tests.append((f"members are told from others by {what}", each.p))
+            tests += [(f"members are told by {what} at {100 * rate.fpr:g} % false positives", rate.p)
+                      for rate in each.rates if rate.fpr == TOLD_AT]  # fmt: skip
+        if found.membership.canaries is not None:
+            tests += [(f"members of a wrong class are told from others by {what}", each.p)
+                      for what, each in found.membership.canaries.signals.items()]  # fmt: skip
     corrected = holm([p for _, p in tests])
     reasons = [f"{what} (p = {p:.2g}, corrected)" for (what, _), p in zip(tests, corrected, strict=True)
                if p is not None and p <= LEVEL]  # fmt: skip

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from math import ceil, prod
 from pathlib import Path
 
+from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.engine.checkpoint import iterations_done
 from hoptm_plugin.engine.distil import CHECKPOINT
 from hoptm_plugin.experts.store import ExpertStore
@@ -144,7 +145,9 @@ class Plan:
             f"plan: {said}; {whole}done about {end:%Y-%m-%d %H:%M}")  # fmt: skip
 
 
-def plan(settings: RunSettings, progress: ProgressFactory | None = None) -> Plan:
+def plan(
+    settings: RunSettings, progress: ProgressFactory | None = None, read: dict[str, ImageData] | None = None
+) -> Plan:
     """Return what :func:`run` would do with these settings, and about how long it takes here; nothing is written.
 
     A moment of every part is computed, on the run's own data and networks, with random parameters in the place of
@@ -153,12 +156,13 @@ def plan(settings: RunSettings, progress: ProgressFactory | None = None) -> Plan
     Args:
         settings: as :func:`hoptm_plugin.compose` gives them.
         progress: is told what is done to the data; None: on a terminal or in a notebook, else nobody.
+        read: data that other plans for the same device have read, and into which go those that this one reads.
 
     Raises:
         ConfigurationError: all that does not fit together.
         DataError: the data cannot be read.
     """
-    with workbench(as_settings(settings), progress or usual_progress()) as bench:
+    with workbench(as_settings(settings), progress or usual_progress(), read) as bench:
         bench.check()
         return planned(bench)
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +22,13 @@ from torch import Tensor
 from hoptm_plugin.core.asking import Asking, alone
 from hoptm_plugin.core.dataset import Split
 from hoptm_plugin.core.errors import DivergedError, FileFormatError, HopTMError
+from hoptm_plugin.core.interfaces import RawImages
+from hoptm_plugin.core.plugins import load_plugins
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.data.aside import mislabelled
+from hoptm_plugin.data.loading import opened
+from hoptm_plugin.data.preprocess import Shadow
 from hoptm_plugin.engine.distil import CHECKPOINT, Distiller
 from hoptm_plugin.engine.evaluation import Evaluator
 from hoptm_plugin.exchange.pixels import as_exported
@@ -31,7 +37,8 @@ from hoptm_plugin.privacy.signals import loss_signal, nearest_signal
 from hoptm_plugin.runs.assembly import Workbench, workbench
 from hoptm_plugin.runs.company import driven
 from hoptm_plugin.runs.running import selection_score
-from hoptm_plugin.runtime.progress import ProgressFactory, silent
+from hoptm_plugin.runtime.processes import WorkerDiedError, shared_out
+from hoptm_plugin.runtime.progress import Progress, ProgressFactory, silent
 from hoptm_plugin.settings import RunSettings
 from hoptm_plugin.storage.run_files import METRICS
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
@@ -48,6 +55,20 @@ BLOCK: Final = 512  # images at a time
 MOST_SEED: Final = 2**31
 
 Floats = NDArray[np.float64]
+Job: TypeAlias = tuple[RunSettings, Path, int, int]  # settings, folder, networks, seed of a shadow
+
+
+@dataclass(frozen=True)
+class How:
+    """How shadows are computed, which changes no result.
+
+    Attributes:
+        stacked: as one computation.
+        processes: else, so many at a time, each in its own process.
+    """
+
+    stacked: bool = False
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,10 +86,13 @@ class Signals:
     values: Mapping[str, Floats]
 
 
-def shadow_settings(settings: RunSettings, place: Path, number: int, pairs: int, seed: int) -> RunSettings:
+def shadow_settings(settings: RunSettings, place: Path, shadow: Shadow) -> RunSettings:
     """Return the settings of a shadow of a run; its experts lie in its own folder, until it is done."""
-    dataset = {**settings.dataset, "shadow": {"number": number, "pairs": pairs, "seed": seed}}
-    own = Seeds(seed).child("shadow")  # which members are exposed is to be drawn anew in each
+    number = shadow.number
+    # without canaries as it was before there were any, so that stored signals stay those of the same settings
+    asked = shadow.model_dump(exclude=None if shadow.canaries else {"canaries"})
+    dataset = {**settings.dataset, "shadow": asked}
+    own = Seeds(shadow.seed).child("shadow")  # which members are exposed is to be drawn anew in each
     experts = settings.experts.model_copy(
         update={"root": shadow_folder(place, number) / EXPERTS, "seed": own.number("experts", number) % MOST_SEED}
     )
@@ -82,37 +106,77 @@ def shadow_folder(place: Path, number: int) -> Path:
 
 
 def shadows(
-    settings: RunSettings, folder: Path, pairs: int, networks: int, seed: int, stacked: bool, progress: ProgressFactory
+    settings: RunSettings, folder: Path, design: Shadow, networks: int, how: How, progress: ProgressFactory
 ) -> list[Signals]:
     """Distil what is missing of all shadows of a run, in folders of their own; return their signals.
 
     Args:
         settings: of the run.
         folder: of the audit.
-        pairs: of shadows.
+        design: one of them.
         networks: trained on each set.
-        seed: that divides the images, and of the controls' draws.
-        stacked: distil them as one computation.
+        how: they are computed.
         progress: reports what takes long.
 
     Raises:
         HopTMError: one failed; what the others did is kept.
     """
-    jobs = {shadow_folder(folder, number).name: shadow_settings(settings, folder, number, pairs, seed)
-            for number in range(2 * pairs)}  # fmt: skip
-    names = list(jobs)
-    found: dict[str, Signals] = {}
-    with progress("shadow distillations", len(names)) as bar:
-        step = AT_ONCE if stacked else 1
-        for at in range(0, len(names), step):
-            group = {name: _shadow(jobs[name], folder / name, networks, seed) for name in names[at : at + step]}
-            done = driven(group) if stacked else {name: alone(each) for name, each in group.items()}
-            for name, outcome in done.items():
-                if isinstance(outcome, Exception):
-                    raise outcome
-                found[name] = outcome
-            bar.advance(len(group))
-    return [found[name] for name in names]
+    jobs = []
+    for number in range(2 * design.pairs):
+        each = design.model_copy(update={"number": number})
+        jobs.append((shadow_settings(settings, folder, each), shadow_folder(folder, number), networks, design.seed))
+    try:
+        with progress("shadow distillations", len(jobs)) as bar:
+            if how.stacked:
+                return _as_one(jobs, bar)
+            if how.processes > 1:
+                return _by_processes(jobs, how.processes, bar)
+            found = []
+            for job in jobs:
+                found.append(alone(_shadow(*job)))
+                bar.advance(1)
+            return found
+    finally:
+        _sources.clear()
+
+
+def _as_one(jobs: Sequence[Job], bar: Progress) -> list[Signals]:
+    found: list[Signals] = []
+    for at in range(0, len(jobs), AT_ONCE):
+        group = {job[1].name: _shadow(*job) for job in jobs[at : at + AT_ONCE]}
+        for outcome in driven(group).values():
+            if isinstance(outcome, Exception):
+                raise outcome
+            found.append(outcome)
+        bar.advance(len(group))
+    return found
+
+
+def _by_processes(jobs: Sequence[Job], at_once: int, bar: Progress) -> list[Signals]:
+    """Distil those that are missing by processes, and read what they left."""
+    missing = []
+    for job in jobs:
+        if (job[1] / FILE_NAME).exists():
+            alone(_shadow(*job))  # what is damaged is told at once
+            bar.advance(1)
+        else:
+            missing.append(job)
+    try:
+        shared_out(_shadow_in_process, missing, at_once, bar.advance)
+    except WorkerDiedError:
+        raise HopTMError("a process that distilled shadows was killed, maybe for want of memory; what they did until "
+                         "their last checkpoints is kept: the same command goes on, with processes=1 one after the "
+                         "other") from None  # fmt: skip
+    return [alone(_shadow(*job)) for job in jobs]
+
+
+def _shadow_in_process(*job: *Job) -> int:
+    """Distil one shadow in a process that has loaded nothing; return how many that is."""
+    load_plugins()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself said it, and sixteen others will
+        alone(_shadow(*job))
+    return 1
 
 
 def _shadow(settings: RunSettings, folder: Path, networks: int, seed: int) -> Asking[Signals]:
@@ -122,7 +186,7 @@ def _shadow(settings: RunSettings, folder: Path, networks: int, seed: int) -> As
         _clear(folder)  # of one that was killed before it could
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    with workbench(settings, silent) as bench:
+    with workbench(settings, silent, source=_source(settings)) as bench:
         bench.check()
         bench.check_experts()
         begun: list[SyntheticSet] = []
@@ -151,6 +215,18 @@ def _shadow(settings: RunSettings, folder: Path, networks: int, seed: int) -> As
     _write(path, signals, identity)
     _clear(folder)
     return signals
+
+
+_sources: dict[str, RawImages] = {}  # of the run whose shadows this process distils: their pictures are decoded once
+
+
+def _source(settings: RunSettings) -> RawImages:
+    spec = {key: value for key, value in settings.dataset.items() if key != "shadow"}
+    key = repr((spec, settings.data_seed))
+    if key not in _sources:
+        _sources.clear()
+        _sources[key] = opened(spec, Seeds(settings.data_seed))
+    return _sources[key]
 
 
 def _clear(folder: Path) -> None:
@@ -218,6 +294,12 @@ class Pool:
     def labels(self) -> NDArray[np.int64]:
         """Class of each image, (N,)."""
         return self.split.labels.cpu().numpy()
+
+    def mislabelled(self, design: Shadow) -> NDArray[np.int64]:
+        """Return the class that each image has in shadows, (N,): of canaries it is not theirs."""
+        units, classes = torch.from_numpy(self.units), len(self.bench.data.class_names)
+        changed = mislabelled(self.split.labels, units, classes, design.canaries, design.seed)
+        return changed.cpu().numpy()
 
     def origins(self, start: SyntheticSet) -> NDArray[np.int64]:
         """Return the members that a set's images began from as they are; of those in mosaics none is known."""

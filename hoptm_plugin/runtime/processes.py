@@ -91,11 +91,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shared_out(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], at_once: int) -> list[T]:
+def shared_out(
+    work: Callable[..., T],
+    jobs: Sequence[tuple[Any, ...]],
+    at_once: int,
+    after_each: Callable[[T], object] = lambda found: None,
+) -> list[T]:
     """Return ``work(*job)`` for each job, done by ``at_once`` new processes, each with its share of the cores.
 
     A signal to stop reaches all of them, also where it was sent to this process alone, and none outlives it. Where one
-    of them cannot go on, the others come to where they can be gone on with.
+    of them cannot go on, the others come to where they can be gone on with. ``after_each`` is told what work gave.
 
     Raises:
         WorkerDiedError: one was killed.
@@ -103,10 +108,11 @@ def shared_out(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], at_once:
         SystemExit: one of them was asked to stop; what was not begun is left.
         Exception: that work raised.
     """
+    at_once = max(1, min(at_once, len(jobs)))
     found: dict[int, T] = {}
     left = deque(enumerate(jobs))
     with stop_on_signals(), deferred(), _threads_for(at_once):
-        workers = [_Worker() for _ in range(min(at_once, len(jobs)))]
+        workers = [_Worker() for _ in range(at_once)]
         wrong: _Ended | _Raised | None = None
         told = False
         try:
@@ -123,6 +129,7 @@ def shared_out(work: Callable[..., T], jobs: Sequence[tuple[Any, ...]], at_once:
                     of, answer = worker.job, worker.answer()
                     if isinstance(answer, _Done) and of is not None:
                         found[of] = answer.found
+                        after_each(answer.found)
                     elif isinstance(answer, _Ended | _Raised):
                         wrong = wrong or answer
                 if not told and (asked_to_stop() or wrong is not None):

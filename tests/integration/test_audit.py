@@ -18,6 +18,7 @@ from hoptm_plugin import Arrays, audit, compose, run
 from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, read_audit
 from hoptm_plugin.cards.record import write_record
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
+from hoptm_plugin.data.preprocess import Shadow
 from hoptm_plugin.runs import auditing, closeness, shadows, telling
 from hoptm_plugin.runs.folder import read_settings
 
@@ -248,6 +249,37 @@ class TestStandard:
         path.unlink()
         assert not next(copy.rglob("shadow-03")).joinpath("signals.safetensors").exists()
 
+    def test_processes_find_the_same(self, from_real, standard, tmp_path):
+        folder = tmp_path / "run"
+        shutil.copytree(from_real[0], folder)
+        done = start("audit", str(folder), "tier=standard", "shadows=8", "processes=2", cwd=tmp_path)
+        try:
+            _, err = done.communicate(timeout=HANG)
+        finally:
+            done.kill()
+        assert done.returncode == 1, err
+        assert "2 at a time, each in a process" in err
+        mine, theirs = read_audit(folder).membership, read_audit(standard[0]).membership
+        assert mine.loss.auc == pytest.approx(theirs.loss.auc, abs=1e-3)
+        assert mine.nearest.auc == pytest.approx(theirs.nearest.auc, abs=1e-3)
+        place = next(path for path in (folder / "audit").iterdir() if path.is_dir())
+        assert len(list(place.rglob("*"))) == 16, "signals alone"
+
+    def test_images_of_a_wrong_class_are_told_apart_from_all_others(self, standard, tmp_path, monkeypatch):
+        folder = tmp_path / "run"
+        shutil.copytree(standard[0], folder)
+        monkeypatch.setattr(telling, "REDRAWS", 99)
+        found = audit(folder, tier="full", shadows=8)
+        told = found.membership
+        assert (found.tier, told.canaries.images) == ("full", min(100, (found.members + found.holdout) // 10))
+        assert told.images + told.canaries.images == found.members + found.holdout
+        assert told.canaries.loss.rates == (), "too few others for 1 %"
+        assert told.canaries.nearest.auc != told.nearest.auc
+        assert told.nearest.auc == pytest.approx(0.5 + 20 / 581 / 2, abs=0.02)
+        assert any("were given a wrong class" in each for each in found.sentences())
+        names = sorted(path.name for path in (folder / "audit").iterdir() if path.is_dir())
+        assert [name.rsplit("-", 1)[0] for name in names] == ["8-shadows-canaries-seed-0", "8-shadows-seed-0"]
+
     def test_cards_of_shadows_reach_no_table(self, standard):
         folder, _ = standard
         assert [path for path in folder.rglob("result.json") if path.parent != folder] == []
@@ -266,12 +298,15 @@ class TestStandard:
 
     def test_shadows_are_runs_of_their_own_seeds(self, from_real):
         settings = read_settings(from_real[0] / "config.yaml")
-        own = [shadows.shadow_settings(settings, from_real[0], number, 4, 0) for number in range(8)]
+        own = [shadows.shadow_settings(settings, from_real[0], Shadow(number=number, pairs=4)) for number in range(8)]
         assert len({each.seed for each in own}) == len({each.experts.seed for each in own}) == 8
+        assert own[3].dataset["shadow"] == {"number": 3, "pairs": 4, "seed": 0}, "as signals were stored under"
 
     def test_what_cannot_be_is_refused(self, from_real, bench):
-        for more, said in ((("tier=whole",), "tier: must be one of quick, standard"), (("shadows=7",), "even number"),
-                           (("shadows=6",), "an even number from 8"), (("shadows=x",), "whole number")):  # fmt: skip
+        for more, said in ((("tier=whole",), "tier: must be one of quick, standard, full"),
+                           (("processes=0",), "processes: must be at least 1"), (("shadows=7",), "even number"),
+                           (("shadows=6",), "an even number from 8"), (("shadows=x",), "whole number"),
+                           (("seed=",), "whole number")):  # fmt: skip
             TestRefused().check(bench("audit", str(from_real[0]), *more), said)
 
     def test_one_that_is_stopped_goes_on_to_the_same(self, from_real, standard, tmp_path):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hoptm_plugin.core.errors import DataError
 from hoptm_plugin.core.interfaces import RawImages
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.data.aside import units_of
+from hoptm_plugin.data.aside import mislabelled, units_of
 from hoptm_plugin.data.hashes import image_hashes
+from hoptm_plugin.data.loading import load, opened
+from hoptm_plugin.data.pictures import Pictures
 from hoptm_plugin.data.prepare import prepare
 from hoptm_plugin.data.preprocess import BesideReader, Preprocess, Shadow
 
@@ -143,6 +146,57 @@ class TestShadows:
     def test_patients_are_not_divided(self):
         for shadow in self.shadows(torch.arange(120) // 4):
             assert not set(shadow.aside.units["train"].tolist()) & set(shadow.aside.units["holdout"].tolist())
+
+    def test_canaries_have_another_class_in_all_shadows_and_nothing_else_changes(self):
+        source = raw(count=240)
+        data = read(source)
+        theirs = {bytes(image.numpy()): label for part in (data.train, data.aside.holdout, data.aside.reserve)
+                  for image, label in zip(image_hashes(part.images), part.labels.tolist(), strict=True)}  # fmt: skip
+        seen = []
+        for number in range(4):
+            with_some = read(source, shadow=Shadow(number=number, pairs=2, canaries=7))
+            without = read(source, shadow=Shadow(number=number, pairs=2))
+            assert torch.equal(with_some.train.images, without.train.images)
+            wrong = {}
+            for part in (with_some.train, with_some.aside.holdout, with_some.aside.reserve):
+                for image, label in zip(image_hashes(part.images), part.labels.tolist(), strict=True):
+                    if label != theirs[bytes(image.numpy())]:
+                        wrong[bytes(image.numpy())] = label
+            seen.append(wrong)
+            assert torch.equal(with_some.validation.labels, without.validation.labels)
+            assert torch.equal(with_some.test.labels, without.test.labels)
+        assert len(seen[0]) == 7
+        assert all(each == seen[0] for each in seen)
+        assert not set(seen[0]) & hashes_of(data.aside.reserve)
+
+    def test_pictures_are_decoded_once_for_all_shadows(self, tmp_path, monkeypatch):
+        draws = np.random.default_rng(0)
+        for split, count in (("train", 20), ("test", 3)):
+            for name in ("a", "b"):
+                (tmp_path / split / name).mkdir(parents=True)
+                for number in range(count):
+                    pixels = draws.integers(0, 256, (9 + number % 2, 9), dtype=np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+        spec = {"name": "folder", "root": str(tmp_path), "holdout_fraction": 0.3,
+                "preprocess": {"image_size": 8, "resize_order": "while_reading"}}  # fmt: skip
+        specs = [{**spec, "shadow": {"number": number, "pairs": 2}} for number in range(4)]
+        apart = [load(each, Seeds(0), CPU).fingerprint for each in specs]
+        decoded, decode = [], Pictures.decode
+        monkeypatch.setattr(Pictures, "decode", lambda *args: decoded.append(1) or decode(*args))
+        source = opened(spec, Seeds(0))
+        assert [load(each, Seeds(0), CPU, source).fingerprint for each in specs] == apart
+        assert len(decoded) == 1
+
+    def test_canaries_are_a_tenth_at_most_and_one_of_a_patient(self):
+        labels, units = torch.arange(100) % 5, torch.arange(100) // 4
+        rows = (mislabelled(labels, units, 5, 100, 0) != labels).nonzero().flatten()
+        assert len(rows) == 2, "of 25 patients"
+        rows = (mislabelled(labels, torch.arange(100), 5, 100, 0) != labels).nonzero().flatten()
+        assert len(rows) == 10
+        changed = mislabelled(labels, torch.arange(100), 5, 3, 1)
+        assert int((changed != labels).sum()) == 3
+        assert changed.min() >= 0
+        assert changed.max() < 5
 
     def test_one_without_a_holdout_is_refused(self):
         with pytest.raises(ValueError, match="shadow needs a holdout_fraction"):
