@@ -21,7 +21,7 @@ def run(*command, **more):
 
 @pytest.mark.campaign
 def test_the_numerics_hold_under_the_oldest_torch(tmp_path):
-    """About half an hour and 3 GB; HOPTM_OLDEST_TORCH names the Python of an environment that is there already."""
+    """Minutes and 3 GB; HOPTM_OLDEST_TORCH names the Python of an environment that is there already."""
     oldest = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[1]
     run("git", "clone", "--quiet", ROOT, tmp_path / "clone")
     python = os.environ.get("HOPTM_OLDEST_TORCH")
@@ -38,4 +38,4 @@ def test_the_numerics_hold_under_the_oldest_torch(tmp_path):
                env=environment)  # fmt: skip
     passed = re.search(r"(\d+) passed", said)
     assert passed
-    assert int(passed[1]) > 500
+    assert int(passed[1]) > 450

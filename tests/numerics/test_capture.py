@@ -76,6 +76,8 @@ OTHERS = [pytest.param(*each, marks=pytest.mark.slow) for each in ((False, False
 
 @pytest.mark.parametrize(("compiled", "soft"), [(True, True), *OTHERS])
 def test_captured_steps_give_the_same_for_new_images_start_and_step_size(traced, compiled, soft):
+    if compiled and torch.__version__ < (2, 14):  # only the tracer, which here stands for CUDA's graphs
+        pytest.skip("make_fx of torch 2.11 takes the channels-last input of a group norm for contiguous")
     captured, plain = step_of(True, compiled), step_of(False)
     for seed in range(3):
         given = leaves(seed, soft=soft)
