@@ -1,6 +1,6 @@
 """How weak a leak can an audit still find: sets of digits with planted ones, by the power of its tiers' tests.
 
-    python benchmarks/audit/power.py [REPEATS]     # about ten minutes; prints the table of README.md
+    python benchmarks/audit/power.py [REPEATS]     # about half an hour; prints the table of README.md
 
 A set has images of real digits in it, blended, moved, or in its soft labels alone. No set is distilled and no network
 is trained, so that a leak is exactly as strong as it says: kernel ridge regression stands for the networks.
