@@ -122,7 +122,7 @@ class Signals(Record):
     @property
     def signals(self) -> dict[str, Signal]:
         """Both signals by what they are called in words."""
-        return {"the loss of networks": self.loss, "the nearest image": self.nearest}
+        return {"the loss of networks trained on the set": self.loss, "the nearest synthetic image": self.nearest}
 
     @property
     def best(self) -> tuple[str, Signal]:
@@ -294,16 +294,20 @@ class AuditCard(Record):
                     f"not judged as it must be ({failed}).{found}"]  # fmt: skip
         if self.verdict == "leak_found":
             return [f"A leak was found: {'; '.join(self.reasons)}."]
+        if self.membership is None:
+            return ["No leak was found by these tests, which are the quick ones: whether it can be told who was "
+                    "among the training images was not tested. That is not a proof that there is none."]  # fmt: skip
         return ["No leak was found by these tests. That is not a proof that there is none."]
 
     def _of_identity(self) -> list[str]:
         found = self.identity
         if found is None:
-            return [f"Whether images point to those they began from was not tested: {self.no_identity}."]
-        return [f"{found.first} of {found.images} synthetic images still point to the training image they began from; "
-                f"by chance it would be {found.expected_first:.1f} (p = {found.p:.2g}). Where there are more than by "
-                f"chance, anyone who holds candidates can identify these images. Chance level does not show that "
-                f"nothing else is revealed."]  # fmt: skip
+            return [f"The test whether images can be traced to the training image they began from does not apply: "
+                    f"{self.no_identity}. They may resemble training images all the same."]  # fmt: skip
+        return [f"{found.first} of {found.images} synthetic images can be traced to the training image they began "
+                f"from; by chance it would be {found.expected_first:.1f} (p = {found.p:.2g} before correction). Where "
+                f"there are more than by chance, anyone who holds possible originals can pick these out. A result no "
+                f"better than chance would not rule out other leaks."]  # fmt: skip
 
     def _of_membership(self) -> list[str]:
         found, said = self.membership, list[str]()
@@ -311,38 +315,46 @@ class AuditCard(Record):
             (by, best), told = found.best, ""
             if found.told is not None:
                 name, rate = found.told
-                told = f" and, wrongly accusing 1 in 100, recognised {100 * rate.tpr:.1f} % (by {name})"
-            said.append(f"An attacker with similar data told members from others with AUC {best.auc:.3f} by {by} (0.5 "
-                        f"is guessing){told}. This describes these attacks on this procedure, averaged over images. "
-                        f"Better attacks may exist, and single patients may be far more exposed.")  # fmt: skip
+                told = (f" Where 1 in 100 others was accused wrongly, {100 * rate.tpr:.1f} % of the training images "
+                        f"were recognised (by {name}; guessing recognises 1 %).")  # fmt: skip
+            said.append(f"An attacker with similar data told training images from others with AUC {best.auc:.3f} by "
+                        f"{by} (0.5 is guessing, 1 is certainty).{told} This describes these attacks on sets that are "
+                        f"made as this one was, averaged over images. Better attacks may exist, and single patients may "
+                        f"be far more exposed.")  # fmt: skip
         if found is not None and found.canaries is not None:
             by, best = found.canaries.best
             said.append(f"Of {found.canaries.images} images that were given a wrong class, to stand for unusual ones, "
-                        f"the attacker told members from others with AUC {best.auc:.3f} by {by}.")  # fmt: skip
+                        f"the attacker told training images from others with AUC {best.auc:.3f} by {by}.")  # fmt: skip
         if self.one_run is not None:
-            shown = ("By itself the set refutes no claim of differential privacy. That means that nothing was proved, "
-                     "not that nothing leaks.")  # fmt: skip
+            shown = ("By itself the set refutes no claim of differential privacy, a mathematical limit of what can "
+                     "leak. That means that nothing was proved, not that nothing leaks.")  # fmt: skip
             if self.one_run.epsilon > 0:
                 shown = (f"With 95 % confidence this procedure is not epsilon-differentially private for any epsilon "
                          f"below {self.one_run.epsilon:.2f}.")  # fmt: skip
-            said.append(f"{shown} This audit could not have shown an epsilon of more than {self.one_run.ceiling:.2f}.")
+            said.append(f"{shown} At most it could have been shown that epsilon, that limit, exceeds "
+                        f"{self.one_run.ceiling:.2f}; the true one may be larger.")  # fmt: skip
         return said
 
     def _of_distances(self) -> list[str]:
         pixels = self.synthetic.pixels
-        closer = "The images are" if pixels.p <= LEVEL else "It was not shown that the images are"
-        return [f"{closer} closer to training images than other real images are ({100 * pixels.share:.0f} % "
-                f"are nearer to one, {100 * pixels.expected:.0f} % would be by chance, p = {pixels.p:.2g}). Experts "
-                f"advise against such measures as evidence of privacy: they find careless copying only."]  # fmt: skip
+        figures = (f"({100 * pixels.share:.0f} % are nearer to one, {100 * pixels.expected:.0f} % would be by chance, "
+                   f"p = {pixels.p:.2g} before correction)")  # fmt: skip
+        closer = f"The images are closer to training images than other real images are {figures}."
+        if pixels.p > LEVEL:
+            closer = (f"It was not shown that the images are closer to training images than other real images are, nor "
+                      f"that they are not {figures}.")  # fmt: skip
+        return [
+            f"{closer} Experts advise against such measures as evidence of privacy: they find careless copying only."
+        ]
 
 
 NOT_MEMBERSHIP = (
     "Not tested at this tier: whether it can be told who was among the training images (membership inference)."
 )
 FOOTER = (
-    "Whether attributes of people can be read off a set is not tested. EDPB Opinion 28/2024, on AI models, asks that "
-    "personal data be insignificantly likely to be obtained by all means reasonably likely to be used; the decision "
-    "whether a set may leave stays with whoever decides on the original data."
+    "Whether attributes of people, such as sex or disease, can be read off a set is not tested. To count an AI "
+    "model as anonymous, EDPB Opinion 28/2024 asks that obtaining personal data be insignificantly likely by all means "
+    "reasonably likely to be used. This audit does not decide that; whoever is responsible for the original data must."
 )
 
 

@@ -45,7 +45,8 @@ def print_audit(found: AuditCard, folder: Path) -> None:
         console.print(text_of(f"one run: epsilon above {bound.epsilon:.2f}, of at most {bound.ceiling:.2f} that could "
                               f"be shown ({bound.nearest.pairs:,} pairs)"), soft_wrap=True)  # fmt: skip
     for control in found.controls:
-        said = f"control: {control.name} must {control.must}: {'ok' if control.passed else 'FAILED'}"
+        said = f"check of the audit, not of the set: {control.name} must {control.must}: "
+        said += "as it must" if control.passed else "FAILED"
         console.print(text_of(f"{said} ({control.measured})"), soft_wrap=True)
     verdict, *rest = found.sentences()
     console.print(text_of(verdict, "bold" if found.verdict == "none_found" else "bold red"), soft_wrap=True)

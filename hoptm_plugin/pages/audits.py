@@ -18,7 +18,7 @@ from hoptm_plugin.tables.audits import Audited
 
 VERDICTS = {"leak_found": "leak found", "none_found": "none found by these tests", "invalid": "not valid"}
 COLUMNS = ("Verdict", "Tier", "Point to their\norigins", "p", "Nearer to\ntraining", "p", "AUC, loss", "AUC, nearest",
-           "Told at 1 %\nfalse positives", "Epsilon above")  # fmt: skip
+           "Told at 1 %\nfalse positives", "Epsilon shown\nto exceed")  # fmt: skip
 
 
 @dataclass(frozen=True)

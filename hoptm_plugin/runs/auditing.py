@@ -305,15 +305,15 @@ def _reasons(found: _Measured) -> list[str]:
         ("its images are closer to training images than other real images are", found.synthetic.pixels.p),
         ("its images' features are closer to those of training images than other real images' are",
          None if found.synthetic.features is None else found.synthetic.features.p),
-        ("its images point to those they began from", None if found.identity is None else found.identity.p),
+        ("its images can be traced to those they began from", None if found.identity is None else found.identity.p),
     ]  # fmt: skip
     if found.membership is not None:
         for what, each in found.membership.signals.items():
-            tests.append((f"members are told from others by {what}", each.p))
-            tests += [(f"members are told by {what} at {100 * rate.fpr:g} % false positives", rate.p)
+            tests.append((f"training images are told from others by {what}", each.p))
+            tests += [(f"training images are told by {what} at {100 * rate.fpr:g} % false positives", rate.p)
                       for rate in each.rates if rate.fpr == TOLD_AT]  # fmt: skip
         if found.membership.canaries is not None:
-            tests += [(f"members of a wrong class are told from others by {what}", each.p)
+            tests += [(f"training images of a wrong class are told from others by {what}", each.p)
                       for what, each in found.membership.canaries.signals.items()]  # fmt: skip
     corrected = holm([p for _, p in tests])
     reasons = [f"{what} (p = {p:.2g}, corrected)" for (what, _), p in zip(tests, corrected, strict=True)
