@@ -319,8 +319,8 @@ class AuditCard(Record):
                         f"were recognised (by {name}; guessing recognises 1 %).")  # fmt: skip
             said.append(f"An attacker with similar data told training images from others with AUC {best.auc:.3f} by "
                         f"{by} (0.5 is guessing, 1 is certainty).{told} This describes these attacks on sets that are "
-                        f"made as this one was, averaged over images. Better attacks may exist, and single patients may "
-                        f"be far more exposed.")  # fmt: skip
+                        f"made as this one was, averaged over images. Better attacks may exist, and single patients "
+                        f"may be far more exposed.")  # fmt: skip
         if found is not None and found.canaries is not None:
             by, best = found.canaries.best
             said.append(f"Of {found.canaries.images} images that were given a wrong class, to stand for unusual ones, "
