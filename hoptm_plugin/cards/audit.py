@@ -274,7 +274,8 @@ class AuditCard(Record):
 
     def sentences(self) -> list[str]:
         """Say what was measured, and what that does and does not mean, to somebody who knows nothing of attacks."""
-        untested = [] if self.membership else [NOT_MEMBERSHIP]
+        said = self.membership or self.verdict == "none_found"  # whose sentence says it first
+        untested = [] if said else [NOT_MEMBERSHIP]
         untested += [f"Mind that {self.beside}."] if self.beside else []
         return [
             *self._verdict(),

@@ -274,7 +274,7 @@ def _membership(bench: Workbench, exported: SyntheticSet, place: Path, design: S
 
 def _fitting(settings: RunSettings, memory_bytes: int) -> int:
     """Return how many processes the cores and the free memory are enough for."""
-    threads = settings.runtime.threads or int(os.environ.get(THREADS) or 1)
+    threads = settings.runtime.threads or (torch.get_num_threads() if THREADS in os.environ else 1)
     free = available_bytes(torch.device("cpu"))
     return max(1, min(cores() // threads, cores() if free is None else int(0.8 * free) // max(1, memory_bytes)))
 

@@ -162,7 +162,7 @@ def _by_processes(jobs: Sequence[Job], at_once: int, bar: Progress) -> list[Sign
         else:
             missing.append(job)
     try:
-        shared_out(_shadow_in_process, missing, at_once, bar.advance)
+        shared_out(_shadow_in_process, missing, at_once, lambda: bar.advance(1))
     except WorkerDiedError:
         raise HopTMError("a process that distilled shadows was killed, maybe for want of memory; what they did until "
                          "their last checkpoints is kept: the same command goes on, with processes=1 one after the "
@@ -170,13 +170,12 @@ def _by_processes(jobs: Sequence[Job], at_once: int, bar: Progress) -> list[Sign
     return [alone(_shadow(*job)) for job in jobs]
 
 
-def _shadow_in_process(*job: *Job) -> int:
-    """Distil one shadow in a process that has loaded nothing; return how many that is."""
+def _shadow_in_process(*job: *Job) -> None:
+    """Distil one shadow in a process that has loaded nothing."""
     load_plugins()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself said it, and sixteen others will
         alone(_shadow(*job))
-    return 1
 
 
 def _shadow(settings: RunSettings, folder: Path, networks: int, seed: int) -> Asking[Signals]:

@@ -95,12 +95,13 @@ def shared_out(
     work: Callable[..., T],
     jobs: Sequence[tuple[Any, ...]],
     at_once: int,
-    after_each: Callable[[T], object] = lambda found: None,
+    after_each: Callable[[], object] = lambda: None,
 ) -> list[T]:
     """Return ``work(*job)`` for each job, done by ``at_once`` new processes, each with its share of the cores.
 
     A signal to stop reaches all of them, also where it was sent to this process alone, and none outlives it. Where one
-    of them cannot go on, the others come to where they can be gone on with. ``after_each`` is told what work gave.
+    of them cannot go on, the others come to where they can be gone on with. ``after_each`` is called after
+    each that is done.
 
     Raises:
         WorkerDiedError: one was killed.
@@ -129,7 +130,7 @@ def shared_out(
                     of, answer = worker.job, worker.answer()
                     if isinstance(answer, _Done) and of is not None:
                         found[of] = answer.found
-                        after_each(answer.found)
+                        after_each()
                     elif isinstance(answer, _Ended | _Raised):
                         wrong = wrong or answer
                 if not told and (asked_to_stop() or wrong is not None):

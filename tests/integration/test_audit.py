@@ -112,6 +112,7 @@ def test_a_set_that_began_from_noise_has_nothing_to_point_to(made):
     assert (done.code, found.verdict) == (0, "none_found")
     assert "No leak was found by these tests, which are the quick ones" in done.out
     assert "That is not a proof that there is none." in done.out
+    assert "Not tested at this tier" not in done.out, "said already"
     assert "does not apply: they began from none" in done.out
 
 
@@ -180,6 +181,21 @@ class TestRefused:
             (tmp_path / FILE_NAME).write_text(text.replace(old, new, 1))
             with pytest.raises(FileFormatError, match=said):
                 read_audit(tmp_path)
+
+
+def test_cores_are_shared_out_by_the_threads_of_each_run(from_real, monkeypatch):
+    settings = read_settings(from_real[0] / "config.yaml")
+    monkeypatch.setattr(auditing, "cores", lambda: 8)
+    monkeypatch.setattr(auditing, "available_bytes", lambda device: 2**33)
+
+    def fitting(threads, memory_bytes=1):
+        runtime = settings.runtime.model_copy(update={"threads": threads})
+        return auditing._fitting(settings.model_copy(update={"runtime": runtime}), memory_bytes)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert (fitting(None), fitting(2), fitting(16), fitting(None, 2**31)) == (8, 4, 1, 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")  # what torch makes of it counts
+    assert fitting(None) >= 1
 
 
 def test_it_is_public():

@@ -11,7 +11,7 @@ import torch
 from hoptm_plugin.core.interfaces import Excerpt, Method
 from hoptm_plugin.engine.checkpoint import write_checkpoint
 from hoptm_plugin.engine.distil import CHECKPOINT
-from hoptm_plugin.runs import planning, timing
+from hoptm_plugin.runs import assembly, planning, timing
 from hoptm_plugin.runs.assembly import workbench
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.planning import COMPILING, ExpertStage, Plan, Stage, about, planned, plans, shown_bytes
@@ -277,3 +277,12 @@ def test_a_run_that_goes_on_is_planned_from_its_checkpoint(counted, tmp_path):
     assert (loop.amount, loop.done, loop.seconds) == (10, 4, 7 + 6)
     (tmp_path / CHECKPOINT).write_bytes(b"damaged")
     assert counted("method=mtt", "distillation.iterations=10", folder=tmp_path).distillation.done == 0
+
+
+def test_plans_that_share_their_data_read_it_once(monkeypatch):
+    reads, load = [], assembly.load
+    monkeypatch.setattr(assembly, "load", lambda *args: reads.append(1) or load(*args))
+    read = {}
+    for ipc in (1, 2):
+        planning.plan(compose(*SMALL, "method=random", f"ipc={ipc}"), silent, read)
+    assert len(reads) == 1
