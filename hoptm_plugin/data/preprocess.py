@@ -68,7 +68,7 @@ class Shadow(Settings):
     number: Result[NonNegativeInt]
     pairs: Result[PositiveInt]
     seed: Result[NonNegativeInt] = 0
-    canaries: Annotated[NonNegativeInt, Decides("result", unless=(0,))] = 0
+    canaries: Result[NonNegativeInt] = 0
 
 
 class BesideReader(Settings):

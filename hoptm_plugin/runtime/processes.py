@@ -109,10 +109,10 @@ def shared_out(
         SystemExit: one of them was asked to stop; what was not begun is left.
         Exception: that work raised.
     """
-    at_once = max(1, min(at_once, len(jobs)))
+    at_once = min(at_once, len(jobs))
     found: dict[int, T] = {}
     left = deque(enumerate(jobs))
-    with stop_on_signals(), deferred(), _threads_for(at_once):
+    with stop_on_signals(), deferred(), _threads_for(max(1, at_once)):
         workers = [_Worker() for _ in range(at_once)]
         wrong: _Ended | _Raised | None = None
         told = False

@@ -297,6 +297,15 @@ class TestStandard:
         names = sorted(path.name for path in (folder / "audit").iterdir() if path.is_dir())
         assert [name.rsplit("-", 1)[0] for name in names] == ["8-shadows-canaries-seed-0", "8-shadows-seed-0"]
 
+    def test_one_that_is_missing_is_distilled_in_its_place(self, standard, tmp_path, monkeypatch):
+        monkeypatch.setattr(telling, "REDRAWS", 99)
+        folder = tmp_path / "run"
+        shutil.copytree(standard[0], folder)
+        next(folder.rglob("shadow-02/signals.safetensors")).unlink()  # the others, which are there, end before it
+        mine, theirs = audit(folder, tier="standard", shadows=8).membership, read_audit(standard[0]).membership
+        assert mine.nearest.auc == pytest.approx(theirs.nearest.auc, abs=1e-3)
+        assert mine.loss.auc == pytest.approx(theirs.loss.auc, abs=1e-2)
+
     def test_cards_of_shadows_reach_no_table(self, standard):
         folder, _ = standard
         assert [path for path in folder.rglob("result.json") if path.parent != folder] == []
