@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DatasetReader,
         Excerpt,
         FeatureMatcher,
+        GradientMatcher,
         Initialiser,
         LabelPolicy,
         LossTerm,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     )
     from hoptm_plugin.core.loggers import RunLogger
     from hoptm_plugin.core.mosaic import expand_mosaic
-    from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+    from hoptm_plugin.core.observations import FeaturePair, GradientPair, TrajectoryPair
     from hoptm_plugin.core.registry import register, registry
     from hoptm_plugin.core.roles import Chance, Judgement, Machine, Nothing, Result, Symbol
     from hoptm_plugin.core.seeding import Seeds
@@ -73,12 +74,12 @@ _HOMES = {
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
     "core.interfaces": (
-        "Augmentation DatasetReader Excerpt FeatureMatcher Initialiser LabelPolicy LossTerm Matcher Method "
-        "NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task terms value_at"
+        "Augmentation DatasetReader Excerpt FeatureMatcher GradientMatcher Initialiser LabelPolicy LossTerm Matcher "
+        "Method NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task terms value_at"
     ),
     "core.loggers": "RunLogger",
     "core.mosaic": "expand_mosaic",
-    "core.observations": "FeaturePair TrajectoryPair",
+    "core.observations": "FeaturePair GradientPair TrajectoryPair",
     "core.registry": "register registry",
     "core.roles": "Chance Judgement Machine Nothing Result Symbol",
     "core.seeding": "Seeds",

@@ -111,7 +111,9 @@ class DistributionMatching(Method):
         for batch in [] if mixes else own:
             shown.append((yield Features(network, batch, self._task)))
         return [
-            self.matcher.loss(FeaturePair(theirs, ours, label, step))
+            self.matcher.loss(
+                FeaturePair(theirs, ours, label, step, self._task.seeds.generator("matcher", step, label))
+            )
             for label, theirs, ours in zip(labels, seen, shown, strict=True)
         ]
 

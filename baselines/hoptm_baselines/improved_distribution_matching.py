@@ -154,7 +154,9 @@ class ImprovedDistributionMatching(Method):
         own = expand_mosaic(synthetic.images[synthetic.labels == label], synthetic.mosaic)
         seen = yield from real_features(network.module, task.augmentation.apply(real, draw), task)
         shown = yield Features(network.module, task.augmentation.apply(own, draw), task)
-        matched = self.matcher.loss(FeaturePair(seen, shown, label, step))
+        matched = self.matcher.loss(
+            FeaturePair(seen, shown, label, step, task.seeds.generator("matcher", step, number, label))
+        )
         logits = network.module.classifier(shown)  # type: ignore[operator]
         accuracy = {"percent": 100 * network.accuracy, "fraction": network.accuracy, "constant": 1.0}[self.ce_scale]
         weight = self.ce_weight * accuracy

@@ -17,9 +17,10 @@ GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "run
 # what an argument may name, and the kinds of parts as the registries call them: torch is imported only to list them
 _PARTS = {
     "method-classes": "method", "matchers": "matcher", "feature-matchers": "feature matcher",
-    "schedulers": "scheduler", "schedules": "schedule", "segment-samplers": "segment sampler",
-    "label-policies": "label policy", "initialisers": "initialiser", "networks": "network",
-    "dataset-readers": "dataset reader", "augmentations": "augmentation", "loggers": "logger",
+    "gradient-matchers": "gradient matcher", "schedulers": "scheduler", "schedules": "schedule",
+    "segment-samplers": "segment sampler", "label-policies": "label policy", "initialisers": "initialiser",
+    "networks": "network", "dataset-readers": "dataset reader", "augmentations": "augmentation",
+    "loggers": "logger",
 }  # fmt: skip
 KINDS = ("settings", "methods", *_PARTS, "plugins")
 

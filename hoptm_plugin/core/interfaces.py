@@ -18,7 +18,7 @@ from hoptm_plugin.core.asking import Ask, Asking
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Split
 from hoptm_plugin.core.loggers import RunLogger
-from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+from hoptm_plugin.core.observations import FeaturePair, GradientPair, TrajectoryPair
 from hoptm_plugin.core.registry import Registry
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -92,6 +92,14 @@ class FeatureMatcher(Part, ABC):
 
     @abstractmethod
     def loss(self, pair: FeaturePair) -> Tensor:
+        """Return a scalar (0-d) loss; must not mutate the pair."""
+
+
+class GradientMatcher(Part, ABC):
+    """Compares gradients by real and by synthetic images of one class."""
+
+    @abstractmethod
+    def loss(self, pair: GradientPair) -> Tensor:
         """Return a scalar (0-d) loss; must not mutate the pair."""
 
 
@@ -461,6 +469,8 @@ matchers: Registry[Matcher] = Registry("matcher", Matcher)
 """What ``method.matchers`` of trajectory matching may name: losses on paths of parameters."""
 feature_matchers: Registry[FeatureMatcher] = Registry("feature matcher", FeatureMatcher)
 """What ``method.matcher`` of distribution matching may name: losses on features."""
+gradient_matchers: Registry[GradientMatcher] = Registry("gradient matcher", GradientMatcher)
+"""What ``method.matcher`` of gradient matching may name: losses on gradients."""
 schedulers: Registry[Scheduler] = Registry("scheduler", Scheduler)
 """What ``method.schedulers`` may name: which start epochs and parameters are matched now."""
 schedules: Registry[Schedule] = Registry("schedule", Schedule)
@@ -482,6 +492,6 @@ samplers: Registry[SegmentSampler] = Registry("segment sampler", SegmentSampler)
 loggers: Registry[RunLogger] = Registry("logger", RunLogger)
 """What ``loggers`` may list: who is told how a run goes."""
 REGISTRIES: tuple[Registry[Any], ...] = (
-    methods, matchers, feature_matchers, schedulers, schedules, samplers, label_policies, initialisers,
-    networks, datasets, augmentations, loggers,
+    methods, matchers, feature_matchers, gradient_matchers, schedulers, schedules, samplers, label_policies,
+    initialisers, networks, datasets, augmentations, loggers,
 )  # fmt: skip

@@ -52,10 +52,30 @@ class FeaturePair:
         synthetic: (m, D) features of synthetic images; differentiable.
         label: class index.
         step: distillation iteration, from 0.
+        generator: to draw from, on the CPU and of its own for each pair, so that a resumed run draws the same; None
+            where the method has none to give, which a matcher that draws refuses by a ``ValueError``.
     """
 
     real: Tensor
     synthetic: Tensor
+    label: int
+    step: int
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class GradientPair:
+    """Gradients of the training loss in the network's parameters, by real and by synthetic images of one class.
+
+    Attributes:
+        real: one tensor per parameter tensor, in its shape; no gradient.
+        synthetic: the same by the synthetic images; differentiable in these.
+        label: class index.
+        step: distillation iteration, from 0.
+    """
+
+    real: Sequence[Tensor]
+    synthetic: Sequence[Tensor]
     label: int
     step: int
 

@@ -22,12 +22,14 @@ from hoptm_plugin.testing.examples import (  # noqa: E402
     MemoryExperts,
     example_data,
     example_features,
+    example_gradients,
     example_pair,
     example_task,
 )
 from hoptm_plugin.testing.loggers import LoggerContract  # noqa: E402
 from hoptm_plugin.testing.matching import (  # noqa: E402
     FeatureMatcherContract,
+    GradientMatcherContract,
     MatcherContract,
     SamplerContract,
     ScheduleContract,
@@ -47,6 +49,7 @@ __all__ = [
     "Contract",
     "DatasetReaderContract",
     "FeatureMatcherContract",
+    "GradientMatcherContract",
     "InitialiserContract",
     "LabelPolicyContract",
     "LoggerContract",
@@ -59,6 +62,7 @@ __all__ = [
     "SchedulerContract",
     "example_data",
     "example_features",
+    "example_gradients",
     "example_pair",
     "example_task",
 ]

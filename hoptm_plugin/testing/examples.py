@@ -12,7 +12,7 @@ from hoptm_plugin.augment import DSA
 from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import ImageData, Normalisation, Split
 from hoptm_plugin.core.interfaces import Augmentation, NetworkBuilder, Task
-from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair
+from hoptm_plugin.core.observations import FeaturePair, GradientPair, TrajectoryPair
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.networks import ConvNet, FlatNetwork, create
 
@@ -35,7 +35,15 @@ def example_features(step: int = 0, real: int = 7, synthetic: int = 3, dimension
     """Return float64 features of one class, (real, D) and (synthetic, D); the synthetic ones require gradients."""
     generator = Seeds(step).generator("example features")
     parts = torch.randn(real + synthetic, dimensions, generator=generator, dtype=torch.float64).split([real, synthetic])
-    return FeaturePair(parts[0].clone(), parts[1].clone().requires_grad_(), 1, step)
+    own = Seeds(step).generator("example matcher")
+    return FeaturePair(parts[0].clone(), parts[1].clone().requires_grad_(), 1, step, own)
+
+
+def example_gradients(step: int = 0) -> GradientPair:
+    """Return float64 gradients of one class in a kernel (3, 2, 2, 2), a bias (3,) and a matrix (4, 3)."""
+    generator, shapes = Seeds(step).generator("example gradients"), ((3, 2, 2, 2), (3,), (4, 3))
+    real, synthetic = ([torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes] for _ in "rs")
+    return GradientPair(real, [part.requires_grad_() for part in synthetic], 1, step)
 
 
 def example_data(

@@ -9,20 +9,22 @@ from torch import Tensor
 
 from hoptm_plugin.core.interfaces import (
     FeatureMatcher,
+    GradientMatcher,
     Matcher,
     Schedule,
     Scheduler,
     SegmentSampler,
     feature_matchers,
+    gradient_matchers,
     matchers,
     samplers,
     schedulers,
     schedules,
 )
-from hoptm_plugin.core.observations import FeaturePair, TrajectoryPair, is_scalar_loss
+from hoptm_plugin.core.observations import FeaturePair, GradientPair, TrajectoryPair, is_scalar_loss
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.testing.contract import Contract, Spec
-from hoptm_plugin.testing.examples import SIZES, example_features, example_pair
+from hoptm_plugin.testing.examples import SIZES, example_features, example_gradients, example_pair
 
 
 class MatcherContract(Contract):
@@ -80,7 +82,7 @@ class FeatureMatcherContract(Contract):
     def test_equal_features_are_harmless(self, spec: Spec) -> None:
         """Where synthetic features equal the real ones, loss and gradient are finite: no root or division of 0."""
         real = example_features().real
-        self._gradient(spec, FeaturePair(real, real.clone().requires_grad_(), 0, 0))
+        self._gradient(spec, FeaturePair(real, real.clone().requires_grad_(), 0, 0, example_features().generator))
 
     def test_pair_is_not_mutated(self, spec: Spec) -> None:
         """A matcher only reads."""
@@ -95,6 +97,42 @@ class FeatureMatcherContract(Contract):
         assert torch.isfinite(loss)
         (gradient,) = torch.autograd.grad(loss, pair.synthetic)
         assert torch.isfinite(gradient).all()
+
+
+class GradientMatcherContract(Contract):
+    """What every matcher of gradients must satisfy."""
+
+    registry = gradient_matchers
+
+    def use(self, part: GradientMatcher, step: int) -> Tensor:
+        """Return the loss of example gradients."""
+        return part.loss(example_gradients(step)).detach()
+
+    def test_loss_is_a_finite_scalar_with_gradient(self, spec: Spec) -> None:
+        """The loss is 0-d, finite, and differentiable in the synthetic images' gradients."""
+        self._gradient(spec, example_gradients())
+
+    def test_equal_and_zero_gradients_are_harmless(self, spec: Spec) -> None:
+        """Where gradients equal each other, or are all 0, nothing is divided by 0: loss and gradient are finite."""
+        for factor in (0, 1):
+            real = [factor * part for part in example_gradients().real]
+            self._gradient(spec, GradientPair(real, [part.clone().requires_grad_() for part in real], 0, 0))
+
+    def test_pair_is_not_mutated(self, spec: Spec) -> None:
+        """A matcher only reads."""
+        pair, untouched = example_gradients(), example_gradients()
+        self.build(spec).loss(pair)
+        for given, before in ((pair.real, untouched.real), (pair.synthetic, untouched.synthetic)):
+            assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
+
+    def _gradient(self, spec: Spec, pair: GradientPair) -> None:
+        loss = self.build(spec).loss(pair)
+        assert is_scalar_loss(loss)
+        assert torch.isfinite(loss)
+        found = torch.autograd.grad(loss, list(pair.synthetic), allow_unused=True)
+        parts = [part for part in found if part is not None]
+        assert parts, "the loss does not depend on the synthetic images' gradients"
+        assert all(torch.isfinite(part).all() for part in parts)
 
 
 class SchedulerContract(Contract):

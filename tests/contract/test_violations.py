@@ -9,6 +9,7 @@ from torch import nn
 from hoptm_plugin.augment import NoAugmentation
 from hoptm_plugin.core.interfaces import (
     FeatureMatcher,
+    GradientMatcher,
     Initialiser,
     LabelPolicy,
     LossTerm,
@@ -21,6 +22,7 @@ from hoptm_plugin.networks import ConvNet
 from hoptm_plugin.testing import (
     AugmentationContract,
     FeatureMatcherContract,
+    GradientMatcherContract,
     InitialiserContract,
     LabelPolicyContract,
     MatcherContract,
@@ -102,6 +104,8 @@ VIOLATIONS = [
      part(Matcher, loss=lambda self, pair: (pair.student[-1] * pair.weights).sum() / pair.weights.sum())),
     (FeatureMatcherContract, "equal_features_are_harmless",
      part(FeatureMatcher, loss=lambda self, pair: (pair.real - pair.synthetic).square().sum().sqrt())),
+    (GradientMatcherContract, "equal_and_zero_gradients_are_harmless",
+     part(GradientMatcher, loss=lambda self, pair: pair.synthetic[0].square().sum().sqrt())),
     (LabelPolicyContract, "images_and_classes_are_not_mutated",
      part(LabelPolicy, initial=lambda self, images, classes, task: classes)),
     (LabelPolicyContract, "labels_have_a_type_that_can_be_trained_on",

@@ -1,0 +1,237 @@
+"""What distilled sets give away: rows of every kind, audited at the quick and at the standard tier.
+
+    python benchmarks/audit/table.py FOLDER [--only DATA ...] [--out FOLDER] [KEY=VALUE ...]
+    python benchmarks/audit/table.py --page      # makes TABLE.md of table.csv
+
+FOLDER holds bloodcells.npz. A row is a run and two audits, by the commands that anybody gives; one that stands in
+table.csv is not made again, one that was stopped goes on. About seven minutes a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file
+
+from hoptm_plugin.cards.audit import AuditCard, Signal, read_audit
+from hoptm_plugin.cards.card import read_card
+from hoptm_plugin.privacy.membership import Membership, membership
+
+HERE = Path(__file__).parent
+RESULTS, PAGE = HERE / "table.csv", HERE / "TABLE.md"
+NOISE, ASIDE = "method.initial_images.name=noise", "dataset.holdout_fraction=0.3"
+ROWS = {
+    "HoP-TM": ["method=hoptm"],
+    "MTT": ["method=mtt"],
+    "DM": ["method=dm"],
+    "DM from noise": ["method=dm", NOISE],
+    "random subset": ["method=random"],
+    "DP means, ε = 1": ["method=dp", "method.epsilon=1"],
+    "DP means, ε = 4": ["method=dp", "method.epsilon=4"],
+    "DP means, ε = 10": ["method=dp", "method.epsilon=10"],
+}
+DATA = {
+    "digits": ("Digits", list(ROWS), (1, 10)),
+    "cells": ("Blood cells", ["HoP-TM", "MTT", "DM"], (1,)),
+}
+SIGNALS = ("loss", "nearest")
+HEAD = """# What distilled sets give away
+
+One run of each method, and audits of its set at the quick and at the standard tier (16 shadow distillations of halves of
+the images, three networks on each set), by [`table.py`](table.py): three commands a row. Accuracy: percent, mean ± standard
+deviation of the run's networks. Traced: images that point to the training image they began from. AUC: of telling members
+from others, 0.5 is guessing, with its 95 % interval. Told: of the members, where one of a hundred others is accused
+wrongly, by the better signal; of exposed: of those that an image of the set began from. ε: the set refutes smaller ones,
+of at most what could have been shown. Times are of one thread in each of two processes. What the columns mean, and what
+they do not: [docs/audit.md](../../docs/audit.md); how weak a leak they find: [README.md](README.md).
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run and its audits."""
+
+    data: str
+    ipc: int
+    name: str
+    accuracy: float
+    std: float
+    traced: int | None
+    began: int | None
+    by_chance: float | None
+    quick: str
+    verdict: str
+    loss: float
+    loss_low: float
+    loss_high: float
+    nearest: float
+    nearest_low: float
+    nearest_high: float
+    told: float | None
+    told_low: float | None
+    told_high: float | None
+    exposed: float | None
+    epsilon: float | None
+    ceiling: float | None
+    aside_loss: float  # of real images that no step of a shadow has seen
+    aside_loss_low: float
+    aside_loss_high: float
+    aside_nearest: float
+    aside_nearest_low: float
+    aside_nearest_high: float
+    controls: int
+    passed: int
+    members: int
+    run_s: float
+    quick_s: float
+    standard_s: float
+
+
+def read() -> list[Row]:
+    """Return the rows that have ended."""
+    if not RESULTS.exists():
+        return []
+    table = pd.read_csv(RESULTS).astype(object)
+    return [Row(**{str(key): value for key, value in each.items()})
+            for each in table.where(table.notna(), None).to_dict("records")]  # fmt: skip
+
+
+def command(*words: str, log: Path, may: tuple[int, ...] = (0,)) -> float:
+    """Run hoptm-bench, what it says into a file; return the seconds it took."""
+    began = time.monotonic()
+    with log.open("a", encoding="utf-8") as said:
+        code = subprocess.run(
+            [Path(sys.executable).with_name("hoptm-bench"), *words], stdout=said, stderr=said
+        ).returncode
+    if code not in may:
+        raise SystemExit(f"hoptm-bench {' '.join(words)}: exit code {code}, see {log}")
+    return time.monotonic() - began
+
+
+def set_aside(folder: Path) -> dict[str, Membership]:
+    """Return how well members are told by sets of real images that are disjoint from all shadows' images."""
+    shadows = [
+        load_file(each) for each in sorted(folder.glob("audit/16-shadows-seed-0-*/shadow-*/signals.safetensors"))
+    ]
+    members = np.stack([each["members"] for each in shadows])
+    values = {name: np.stack([each[f"reserve, {name}"] for each in shadows]) for name in SIGNALS}
+    draws = np.random.default_rng(0)
+    return {name: membership(each, members, lambda _: members, draws, redraws=0) for name, each in values.items()}
+
+
+def three(what: str, found: Signal | Membership) -> dict[str, float]:
+    """Return an AUC and its interval by the names of a row."""
+    return {what: found.auc, f"{what}_low": found.auc_ci95[0], f"{what}_high": found.auc_ci95[1]}
+
+
+def made(data: str, ipc: int, name: str, folder: Path, extra: list[str]) -> Row:
+    """Make a run and its audits; return what they came to."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    resumed = ["resume=true"] if folder.exists() else []
+    run_s = command("run", *ROWS[name], *extra, f"ipc={ipc}", ASIDE, f"hydra.run.dir={folder}", *resumed, log=log)
+    quick_s, quick = command("audit", str(folder), log=log, may=(0, 1)), read_audit(folder)
+    standard_s = command("audit", str(folder), "tier=standard", log=log, may=(0, 1))
+    found, accuracy = read_audit(folder), read_card(folder).evaluations[0].accuracy
+    return row_of(data, ipc, name, quick, found, folder, (accuracy.mean, accuracy.std), (run_s, quick_s, standard_s))
+
+
+def row_of(
+    data: str, ipc: int, name: str, quick: AuditCard, found: AuditCard, folder: Path,
+    accuracy: tuple[float, float], seconds: tuple[float, float, float],
+) -> Row:  # fmt: skip
+    """Return the row of two audits."""
+    told, identity, bound, aside = found.membership, found.identity, found.one_run, set_aside(folder)
+    assert told is not None
+    best = told.told and told.told[1]
+    known = [each.exposed_found for each in (told.loss, told.nearest) if each.exposed_found is not None]
+    return Row(
+        data, ipc, name, *accuracy, identity and identity.first, identity and identity.images,
+        identity and identity.expected_first, quick.verdict, found.verdict, **three("loss", told.loss),
+        **three("nearest", told.nearest), told=best and best.tpr, told_low=best and best.ci95[0],
+        told_high=best and best.ci95[1], exposed=max(known, default=None), epsilon=bound and bound.epsilon,
+        ceiling=bound and bound.ceiling, **three("aside_loss", aside["loss"]),
+        **three("aside_nearest", aside["nearest"]), controls=len(found.controls),
+        passed=sum(each.passed for each in found.controls), members=found.members, run_s=seconds[0],
+        quick_s=seconds[1], standard_s=seconds[2],
+    )  # fmt: skip
+
+
+def _auc(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _line(each: Row) -> str:
+    traced = "-" if each.traced is None else f"{each.traced:g} of {each.began:g} ({each.by_chance:.1f})"
+    told = "-" if each.told is None else "{:.1f} [{:.1f}, {:.1f}]".format(
+        *(100 * (value or 0) for value in (each.told, each.told_low, each.told_high)))  # fmt: skip
+    exposed = "-" if each.exposed is None else f"{100 * each.exposed:.0f}"
+    bound = "-" if each.epsilon is None else f"{each.epsilon:.2f} of {each.ceiling:.1f}"
+    words = [each.name, f"{100 * each.accuracy:.1f} ± {100 * each.std:.1f}", traced, each.quick.replace("_", " "),
+             _auc(each.loss, each.loss_low, each.loss_high), _auc(each.nearest, each.nearest_low, each.nearest_high),
+             told, exposed, bound, each.verdict.replace("_", " "), f"{each.run_s:.0f}, {each.quick_s:.0f}, "
+             f"{each.standard_s:.0f}"]  # fmt: skip
+    return f"| {' | '.join(words)} |"
+
+
+def page(rows: list[Row]) -> str:
+    """Return the page of all rows that have ended."""
+    lines = [HEAD.rstrip("\n")]
+    known = list(ROWS)
+    rows = sorted(rows, key=lambda each: (list(DATA).index(each.data), each.ipc, known.index(each.name)))
+    for (data, ipc), group in groupby(rows, key=lambda each: (each.data, each.ipc)):
+        here = list(group)
+        aside = [f"{min(getattr(each, f'aside_{name}') for each in here):.3f} to "
+                 f"{max(getattr(each, f'aside_{name}') for each in here):.3f} by {name}" for name in SIGNALS]  # fmt: skip
+        clear = sum(low <= 0.5 <= high for each in here for low, high in (
+            (each.aside_loss_low, each.aside_loss_high), (each.aside_nearest_low, each.aside_nearest_high)))  # fmt: skip
+        wrong = [each.name for each in here if each.passed != each.controls]
+        lines += ["", f"## {DATA[data][0]}, IPC {ipc}, {here[0].members:g} training images", "",
+                  "| row | accuracy | traced (by chance) | quick tier | AUC, loss | AUC, nearest | told at 1 %, % "
+                  "| of exposed, % | ε above | standard tier | run, quick, standard, s |",
+                  "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+                  *map(_line, here), "",
+                  f"A disjoint subset (real images that no shadow has seen, in each of these audits): AUC {aside[0]}, "
+                  f"{aside[1]}; {clear} of {2 * len(here)} intervals hold 0.5. Controls: "
+                  + (f"wrong in {', '.join(wrong)}." if wrong else
+                     f"all {sum(each.controls for each in here):g} as they must be.")]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Make what is missing, or the page."""
+    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    reader.add_argument("folder", nargs="?", type=Path)
+    reader.add_argument("--page", action="store_true")
+    reader.add_argument("--only", nargs="+", choices=DATA, default=list(DATA))
+    reader.add_argument("--ipc", nargs="+", type=int)
+    reader.add_argument("--out", type=Path, default=Path("runs/audit"))
+    asked, extra = reader.parse_known_args()
+    if asked.page:
+        PAGE.write_text(page(read()), encoding="utf-8")
+        return
+    for data in asked.only:
+        _, names, ipcs = DATA[data]
+        source = ["dataset=digits"] if data == "digits" else [
+            "dataset=npz", f"dataset.root={asked.folder / 'bloodcells.npz'}"]  # fmt: skip
+        for ipc in asked.ipc or ipcs:
+            for name in names:
+                if any((each.data, each.ipc, each.name) == (data, ipc, name) for each in read()):
+                    continue
+                folder = asked.out / f"{data}-{ipc}-{''.join(c for c in name.lower() if c.isalnum())}"
+                new = made(data, ipc, name, folder.absolute(), [*source, *extra])
+                pd.DataFrame([asdict(new)]).to_csv(RESULTS, mode="a", header=not RESULTS.exists(), index=False,
+                                                   float_format="%.6g")  # fmt: skip
+                print(_line(new), flush=True)
+
+
+if __name__ == "__main__":
+    main()
