@@ -21,7 +21,7 @@ from sklearn.kernel_ridge import KernelRidge
 from hoptm_plugin.engine.significance import holm
 from hoptm_plugin.privacy.design import halves
 from hoptm_plugin.privacy.distances import distances
-from hoptm_plugin.privacy.identity import ranks
+from hoptm_plugin.privacy.identity import moved, ranks
 from hoptm_plugin.privacy.membership import membership
 from hoptm_plugin.privacy.signals import loss_signal, nearest_signal
 
@@ -51,7 +51,7 @@ def blended(weight: float) -> Plant:
     return lambda own, fresh, draws: weight * own + (1 - weight) * fresh
 
 
-def moved(own: Floats, fresh: Floats, draws: np.random.Generator) -> Floats:
+def shifted(own: Floats, fresh: Floats, draws: np.random.Generator) -> Floats:
     """Return members, each moved by one pixel."""
     steps = [(0, 1), (0, -1), (1, 0), (-1, 0)]
     return np.stack([shift(each.reshape(SIDE, SIDE), steps[draws.integers(4)], order=0).ravel() for each in own])
@@ -63,7 +63,7 @@ LEAKS: dict[str, Plant | None] = {
     "blended with fresh ones, 50 %": blended(0.5),
     "blended, 20 %": blended(0.2),
     "blended, 5 %": blended(0.05),
-    "moved by one pixel": moved,
+    "moved by one pixel": shifted,
     SOFT: None,
     "none: fresh images": None,
 }
@@ -106,7 +106,8 @@ class World:
             rows = np.flatnonzero(members)
             of_class = [rows[self.labels[rows] == label] for label in made.classes]
             places = [int(np.flatnonzero(own == origin)[0]) for own, origin in zip(of_class, made.origins, strict=True)]
-            found.append(ranks(made.images, places, [self.images[own] for own in of_class]).p)
+            versions = moved(made.images.reshape(-1, 1, SIDE, SIDE))
+            found.append(ranks(versions, places, [self.images[own] for own in of_class]).p)
         return found
 
     def signals(self, made: Made) -> dict[str, Floats]:

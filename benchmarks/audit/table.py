@@ -43,15 +43,23 @@ DATA = {
     "cells": ("Blood cells", ["HoP-TM", "MTT", "DM"], (1,)),
 }
 SIGNALS = ("loss", "nearest")
+COLUMNS = ("row", "accuracy", "traced", "quick tier", "AUC, loss", "AUC, nearest", "told", "of exposed", "ε",
+           "standard", "run, quick, standard: s")  # fmt: skip
 HEAD = """# What distilled sets give away
 
-One run of each method, and audits of its set at the quick and at the standard tier (16 shadow distillations of halves of
-the images, three networks on each set), by [`table.py`](table.py): three commands a row. Accuracy: percent, mean ± standard
-deviation of the run's networks. Traced: images that point to the training image they began from. AUC: of telling members
-from others, 0.5 is guessing, with its 95 % interval. Told: of the members, where one of a hundred others is accused
-wrongly, by the better signal; of exposed: of those that an image of the set began from. ε: the set refutes smaller ones,
-of at most what could have been shown. Times are of one thread in each of two processes. What the columns mean, and what
-they do not: [docs/audit.md](../../docs/audit.md); how weak a leak they find: [README.md](README.md).
+One run of each method, and audits of its set at the quick and at the standard tier (16 shadow distillations of halves
+of the images, three networks on each set), by [`table.py`](table.py): three commands a row.
+
+- Accuracy: percent, mean ± standard deviation of the run's networks on one set (seed 0).
+- Traced: images that point to the training image they began from, of how many; by chance in brackets.
+- AUC: of telling members from others, mean over shadows with its 95 % interval; 0.5 is guessing.
+- Told: members in percent where one of a hundred others is accused wrongly, by the better signal, with its interval;
+  of exposed: the same of those that an image of the set began from.
+- ε: the set itself refutes smaller ones, of at most what could have been shown.
+- Seconds: of the three commands, one thread in each of two processes, on two cores beside other work.
+
+What the columns mean, and what they do not: [docs/audit.md](../../docs/audit.md). How weak a leak they find:
+[README.md](README.md).
 """
 
 
@@ -182,27 +190,30 @@ def _line(each: Row) -> str:
     return f"| {' | '.join(words)} |"
 
 
+def _foot(rows: list[Row]) -> str:
+    """Say what the audits of a table's rows measured of disjoint subsets, and whether their controls were right."""
+    said, clear = list[str](), 0
+    for signal in SIGNALS:
+        means, lows, highs = ([getattr(each, f"aside_{signal}{end}") for each in rows] for end in ("", "_low", "_high"))
+        said.append(f"{min(means):.3f} to {max(means):.3f} by {signal}")
+        clear += sum(low <= 0.5 <= high for low, high in zip(lows, highs, strict=True))
+    wrong = [each.name for each in rows if each.passed != each.controls]
+    controls = (
+        f"wrong in {', '.join(wrong)}" if wrong else f"all {sum(each.controls for each in rows):g} as they must be"
+    )
+    return (f"A disjoint subset (real images that no shadow has seen, in each of these audits): AUC {', '.join(said)}; "
+            f"{clear} of {2 * len(rows)} intervals hold 0.5. Controls: {controls}.")  # fmt: skip
+
+
 def page(rows: list[Row]) -> str:
     """Return the page of all rows that have ended."""
-    lines = [HEAD.rstrip("\n")]
-    known = list(ROWS)
+    lines, known = [HEAD.rstrip("\n")], list(ROWS)
     rows = sorted(rows, key=lambda each: (list(DATA).index(each.data), each.ipc, known.index(each.name)))
     for (data, ipc), group in groupby(rows, key=lambda each: (each.data, each.ipc)):
         here = list(group)
-        aside = [f"{min(getattr(each, f'aside_{name}') for each in here):.3f} to "
-                 f"{max(getattr(each, f'aside_{name}') for each in here):.3f} by {name}" for name in SIGNALS]  # fmt: skip
-        clear = sum(low <= 0.5 <= high for each in here for low, high in (
-            (each.aside_loss_low, each.aside_loss_high), (each.aside_nearest_low, each.aside_nearest_high)))  # fmt: skip
-        wrong = [each.name for each in here if each.passed != each.controls]
         lines += ["", f"## {DATA[data][0]}, IPC {ipc}, {here[0].members:g} training images", "",
-                  "| row | accuracy | traced (by chance) | quick tier | AUC, loss | AUC, nearest | told at 1 %, % "
-                  "| of exposed, % | ε above | standard tier | run, quick, standard, s |",
-                  "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
-                  *map(_line, here), "",
-                  f"A disjoint subset (real images that no shadow has seen, in each of these audits): AUC {aside[0]}, "
-                  f"{aside[1]}; {clear} of {2 * len(here)} intervals hold 0.5. Controls: "
-                  + (f"wrong in {', '.join(wrong)}." if wrong else
-                     f"all {sum(each.controls for each in here):g} as they must be.")]  # fmt: skip
+                  f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}",
+                  *map(_line, here), "", _foot(here)]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -30,19 +30,43 @@ class Ranks:
     p: float
 
 
-def ranks(images: NDArray[np.floating], origins: Sequence[int], candidates: Sequence[NDArray[np.floating]]) -> Ranks:
-    """Rank each image's origin among its candidates.
+def moved(images: NDArray[np.floating], most: int = 1) -> NDArray[np.floating]:
+    """Return images as they are and moved by up to ``most`` pixels each way, V = (2 most + 1)^2; edges are repeated.
+
+    Distances know no shifts, and a look does.
 
     Args:
-        images: (S, D).
+        images: (S, C, H, W).
+        most: pixels.
+
+    Returns:
+        (S, V, C H W).
+    """
+    height, width = images.shape[2:]
+    padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)), mode="edge")
+    shifts = np.ndindex(2 * most + 1, 2 * most + 1)
+    versions = [padded[:, :, top : top + height, left : left + width] for top, left in shifts]
+    return np.stack([each.reshape(len(images), -1) for each in versions], axis=1)
+
+
+def ranks(images: NDArray[np.floating], origins: Sequence[int], candidates: Sequence[NDArray[np.floating]]) -> Ranks:
+    """Rank each image's origin among its candidates, by the distance of its nearest version.
+
+    Args:
+        images: in V versions, (S, V, D), see :func:`moved`.
         origins: position of the true one among its candidates, S.
         candidates: of each image, such as all real images of its class, S times (n, D).
 
     Source: docs/audit.md 4.
     """
     found, among = [], []
-    for image, origin, real in zip(images, origins, candidates, strict=True):
-        distance = np.linalg.norm(real.astype(np.float64) - image.astype(np.float64), axis=1)
+    last, wide, lengths = None, np.zeros((0, 0)), np.zeros(0)
+    for versions, origin, real in zip(images, origins, candidates, strict=True):
+        if real is not last:
+            last, wide = real, real.astype(np.float64)
+            lengths = np.einsum("nd,nd->n", wide, wide)
+        own_lengths = np.einsum("vd,vd->v", versions, versions, dtype=np.float64)
+        distance = (lengths - 2 * (versions.astype(np.float64) @ wide.T) + own_lengths[:, None]).min(axis=0)
         own = distance[origin]
         found.append((distance < own).sum() + ((distance == own).sum() + 1) / 2)
         among.append(len(real))

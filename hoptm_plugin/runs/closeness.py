@@ -20,7 +20,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.networks.layers import features
 from hoptm_plugin.privacy.distances import distances
-from hoptm_plugin.privacy.identity import ranks
+from hoptm_plugin.privacy.identity import moved, ranks
 from hoptm_plugin.privacy.nearest import nearest
 from hoptm_plugin.runs.assembly import Workbench
 from hoptm_plugin.runs.shadows import BLOCK, ITSELF, barely_changed, eight_bits, pixels_of
@@ -162,7 +162,7 @@ class Compared:
             distinct, inverse = of_class[label]
             places.append(int(inverse.reshape(-1)[np.count_nonzero(classes[:origin] == label)]))
             candidates.append(distinct)
-        found = ranks(images.flat[rows], places, candidates)
+        found = ranks(moved(images.pixels.numpy()[rows]), places, candidates)
         own, others = [], []
         for row, place, those in zip(rows, places, candidates, strict=True):
             each = _correlations(images.flat[row], those)

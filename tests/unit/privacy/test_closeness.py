@@ -10,7 +10,7 @@ from scipy.stats import binom
 from sklearn.datasets import load_digits
 
 from hoptm_plugin.privacy.distances import distances
-from hoptm_plugin.privacy.identity import ranks
+from hoptm_plugin.privacy.identity import moved, ranks
 from hoptm_plugin.privacy.nearest import nearest
 
 
@@ -108,14 +108,14 @@ class TestDistances:
 
 class TestRanks:
     def test_copies_have_rank_one(self, digits):
-        found = ranks(digits[:10], list(range(10)), [digits[:129]] * 10)
+        found = ranks(digits[:10, None], list(range(10)), [digits[:129]] * 10)
         assert (found.first, found.ranks.tolist()) == (10, [1.0] * 10)
         assert found.mean == pytest.approx(0.5 / 129)
         assert found.p < 1e-20
 
     def test_equally_near_ones_share_their_ranks(self):
         real = np.array([[1.0, 0], [0, 1], [2, 2], [-1, 0]])
-        found = ranks(np.zeros((1, 2)), [1], [real])
+        found = ranks(np.zeros((1, 1, 2)), [1], [real])
         assert found.ranks.tolist() == [2.0]
         assert found.first == 0
 
@@ -123,13 +123,39 @@ class TestRanks:
     def test_the_probability_of_so_many_by_chance(self, hits, images, p):
         real = np.arange(129.0)[:, None]
         origins = [0] * hits + [128] * (images - hits)
-        found = ranks(np.zeros((images, 1)), origins, [real] * images)
+        found = ranks(np.zeros((images, 1, 1)), origins, [real] * images)
         assert (found.first, found.among.tolist()) == (hits, [129] * images)
         assert found.p == pytest.approx(binom.sf(hits - 1, images, 1 / 129), rel=1e-9)
         assert found.p == pytest.approx(p, abs=5e-4)
 
     def test_images_that_have_nothing_to_do_with_their_origins_are_at_chance(self, digits):
         draws = np.random.default_rng(0)
-        found = ranks(draws.random((300, 64)), draws.integers(0, 100, 300).tolist(), [digits[:100]] * 300)
+        found = ranks(draws.random((300, 1, 64)), draws.integers(0, 100, 300).tolist(), [digits[:100]] * 300)
         assert found.p > 0.01
         assert found.mean == pytest.approx(0.5, abs=4 * math.sqrt(1 / 12 / 300))
+
+    def test_distances_are_those_of_the_nearest_version(self, digits):
+        draws = np.random.default_rng(1)
+        versions, real = draws.random((6, 3, 64)), [digits[:40]] * 3 + [digits[40:90]] * 3
+        found = ranks(versions, [0, 5, 9, 3, 7, 49], real)
+        for row, origin in enumerate([0, 5, 9, 3, 7, 49]):
+            distance = [min(np.linalg.norm(each - version) for version in versions[row]) for each in real[row]]
+            assert found.ranks[row] == 1 + sum(each < distance[origin] for each in distance)
+        assert found.among.tolist() == [40] * 3 + [50] * 3
+
+    def test_an_image_moved_by_a_pixel_still_points_to_its_origin(self, digits):
+        origins, side = list(range(10)), np.s_[:, :, :-1, 1:]
+        images = digits[:10].reshape(-1, 1, 8, 8)
+        away = np.zeros_like(images)
+        away[:, :, 1:, :-1] = images[side]
+        assert ranks(away.reshape(10, 1, 64), origins, [digits[:129]] * 10).first < 5, "by distance alone it does not"
+        assert ranks(moved(away), origins, [digits[:129]] * 10).first == 10
+
+    def test_versions_are_all_shifts_up_to_so_many_pixels_and_edges_are_repeated(self):
+        image = np.arange(6.0).reshape(1, 1, 2, 3)
+        found = moved(image)
+        assert found.shape == (1, 9, 6)
+        assert found[0, 4].tolist() == [0, 1, 2, 3, 4, 5]
+        assert found[0, 0].tolist() == [0, 0, 1, 0, 0, 1], "down and to the right"
+        assert found[0, 5].tolist() == [1, 2, 2, 4, 5, 5], "to the left"
+        assert moved(image, 2).shape == (1, 25, 6)
