@@ -51,7 +51,6 @@ class ScoredCrops(Initialiser):
     """
 
     cites = ("sun2024rded",)
-    images_are = "from_real"
 
     def __init__(
         self,
@@ -69,8 +68,8 @@ class ScoredCrops(Initialiser):
             raise ValueError("area must be two shares above 0 and up to 1, the smaller one first")
         self.candidates, self.crops, self.area, self.factor = candidates, crops, area, factor
         self.fit, self.observers, self.teacher_epoch = fit, observers, teacher_epoch
-        if factor == 1 and area == (1, 1):
-            self.images_are = "real"
+        # where smaller crops may be drawn, single ones that take all of an image are real ones as well
+        self.images_are = "real" if factor == 1 and area == (1, 1) else "from_real"
 
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read."""
@@ -136,9 +135,8 @@ class ScoredCrops(Initialiser):
             return crops
         if self.fit == "enlarge":
             return interpolate(crops, size=size, mode="bilinear", align_corners=False)
-        (top, left), (below, right) = zip(*((spare // 2, spare - spare // 2) for spare in (
-            whole - part for whole, part in zip(size, crops.shape[2:], strict=True))), strict=True)  # fmt: skip
-        return pad(crops, (left, right, top, below))
+        spare, more = (whole - part for whole, part in zip(size, crops.shape[2:], strict=True))
+        return pad(crops, (more // 2, more - more // 2, spare // 2, spare - spare // 2))
 
 
 def draw_boxes(

@@ -57,7 +57,7 @@ def by_hand(task, label, part):
     small, found = 8 // part.factor, []
     for row, own in zip(chosen, boxes, strict=True):
         image = task.train.images[row].numpy()
-        patches = [resized(image[:, t : t + h, l : l + w], (small, small)) for t, l, h, w in own]
+        patches = [resized(image[:, y : y + h, x : x + w], (small, small)) for y, x, h, w in own]
         shown = np.zeros((len(patches), 2, 8, 8))
         edge = (8 - small) // 2
         shown[:, :, edge : edge + small, edge : edge + small] = patches
@@ -172,7 +172,7 @@ def test_too_few_images_and_odd_sides_are_told_before(task):
 
 
 def test_more_observers_than_experts_are_refused(task):
-    with pytest.raises(ConfigurationError, match="3 experts are to score, but there are 2; set experts.count=3"):
+    with pytest.raises(ConfigurationError, match=r"3 experts are to score, but there are 2; set experts\.count=3"):
         ScoredCrops(observers=3, teacher_epoch=EPOCH).images(task)
 
 
