@@ -63,7 +63,7 @@ class Identity(Record):
         correlation: median Pearson correlation with their own.
         correlation_of_others: median with others of its class.
         ssim: median structural similarity with their own.
-        untested: other images of the set, which began as no training image as it is: as crops, say.
+        untested: other images of the set, which began as no training image as it is; as crops, say.
     """
 
     images: PositiveInt
@@ -308,7 +308,7 @@ class AuditCard(Record):
             return [f"The test whether images can be traced to the training image they began from does not apply: "
                     f"{self.no_identity}. They may resemble training images all the same."]  # fmt: skip
         began = " that began as a training image as it is" if found.untested else ""
-        rest = (f" The other {found.untested} began as changed ones, such as parts, and were not tested for this."
+        rest = (f" The other {found.untested} began otherwise, as crops may, and were not tested for this."
                 if found.untested else "")  # fmt: skip
         return [f"{found.first} of {found.images} synthetic images{began} can be traced to the training image they "
                 f"began from; by chance it would be {found.expected_first:.1f} (p = {found.p:.2g} before correction). "

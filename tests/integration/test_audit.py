@@ -130,7 +130,7 @@ def test_crops_are_traced_where_they_are_whole_images_and_else_it_is_said(made):
     found = read_audit(some).identity
     assert 0 < found.images == found.first < 30 == found.images + found.untested
     assert "synthetic images that began as a training image as it is can be traced" in of_some.out
-    assert f"The other {found.untested} began as changed ones, such as parts, and were not tested" in of_some.out
+    assert f"The other {found.untested} began otherwise, as crops may, and were not tested" in of_some.out
     whole, _ = made("whole-crops", *crops, "method.initial_images.area=[1,1]")
     found = read_audit(whole).identity
     assert (found.images, found.first, found.untested) == (30, 30, 0)

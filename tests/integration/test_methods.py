@@ -118,6 +118,15 @@ def test_crops_that_experts_find_easy_start_other_methods(run, tmp_path, method)
     assert read_card(tmp_path / "out").images_are == read_card(tmp_path / "rded").images_are == "from_real"
 
 
+@pytest.mark.parametrize("name", ["correct", "scored_crops"])
+def test_missing_experts_are_trained_for_initial_images_of_a_method_without_experts(run, tmp_path, name):
+    """Whoever asks experts without gradients must not train them so."""
+    begun = (f"method.initial_images.name={name}", "+method.initial_images.teacher_epoch=5", "experts.count=4",
+             f"experts.root={tmp_path / 'none-yet'}")  # fmt: skip
+    succeed(run("dm", "hydra.run.dir=out", *begun, "experts.training.batch=8"))
+    assert len(list((tmp_path / "none-yet").rglob("expert-*.safetensors"))) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -125,7 +134,7 @@ def test_crops_that_experts_find_easy_start_other_methods(run, tmp_path, method)
         (("ipc=3", "method.initial_images.candidates=2"), "method.initial_images.candidates: factor=1 with ipc=3"),
         (("method.initial_images.factor=3",), "images of 16x16 pixels are no 3x3 equal tiles"),
         (("method.initial_images.area=[0.5,0.1]",), "method.initial_images: area must be two shares"),
-        (("network.norm=batch",), "no expert can score crops: network ConvNet: keeps running statistics"),
+        (("network.norm=batch",), "no expert can score crops: network Classifier: keeps running"),
     ],
 )
 def test_crops_that_there_are_not_are_refused(run, tmp_path, settings, said):
