@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.tables.compare import Comparison, compare
     from hoptm_plugin.tables.states import ListedRun, list_runs
     from hoptm_plugin.trajectory.initial import class_major
+    from hoptm_plugin.trajectory.teachers import teachers
 
 _HOMES = {
     "core.asking": "Ask",
@@ -109,6 +110,7 @@ _HOMES = {
     "tables.compare": "Comparison compare",
     "tables.states": "ListedRun list_runs",
     "trajectory.initial": "class_major",
+    "trajectory.teachers": "teachers",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME_OF)

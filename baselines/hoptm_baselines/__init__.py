@@ -1,6 +1,7 @@
 """Baselines: methods beside HoP-TM, registered as any third party's package would."""
 
 from hoptm_baselines.coresets import Herding, KCenter
+from hoptm_baselines.crops import InitialSet, ScoredCrops
 from hoptm_baselines.distribution_matching import DistributionMatching
 from hoptm_baselines.improved_distribution_matching import ImprovedDistributionMatching
 from hoptm_baselines.private_means import PrivateMeans
@@ -11,7 +12,9 @@ __all__ = [
     "FullData",
     "Herding",
     "ImprovedDistributionMatching",
+    "InitialSet",
     "KCenter",
     "PrivateMeans",
     "RandomSubset",
+    "ScoredCrops",
 ]

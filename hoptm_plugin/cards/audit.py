@@ -55,7 +55,7 @@ class Identity(Record):
     """Whether images point to the training image they began from.
 
     Attributes:
-        images: that began from one; of mosaics their tiles.
+        images: that began as one; of mosaics their tiles.
         first: of them, to which their own is the nearest of its class.
         expected_first: that number by chance.
         mean_rank: mean of (rank - 1/2) / candidates; 1/2 by chance.
@@ -63,6 +63,7 @@ class Identity(Record):
         correlation: median Pearson correlation with their own.
         correlation_of_others: median with others of its class.
         ssim: median structural similarity with their own.
+        untested: other images of the set, which began as no training image as it is; as crops, say.
     """
 
     images: PositiveInt
@@ -73,6 +74,7 @@ class Identity(Record):
     correlation: FiniteFloat
     correlation_of_others: FiniteFloat
     ssim: FiniteFloat
+    untested: Count = 0
 
 
 class Rate(Record):
@@ -305,10 +307,13 @@ class AuditCard(Record):
         if found is None:
             return [f"The test whether images can be traced to the training image they began from does not apply: "
                     f"{self.no_identity}. They may resemble training images all the same."]  # fmt: skip
-        return [f"{found.first} of {found.images} synthetic images can be traced to the training image they began "
-                f"from; by chance it would be {found.expected_first:.1f} (p = {found.p:.2g} before correction). Where "
-                f"there are more than by chance, anyone who holds possible originals can pick these out. A result no "
-                f"better than chance would not rule out other leaks."]  # fmt: skip
+        began = " that began as a training image as it is" if found.untested else ""
+        rest = (f" The other {found.untested} began otherwise, as crops may, and were not tested for this."
+                if found.untested else "")  # fmt: skip
+        return [f"{found.first} of {found.images} synthetic images{began} can be traced to the training image they "
+                f"began from; by chance it would be {found.expected_first:.1f} (p = {found.p:.2g} before correction). "
+                f"Where there are more than by chance, anyone who holds possible originals can pick these out. A "
+                f"result no better than chance would not rule out other leaks.{rest}"]  # fmt: skip
 
     def _of_membership(self) -> list[str]:
         found, said = self.membership, list[str]()

@@ -34,10 +34,12 @@ def print_audit(found: AuditCard, folder: Path) -> None:
     console.print(text_of(f"{found.title} on {found.dataset}, IPC {found.ipc}: {units}", "bold"), soft_wrap=True)
     console.print(table)
     if (mine := found.identity) is not None:
+        others = f"; {mine.untested} others began otherwise, and were not tested" if mine.untested else ""
         console.print(text_of(
             f"identity: {mine.first} of {mine.images} point to the image they began from (by chance "
             f"{mine.expected_first:.1f}, p = {mine.p:.2g}), mean rank {mine.mean_rank:.3f} of 1; correlation "
             f"{mine.correlation:.2f} (others of the class {mine.correlation_of_others:.2f}), SSIM {mine.ssim:.2f}"
+            f"{others}"
         ), soft_wrap=True)  # fmt: skip
     if found.membership is not None:
         _print_membership(found.membership, console)

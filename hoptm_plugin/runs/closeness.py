@@ -133,7 +133,9 @@ class Compared:
             rows = np.flatnonzero(distance[:, 0] <= ITSELF * np.sqrt(initial.shape[1]))
             if len(rows):
                 return self._identified(mine, rows, index[rows, 0], real), None
-        return None, "none of them began as a training image"
+        if method.images_are == "from_real":
+            return None, "they began as changed training images, such as parts of them, which it does not look for"
+        return None, "none of them began as a training image as it is"
 
     def _as_tiles(self, mosaic: int) -> Images:
         """Return the training images as tiles of a mosaic show them."""
@@ -175,7 +177,7 @@ class Compared:
         return Identity(
             images=len(rows), first=found.first, expected_first=float((1 / found.among).sum()), mean_rank=found.mean,
             p=found.p, correlation=float(np.median(own)), correlation_of_others=float(np.median(others or [0.0])),
-            ssim=float(alike.median()),
+            ssim=float(alike.median()), untested=len(images.pixels) - len(rows),
         )  # fmt: skip
 
     def copies(self) -> list[Control]:

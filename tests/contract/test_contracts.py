@@ -98,7 +98,12 @@ class TestInitialisers(InitialiserContract):
 
 
 class TestInitialisersThatAskExperts(InitialiserContract):
-    specs: ClassVar = [{"name": "correct", "teacher_epoch": 3}]
+    specs: ClassVar = [
+        {"name": "correct", "teacher_epoch": 3},
+        {"name": "scored_crops", "teacher_epoch": 3, "candidates": 4},
+        {"name": "scored_crops", "teacher_epoch": 3, "factor": 2, "fit": "enlarge", "observers": 2},
+        {"name": "scored_crops", "teacher_epoch": 3, "candidates": 4, "area": [1, 1]},
+    ]
 
     def task(self, seed=0):
         # many experts that know nothing: each class is predicted correctly by some of them
@@ -220,6 +225,13 @@ class TestSubsets(MethodContract):
         {"name": "k_center_subset", "teacher_epoch": 3},
         {"name": "k_center_subset", "features": "pixels"},
     ]
+
+
+class TestInitialSet(MethodContract):
+    specs: ClassVar = [
+        {"name": "initial_set", "initial_images": {"name": "scored_crops", "teacher_epoch": 3}, "labels": labels}
+        for labels in ({"name": "soft", "teacher_epoch": 3}, {"name": "hard"})
+    ] + [{"name": "initial_set", "initial_images": {"name": "real"}, "labels": {"name": "hard"}}]
 
 
 class TestPrivateMeans(MethodContract):

@@ -123,6 +123,25 @@ def test_tiles_of_mosaics_are_found(made):
     assert found.identity.first > 10 * found.identity.expected_first
 
 
+def test_crops_are_traced_where_they_are_whole_images_and_else_it_is_said(made):
+    crops = ("method=rded", "ipc=3", "experts.training.batch=512", "method.initial_images.teacher_epoch=1",
+             "method.labels.teacher_epoch=1")  # fmt: skip
+    some, of_some = made("crops", *crops, "method.initial_images.area=[0.6,1]")
+    found = read_audit(some).identity
+    assert 0 < found.images == found.first < 30 == found.images + found.untested
+    assert "synthetic images that began as a training image as it is can be traced" in of_some.out
+    assert f"The other {found.untested} began otherwise, as crops may, and were not tested" in of_some.out
+    whole, _ = made("whole-crops", *crops, "method.initial_images.area=[1,1]")
+    found = read_audit(whole).identity
+    assert (found.images, found.first, found.untested) == (30, 30, 0)
+    for name, parts in (("parts", "area=[0.1,0.6]"), ("tiles", "factor=2")):
+        folder, done = made(name, *crops, f"method.initial_images.{parts}")
+        found = read_audit(folder)
+        assert found.identity is None
+        assert found.no_identity.startswith("they began as changed training images, such as parts of them")
+        assert "does not apply: they began as changed training images" in done.out
+
+
 def test_a_control_that_is_judged_wrongly_makes_it_invalid(from_real, monkeypatch, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(from_real[0], folder)

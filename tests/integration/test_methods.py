@@ -16,11 +16,13 @@ from hoptm_plugin.storage.sets import read_set
 
 PLAIN = (*NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
 ONE_EXPERT = ("experts.count=1", "experts.training.batch=8", "method.teacher_epoch=1")
+CROPS = ("method.initial_images.name=scored_crops", "++method.initial_images.teacher_epoch=1")
 QUEUE = ("method.training_steps=1", "method.training_batch=8", "method.new_network_every=2", "method.queue_size=5")
 FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
 BUDGETS = {
     "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
     "dm": (*SHORT_LOOP, "method.real_batch=4"), "dp": SHORT_LOOP, "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
+    "rded": ("experts.count=1", "experts.training.batch=512", *CROPS, "method.labels.teacher_epoch=1"),
     "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN, "tesla": TINY_RUN,
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
@@ -85,7 +87,7 @@ def test_every_method_runs_on_a_gpu(run, tmp_path, method):
 def test_no_method_of_the_command_line_is_left_out(bench):
     listed = succeed(bench("list", "methods")).out
     assert all(f"\n{method} " in listed for method in BUDGETS), listed
-    for paper in ("2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177"):
+    for paper in ("2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177", "2312.03526"):
         assert paper in listed
 
 
@@ -103,6 +105,50 @@ def test_idm_stores_mosaics_that_eval_takes_apart(run, bench, tmp_path):
     succeed(bench("eval", f"synthetic={tmp_path / 'out'}", "hydra.run.dir=again"))
     assert card(tmp_path / "again")["evaluations"] == card(tmp_path / "out")["evaluations"]
     assert card(tmp_path / "again")["ipc"] == 1
+
+
+@pytest.mark.parametrize("method", ["dm", "mtt"])
+def test_crops_that_experts_find_easy_start_other_methods(run, tmp_path, method):
+    succeed(run("rded", "hydra.run.dir=rded", "ipc=2"))
+    still = ("distillation.images.learning_rate=0", "experts.count=2", "experts.training.batch=512")
+    succeed(run(method, "hydra.run.dir=out", "ipc=2", *CROPS, *still))
+    crops, started = (read_set(tmp_path / name / "synthetic.safetensors") for name in ("rded", "out"))
+    assert crops.soft
+    assert torch.equal(started.images, crops.images)
+    assert read_card(tmp_path / "out").images_are == read_card(tmp_path / "rded").images_are == "from_real"
+
+
+@pytest.mark.parametrize("name", ["correct", "scored_crops"])
+def test_missing_experts_are_trained_for_initial_images_of_a_method_without_experts(run, tmp_path, name):
+    """Whoever asks experts without gradients must not train them so."""
+    begun = (f"method.initial_images.name={name}", "+method.initial_images.teacher_epoch=5", "experts.count=4",
+             f"experts.root={tmp_path / 'none-yet'}")  # fmt: skip
+    succeed(run("dm", "hydra.run.dir=out", *begun, "experts.training.batch=8"))
+    assert len(list((tmp_path / "none-yet").rglob("expert-*.safetensors"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("ipc=3", "method.initial_images.factor=2"), "takes crops of 12 images of each class, but looks at 8 of"),
+        (("ipc=3", "method.initial_images.candidates=2"), "method.initial_images.candidates: factor=1 with ipc=3"),
+        (("method.initial_images.factor=3",), "images of 16x16 pixels are no 3x3 equal tiles"),
+        (("method.initial_images.area=[0.5,0.1]",), "method.initial_images: area must be two shares"),
+        (("network.norm=batch",), "no expert can score crops: network Classifier: keeps running"),
+    ],
+)
+def test_crops_that_there_are_not_are_refused(run, tmp_path, settings, said):
+    refused = run("rded", "hydra.run.dir=out", *settings)
+    assert (refused.code, refused.err.count("error: ")) == (2, 1)
+    assert said in refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_observers_than_experts_are_refused(run):
+    refused = run("rded", "hydra.run.dir=out", "method.initial_images.observers=2")
+    assert refused.code == 2
+    assert "method.initial_images.observers: 2 experts are to score, but there are 1" in refused.err
+    assert "Traceback" not in refused.err
 
 
 def test_datm_learns_labels(run, tmp_path):

@@ -198,6 +198,15 @@ def test_hoptm_s_own():
         check(("hoptm", "covid19cxr", ipc), {f"{pace}.start": 1e-10, f"{pace}.growth": growth, shape: 1.0})
 
 
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+def test_rded_s_own(ipc):
+    crops = {"name": "scored_crops", "candidates": 300, "crops": 5, "area": [0.08, 1.0], "factor": 1, "fit": "pad",
+             "observers": 1, "teacher_epoch": 100}  # fmt: skip
+    check(("rded", "cifar10", ipc), {"method.initial_images": crops, "method.labels.teacher_epoch": 100,
+                                     "method.labels.name": "soft", "experts.count": 1, "network.depth": 3,
+                                     "dataset.preprocess.zca": False})  # fmt: skip
+
+
 @pytest.mark.slow
 def test_experts_of_each_method():
     training = "experts.training"
