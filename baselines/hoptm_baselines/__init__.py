@@ -1,5 +1,6 @@
 """Baselines: methods beside HoP-TM, registered as any third party's package would."""
 
+from hoptm_baselines.convexified import PiecewiseLinear
 from hoptm_baselines.coresets import Herding, KCenter
 from hoptm_baselines.distribution_matching import DistributionMatching
 from hoptm_baselines.improved_distribution_matching import ImprovedDistributionMatching
@@ -12,6 +13,7 @@ __all__ = [
     "Herding",
     "ImprovedDistributionMatching",
     "KCenter",
+    "PiecewiseLinear",
     "PrivateMeans",
     "RandomSubset",
 ]
