@@ -249,7 +249,7 @@ class Trajectories(Protocol):
 
 @runtime_checkable
 class ContinuousTrajectories(Trajectories, Protocol):
-    """Expert trajectories that are known at any time, in epochs; at whole ones :meth:`segment` is :meth:`at`."""
+    """Expert trajectories that are known at any time, in epochs; at whole ones ``segment`` is ``at``."""
 
     def at(self, expert: int, times: Sequence[float]) -> Tensor:
         """Return parameters at these times, (len(times), P), on the device; after the end they stay as they are."""

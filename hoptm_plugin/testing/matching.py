@@ -225,7 +225,7 @@ class TrajectoryViewContract(Contract):
             assert torch.isfinite(segment).all()
 
     def test_says_whether_it_is_known_between_epochs(self, spec: Spec) -> None:
-        """What a continuous view shows has :meth:`at`, which at whole times is :meth:`segment`."""
+        """What a continuous view shows has ``at``, which at whole times is ``segment``."""
         view = self.build(spec)
         shown = self.shown(view)
         assert isinstance(shown, ContinuousTrajectories) == view.continuous
