@@ -21,7 +21,7 @@ class PiecewiseLinear(TrajectoryView):
     beta_l(k) = sum_{a<j<=k} s_l(j) / sum_{a<j<=b} s_l(j) with s_l(j) = norm(theta_{j,l} - theta_{j-1,l}), 0 where
     nothing moves, linear between epochs, and at time tau (1 - beta_l(tau)) w_{a,l} + beta_l(tau) w_{b,l} is shown.
     Waypoints are w_0 = theta_0, w_k = (theta_{k-1} + theta_{k+1}) / 2 and, at the last epoch E,
-    (theta_{E-1} + theta_E) / 2: what is shown at time E is about the expert half an epoch before. After E it stays there.
+    (theta_{E-1} + theta_E) / 2: what is shown at E is about the expert half an epoch before, and stays so afterwards.
 
     An expert's rates are measured when it is first asked for, from all its epochs, read one after the other, and kept
     in memory; waypoints are read each time, two to four epochs of an expert for a segment within a piece.
