@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hoptm_plugin.core.errors import ConfigurationError, DataError, HopTMError
     from hoptm_plugin.core.interfaces import (
         Augmentation,
+        ContinuousTrajectories,
         DatasetReader,
         Excerpt,
         FeatureMatcher,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
         Scheduler,
         SegmentSampler,
         Task,
+        Trajectories,
+        TrajectoryView,
         terms,
         value_at,
     )
@@ -75,8 +78,9 @@ _HOMES = {
     "core.dataset": "ImageData Normalisation Split",
     "core.errors": "ConfigurationError DataError HopTMError",
     "core.interfaces": (
-        "Augmentation DatasetReader Excerpt FeatureMatcher GradientMatcher Initialiser LabelPolicy LossTerm Matcher "
-        "Method NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task terms value_at"
+        "Augmentation ContinuousTrajectories DatasetReader Excerpt FeatureMatcher GradientMatcher Initialiser "
+        "LabelPolicy LossTerm Matcher Method NetworkBuilder RawImages Schedule Scheduler SegmentSampler Task "
+        "Trajectories TrajectoryView terms value_at"
     ),
     "core.loggers": "RunLogger",
     "core.mosaic": "expand_mosaic",

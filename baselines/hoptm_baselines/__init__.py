@@ -1,5 +1,6 @@
 """Baselines: methods beside HoP-TM, registered as any third party's package would."""
 
+from hoptm_baselines.convexified import PiecewiseLinear
 from hoptm_baselines.coresets import Herding, KCenter
 from hoptm_baselines.crops import InitialSet, ScoredCrops
 from hoptm_baselines.distribution_matching import DistributionMatching
@@ -14,6 +15,7 @@ __all__ = [
     "ImprovedDistributionMatching",
     "InitialSet",
     "KCenter",
+    "PiecewiseLinear",
     "PrivateMeans",
     "RandomSubset",
     "ScoredCrops",

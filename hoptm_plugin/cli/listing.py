@@ -18,9 +18,9 @@ GROUPS = ("method", "dataset", "network", "augment", "experts", "protocol", "run
 _PARTS = {
     "method-classes": "method", "matchers": "matcher", "feature-matchers": "feature matcher",
     "gradient-matchers": "gradient matcher", "schedulers": "scheduler", "schedules": "schedule",
-    "segment-samplers": "segment sampler", "label-policies": "label policy", "initialisers": "initialiser",
-    "networks": "network", "dataset-readers": "dataset reader", "augmentations": "augmentation",
-    "loggers": "logger",
+    "segment-samplers": "segment sampler", "trajectory-views": "trajectory view", "label-policies": "label policy",
+    "initialisers": "initialiser", "networks": "network", "dataset-readers": "dataset reader",
+    "augmentations": "augmentation", "loggers": "logger",
 }  # fmt: skip
 KINDS = ("settings", "methods", *_PARTS, "plugins")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -247,6 +247,14 @@ class Trajectories(Protocol):
         """Return parameters after epochs ``first`` to ``last``, both included, (last-first+1, P), on the device."""
 
 
+@runtime_checkable
+class ContinuousTrajectories(Trajectories, Protocol):
+    """Expert trajectories that are known at any time, in epochs; at whole ones ``segment`` is ``at``."""
+
+    def at(self, expert: int, times: Sequence[float]) -> Tensor:
+        """Return parameters at these times, (len(times), P), on the device; after the end they stay as they are."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a method is given to distil.
@@ -350,15 +358,54 @@ class Initialiser(Part, ABC):
 
 
 class SegmentSampler(Part, ABC):
-    """Draws which expert and which start epoch an iteration matches."""
+    """Draws which expert and which start epoch an iteration matches.
+
+    Attributes:
+        continuous: starts are times that may lie between epochs, which only a continuous view of the experts has; an
+            instance may know better than its class.
+    """
+
+    continuous: bool = False
 
     @abstractmethod
-    def draw(self, experts: int, bounds: tuple[int, int] | None, step: int, seeds: Seeds) -> tuple[int, int]:
-        """Return (expert index, start epoch); ``bounds`` are a scheduler's (first, last), both included."""
+    def draw(self, experts: int, bounds: tuple[int, int] | None, step: int, seeds: Seeds) -> tuple[int, float]:
+        """Return (expert index, start): an epoch, or a time in epochs where this sampler is continuous.
+
+        ``bounds`` are a scheduler's (first, last), both included.
+        """
 
     @abstractmethod
     def last_start_epoch(self) -> int:
-        """Return the highest start epoch ever drawn: decides how many expert epochs are trained."""
+        """Return an epoch after which nothing starts: decides how many expert epochs are trained."""
+
+
+class TrajectoryView(Part, ABC):
+    """Shows stored experts otherwise than as they were trained: smoothed, straightened, at times between epochs.
+
+    It keeps no state: what is shown depends on the experts alone, since segments are read ahead.
+
+    Attributes:
+        continuous: :meth:`view` returns :class:`ContinuousTrajectories`.
+    """
+
+    continuous: ClassVar[bool] = False
+
+    @abstractmethod
+    def view(self, trajectories: Trajectories, sizes: tuple[int, ...]) -> Trajectories:
+        """Return what is shown instead of ``trajectories``, reading of these what is needed when it is asked for.
+
+        Args:
+            trajectories: as they are stored.
+            sizes: lengths of the network's parameter tensors inside the flat vector, in order; they sum to P.
+        """
+
+    def last_expert_epoch(self, segments: int) -> int:
+        """Return the epoch up to which stored experts are read to show segments that end at epoch ``segments``."""
+        return segments
+
+    def problems(self, last_start: int, expert_epochs: int) -> list[str]:
+        """Return, before any work, why segments cannot be shown that start up to ``last_start``; one line each."""
+        return []
 
 
 class Method(Part, ABC):
@@ -489,9 +536,11 @@ initialisers: Registry[Initialiser] = Registry("initialiser", Initialiser)
 """What ``method.initial_images`` may name: the images that a distillation starts from."""
 samplers: Registry[SegmentSampler] = Registry("segment sampler", SegmentSampler)
 """What ``method.sampler`` may name: which expert and start epoch an iteration matches."""
+views: Registry[TrajectoryView] = Registry("trajectory view", TrajectoryView)
+"""What ``method.view`` of trajectory matching may name: stored experts, shown otherwise."""
 loggers: Registry[RunLogger] = Registry("logger", RunLogger)
 """What ``loggers`` may list: who is told how a run goes."""
 REGISTRIES: tuple[Registry[Any], ...] = (
-    methods, matchers, feature_matchers, gradient_matchers, schedulers, schedules, samplers, label_policies,
-    initialisers, networks, datasets, augmentations, loggers,
+    methods, matchers, feature_matchers, gradient_matchers, schedulers, schedules, samplers, views,
+    label_policies, initialisers, networks, datasets, augmentations, loggers,
 )  # fmt: skip

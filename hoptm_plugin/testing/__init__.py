@@ -21,6 +21,7 @@ from hoptm_plugin.testing.contract import Contract  # noqa: E402
 from hoptm_plugin.testing.examples import (  # noqa: E402
     MemoryExperts,
     example_data,
+    example_experts,
     example_features,
     example_gradients,
     example_pair,
@@ -34,6 +35,7 @@ from hoptm_plugin.testing.matching import (  # noqa: E402
     SamplerContract,
     ScheduleContract,
     SchedulerContract,
+    TrajectoryViewContract,
 )
 from hoptm_plugin.testing.methods import MethodContract  # noqa: E402
 from hoptm_plugin.testing.parts import (  # noqa: E402
@@ -60,7 +62,9 @@ __all__ = [
     "SamplerContract",
     "ScheduleContract",
     "SchedulerContract",
+    "TrajectoryViewContract",
     "example_data",
+    "example_experts",
     "example_features",
     "example_gradients",
     "example_pair",

@@ -92,6 +92,13 @@ class MemoryExperts:
         return self.parameters[expert, first : last + 1]
 
 
+def example_experts(epochs: int, experts: int = 2) -> MemoryExperts:
+    """Return float64 experts that walk at random, with P = 12 parameters in three tensors."""
+    generator = Seeds(0).generator("example experts")
+    moves = torch.randn(experts, epochs + 1, sum(SIZES), generator=generator, dtype=torch.float64)
+    return MemoryExperts(moves.cumsum(dim=1), epochs)
+
+
 def example_task(
     ipc: int = 1,
     experts: int = 2,

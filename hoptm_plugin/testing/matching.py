@@ -1,30 +1,34 @@
-"""Contracts of what is compared and when: matchers, schedulers, schedules, segment samplers."""
+"""Contracts of what is compared and when: matchers, schedulers, schedules, segment samplers, views."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from hoptm_plugin.core.interfaces import (
+    ContinuousTrajectories,
     FeatureMatcher,
     GradientMatcher,
     Matcher,
     Schedule,
     Scheduler,
     SegmentSampler,
+    Trajectories,
+    TrajectoryView,
     feature_matchers,
     gradient_matchers,
     matchers,
     samplers,
     schedulers,
     schedules,
+    views,
 )
 from hoptm_plugin.core.observations import FeaturePair, GradientPair, TrajectoryPair, is_scalar_loss
 from hoptm_plugin.core.seeding import Seeds
-from hoptm_plugin.testing.contract import Contract, Spec
-from hoptm_plugin.testing.examples import SIZES, example_features, example_gradients, example_pair
+from hoptm_plugin.testing.contract import Contract, Spec, same
+from hoptm_plugin.testing.examples import SIZES, example_experts, example_features, example_gradients, example_pair
 
 
 class MatcherContract(Contract):
@@ -178,14 +182,72 @@ class SamplerContract(Contract):
 
     registry = samplers
 
-    def use(self, part: SegmentSampler, step: int) -> tuple[int, int]:
+    def use(self, part: SegmentSampler, step: int) -> tuple[int, float]:
         """Return what is drawn at a step."""
         return part.draw(7, None, step, Seeds(0))
 
     def test_draws_stay_in_range(self, spec: Spec) -> None:
-        """Experts exist, and no start epoch lies beyond the announced last one."""
+        """Experts exist; starts lie up to the announced last one, between epochs only if the sampler is continuous."""
         sampler = self.build(spec)
         for step in range(50):
             expert, start = sampler.draw(7, None, step, Seeds(0))
             assert 0 <= expert < 7
             assert 0 <= start <= sampler.last_start_epoch()
+            assert sampler.continuous or isinstance(start, int)
+
+
+class TrajectoryViewContract(Contract):
+    """What every view of stored experts must satisfy.
+
+    Attributes:
+        segments: the epoch at which the segments end that it is tried on.
+    """
+
+    registry = views
+    segments: ClassVar[int] = 4
+
+    def shown(self, view: TrajectoryView) -> Trajectories:
+        """Return what a view shows of experts that reach as far as it announces, and no further."""
+        return view.view(example_experts(view.last_expert_epoch(self.segments)), SIZES)
+
+    def use(self, part: TrajectoryView, step: int) -> Tensor:
+        """Return a segment."""
+        return self.shown(part).segment(step % 2, 0, self.segments)
+
+    def test_segments_are_paths_of_parameters(self, spec: Spec) -> None:
+        """There are as many experts as before; segments are finite, (last-first+1, P), in the experts' precision."""
+        shown = self.shown(self.build(spec))
+        assert len(shown) == len(example_experts(1))
+        for first in range(self.segments):
+            segment = shown.segment(1, first, self.segments)
+            assert segment.shape == (self.segments - first + 1, sum(SIZES))
+            assert segment.dtype == torch.float64
+            assert torch.isfinite(segment).all()
+
+    def test_says_whether_it_is_known_between_epochs(self, spec: Spec) -> None:
+        """What a continuous view shows has ``at``, which at whole times is ``segment``."""
+        view = self.build(spec)
+        shown = self.shown(view)
+        assert isinstance(shown, ContinuousTrajectories) == view.continuous
+        if isinstance(shown, ContinuousTrajectories):
+            assert torch.equal(shown.at(0, [1, 2.0, 3]), shown.segment(0, 1, 3))
+            between = shown.at(0, [0.25, self.segments + 100])
+            assert between.shape == (2, sum(SIZES))
+            assert torch.isfinite(between).all()
+
+    def test_experts_alone_decide(self, spec: Spec) -> None:
+        """Segments are the same whenever they are asked for, of one view as of another."""
+        view = self.build(spec)
+        shown, again = self.shown(view), self.shown(view)
+        forwards = [shown.segment(expert, 0, self.segments) for expert in (0, 1)]
+        backwards = [again.segment(expert, 0, self.segments) for expert in (1, 0)]
+        assert same(forwards, backwards[::-1])
+        assert same(forwards, [shown.segment(expert, 0, self.segments) for expert in (0, 1)])
+
+    def test_stored_experts_are_not_mutated(self, spec: Spec) -> None:
+        """A view only reads."""
+        view = self.build(spec)
+        experts = example_experts(view.last_expert_epoch(self.segments))
+        before = experts.parameters.clone()
+        view.view(experts, SIZES).segment(0, 0, self.segments).zero_()
+        assert torch.equal(experts.parameters, before)

@@ -26,6 +26,7 @@ from hoptm_plugin.core.interfaces import (
     SegmentSampler,
     State,
     Task,
+    TrajectoryView,
     matchers,
     terms,
     value_at,
@@ -86,6 +87,7 @@ class TrajectoryMatching(Method):
         schedulers: pace the matching; weights multiply and ranges of start epochs intersect.
         gradient: "exact", or TESLA's approximation: "tesla", or "tesla_halved" as its released code has it; see
             :func:`hoptm_plugin.trajectory.unroll`.
+        view: shows the experts otherwise than as they are stored; None: as they are.
 
     Source: Cazenavette et al. 2022 (arXiv 2203.11932), Algorithm 1; HoP-TM (Dong et al. 2025), Algorithm 1 and
     Eq. 8; docs/methods.md 2.4.
@@ -106,6 +108,7 @@ class TrajectoryMatching(Method):
         step_size: float,
         schedulers: Mapping[str, Scheduler] | None = None,
         gradient: Gradient = "exact",
+        view: TrajectoryView | None = None,
     ) -> None:
         if min(student_steps, expert_epochs) < 1 or (student_batch is not None and student_batch < 1):
             raise ValueError("student_steps, expert_epochs and student_batch must be at least 1")
@@ -116,13 +119,15 @@ class TrajectoryMatching(Method):
         self.matchers, self.schedulers = dict(matchers), dict(schedulers or {})
         self.sampler, self.labels, self.initial_images = sampler, labels, initial_images
         self.student_steps, self.expert_epochs, self.student_batch = student_steps, expert_epochs, student_batch
-        self.step_size, self.gradient = step_size, gradient
+        self.step_size, self.gradient, self.view = step_size, gradient, view
         self.images_are = initial_images.images_are
 
     def last_expert_epoch(self) -> int:
         """Return the epoch up to which experts are read."""
-        segment = self.sampler.last_start_epoch() + self.expert_epochs
-        return max(segment, self.labels.last_expert_epoch(), self.initial_images.last_expert_epoch())
+        segments = self.sampler.last_start_epoch() + self.expert_epochs
+        if self.view is not None:
+            segments = self.view.last_expert_epoch(segments)
+        return max(segments, self.labels.last_expert_epoch(), self.initial_images.last_expert_epoch())
 
     def problems(self, task: Task) -> list[str]:
         """Return what does not fit together."""
@@ -131,6 +136,7 @@ class TrajectoryMatching(Method):
             for name, term in self.matchers.items()
             for problem in term.matcher.problems(self.expert_epochs, self.student_steps)
         ]
+        found += self._view_problems()
         found += [f"method.labels.{problem}" for problem in self.labels.problems(task)]
         found += [f"method.initial_images.{problem}" for problem in self.initial_images.problems(task)]
         start = self.initial_images.path if isinstance(self.initial_images, StoredImages) else None
@@ -151,11 +157,22 @@ class TrajectoryMatching(Method):
         step = StudentStep(FlatNetwork(network), task.compute.compiled, task.compute.precision)
         return [*found, *(unfit or step.problems(images[:1], task.train.labels[:1]))]
 
+    def _view_problems(self) -> list[str]:
+        if self.sampler.continuous and not (self.view is not None and self.view.continuous):
+            return ["method.sampler: draws start times between epochs, where experts as they are stored have no "
+                    "parameters; set method.view to one that has, or method.sampler.continuous=false"]  # fmt: skip
+        if self.view is None:
+            return []
+        problems = self.view.problems(self.sampler.last_start_epoch(), self.expert_epochs)
+        return [f"method.view.{problem}" for problem in problems]
+
     def setup(self, task: Task) -> SyntheticSet:
         """Open the experts (training what is missing) and return the initial synthetic set."""
         self._task = task
-        self._trajectories = PrefetchedSegments(task.experts(self.last_expert_epoch()))
         self._network = FlatNetwork(task.network(task.seeds.generator("container")))
+        stored = task.experts(self.last_expert_epoch())
+        shown = stored if self.view is None else self.view.view(stored, self._network.sizes)
+        self._trajectories = PrefetchedSegments(shown)
         compute = task.compute
         self._step = StudentStep(self._network, compute.compiled, compute.precision, compute.captured)
         images = self.initial_images.images(task)
@@ -226,8 +243,8 @@ class TrajectoryMatching(Method):
         )  # fmt: skip
         return TrajectoryPair(segment, path, step, self._network.sizes)
 
-    def _segment_of(self, step: int) -> tuple[int, int, int]:
-        """Return expert, first and last epoch that iteration ``step`` matches."""
+    def _segment_of(self, step: int) -> tuple[int, float, float]:
+        """Return expert, start and target, in epochs, that iteration ``step`` matches."""
         expert, start = self.sampler.draw(len(self._trajectories), self._bounds(step), step, self._task.seeds)
         return expert, start, start + self.expert_epochs
 

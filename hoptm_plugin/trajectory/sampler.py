@@ -16,7 +16,8 @@ from hoptm_plugin.core.seeding import Seeds
 class UniformSegments(SegmentSampler):
     """Start epochs drawn uniformly; experts in shuffled rounds, or each time at random.
 
-    t ~ U{min_start_epoch, ..., max_start_epoch - 1}, narrowed by a scheduler's bounds (docs/methods.md 1.7).
+    t ~ U{min_start_epoch, ..., max_start_epoch - 1}, or t ~ U(min_start_epoch, max_start_epoch) of real numbers,
+    narrowed by a scheduler's bounds (docs/methods.md 1.7).
 
     Args:
         min_start_epoch: T- in the papers.
@@ -24,6 +25,7 @@ class UniformSegments(SegmentSampler):
         inclusive: include ``max_start_epoch`` (as HoP-TM's paper writes T- <= t <= T+).
         experts: "rounds" consumes all experts in a shuffled order before any returns (MTT's default); "random" draws
             each time (MTT's load_all).
+        continuous: draw times between epochs as well, which needs a view that has them (``method.view``).
     """
 
     def __init__(
@@ -32,16 +34,20 @@ class UniformSegments(SegmentSampler):
         min_start_epoch: int = 0,
         inclusive: bool = False,
         experts: Literal["rounds", "random"] = "rounds",
+        continuous: bool = False,
     ) -> None:
-        self.first, self.last, self.experts = min_start_epoch, max_start_epoch - (not inclusive), experts
-        if not 0 <= self.first <= self.last:
+        if continuous and inclusive:
+            raise ValueError("inclusive says nothing of times between epochs; leave it out, or set continuous=false")
+        self.first, self.experts, self.continuous = min_start_epoch, experts, continuous
+        self.last = max_start_epoch - (not inclusive and not continuous)
+        if not 0 <= self.first <= self.last - continuous:
             raise ValueError(
                 f"no start epoch lies between min_start_epoch={min_start_epoch} and max_start_epoch={max_start_epoch}"
                 f" ({'included' if inclusive else 'not included'})"
             )
 
-    def draw(self, experts: int, bounds: tuple[int, int] | None, step: int, seeds: Seeds) -> tuple[int, int]:
-        """Return (expert, start epoch) of iteration ``step``; the same for the same step and seeds."""
+    def draw(self, experts: int, bounds: tuple[int, int] | None, step: int, seeds: Seeds) -> tuple[int, float]:
+        """Return (expert, start) of iteration ``step``; the same for the same step and seeds."""
         generator = seeds.generator("segment", step)
         first, last = self.first, self.last
         if bounds is not None:
@@ -50,14 +56,19 @@ class UniformSegments(SegmentSampler):
             raise ValueError(
                 f"iteration {step}: the schedulers leave no start epoch (sampler {self.first}..{self.last})"
             )
-        start = int(torch.randint(first, last + 1, (), generator=generator))
+        start = self._start(first, last, generator)
         if self.experts == "random":
             return int(torch.randint(experts, (), generator=generator)), start
         order = torch.randperm(experts, generator=seeds.generator("experts", step // experts))
         return int(order[step % experts]), start
 
+    def _start(self, first: int, last: int, generator: torch.Generator) -> float:
+        if self.continuous:
+            return first + (last - first) * float(torch.rand((), generator=generator, dtype=torch.float64))
+        return int(torch.randint(first, last + 1, (), generator=generator))
+
     def last_start_epoch(self) -> int:
-        """Return the highest start epoch ever drawn."""
+        """Return the highest start epoch ever drawn, or ``max_start_epoch``, which no time reaches."""
         return self.last
 
 

@@ -32,6 +32,7 @@ from hoptm_plugin.testing import (
     SamplerContract,
     ScheduleContract,
     SchedulerContract,
+    TrajectoryViewContract,
     example_task,
 )
 
@@ -82,6 +83,15 @@ class TestSamplers(SamplerContract):
     specs: ClassVar = [
         {"name": "uniform", "max_start_epoch": 4},
         {"name": "uniform", "max_start_epoch": 4, "min_start_epoch": 4, "inclusive": True, "experts": "random"},
+        {"name": "uniform", "max_start_epoch": 4, "min_start_epoch": 3, "continuous": True},
+    ]
+
+
+class TestTrajectoryViews(TrajectoryViewContract):
+    specs: ClassVar = [
+        {"name": "piecewise_linear"},
+        {"name": "piecewise_linear", "waypoints": [0, 5]},
+        {"name": "piecewise_linear", "waypoints": [0, 1, 2, 4], "smooth": False},
     ]
 
 
@@ -212,6 +222,11 @@ class TestMethods(MethodContract):
             "name": "trajectory_matching", **SHORT, "labels": {"name": "soft", "teacher_epoch": 3},
             "matchers": {"endpoint": {"name": "endpoint"}, "shape": {"name": "shape_wise_potential", "weight": 0.5}},
             "schedulers": {"pace": SELF_PACED},
+        },
+        {
+            "name": "trajectory_matching", **SHORT, "matchers": {"endpoint": {"name": "endpoint"}},
+            "sampler": {"name": "uniform", "max_start_epoch": 3, "continuous": True},
+            "view": {"name": "piecewise_linear", "waypoints": [0, 2, 5]},
         },
     ]  # fmt: skip
 

@@ -16,6 +16,8 @@ from hoptm_plugin.core.interfaces import (
     Matcher,
     Method,
     NetworkBuilder,
+    SegmentSampler,
+    TrajectoryView,
 )
 from hoptm_plugin.engine.evaluation import real_subset
 from hoptm_plugin.networks import ConvNet
@@ -28,6 +30,8 @@ from hoptm_plugin.testing import (
     MatcherContract,
     MethodContract,
     NetworkContract,
+    SamplerContract,
+    TrajectoryViewContract,
 )
 
 
@@ -95,6 +99,23 @@ def mislabelled(self, task):
     return synthetic
 
 
+class Shown:
+    """Experts as they are stored, or something done to each segment of them."""
+
+    def __init__(self, experts, change=lambda segment: segment, further=0):
+        self.experts, self.change, self.further = experts, change, further
+
+    def __len__(self):
+        return len(self.experts)
+
+    def segment(self, expert, first, last):
+        return self.change(self.experts.segment(expert, first, last + self.further)[: last - first + 1])
+
+
+def view(continuous=False, **settings):
+    return part(TrajectoryView, continuous=continuous, view=lambda self, experts, sizes: Shown(experts, **settings))
+
+
 SHARED = ConvNet(width=4).build((3, 32, 32), 5)
 VIOLATIONS = [
     (MatcherContract, "state_round_trip", part(Matcher, loss=counted)),
@@ -106,6 +127,15 @@ VIOLATIONS = [
      part(FeatureMatcher, loss=lambda self, pair: (pair.real - pair.synthetic).square().sum().sqrt())),
     (GradientMatcherContract, "equal_and_zero_gradients_are_harmless",
      part(GradientMatcher, loss=lambda self, pair: pair.synthetic[0].square().sum().sqrt())),
+    (SamplerContract, "draws_stay_in_range",
+     part(SegmentSampler, draw=lambda self, *given: (0, 0.5), last_start_epoch=lambda self: 1)),
+    (SamplerContract, "draws_stay_in_range",
+     part(SegmentSampler, draw=lambda self, *given: (0, 2), last_start_epoch=lambda self: 1)),
+    (TrajectoryViewContract, "segments_are_paths_of_parameters", view(change=lambda segment: segment.float())),
+    (TrajectoryViewContract, "segments_are_paths_of_parameters", view(further=1)),
+    (TrajectoryViewContract, "says_whether_it_is_known_between_epochs", view(continuous=True)),
+    (TrajectoryViewContract, "experts_alone_decide", view(change=lambda segment: segment + torch.rand(()))),
+    (TrajectoryViewContract, "stored_experts_are_not_mutated", view()),
     (LabelPolicyContract, "images_and_classes_are_not_mutated",
      part(LabelPolicy, initial=lambda self, images, classes, task: classes)),
     (LabelPolicyContract, "labels_have_a_type_that_can_be_trained_on",

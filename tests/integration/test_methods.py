@@ -24,6 +24,7 @@ BUDGETS = {
     "dm": (*SHORT_LOOP, "method.real_batch=4"), "dp": SHORT_LOOP, "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
     "rded": ("experts.count=1", "experts.training.batch=512", *CROPS, "method.labels.teacher_epoch=1"),
     "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN, "tesla": TINY_RUN,
+    "mct": (*TINY_RUN, "method.view.waypoints=[0,1,2]"),
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
              "~method.initial_images.teacher_epoch"),
@@ -87,7 +88,16 @@ def test_every_method_runs_on_a_gpu(run, tmp_path, method):
 def test_no_method_of_the_command_line_is_left_out(bench):
     listed = succeed(bench("list", "methods")).out
     assert all(f"\n{method} " in listed for method in BUDGETS), listed
-    for paper in ("2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177", "2312.03526"):
+    for paper in (
+        "2203.11932",
+        "2211.11004",
+        "2310.05773",
+        "2110.04181",
+        "2307.09742",
+        "2509.24177",
+        "2312.03526",
+        "2406.19827",
+    ):
         assert paper in listed
 
 

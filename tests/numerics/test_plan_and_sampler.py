@@ -120,3 +120,26 @@ def test_empty_ranges_are_refused(bad):
     with pytest.raises(ValueError, match="no start epoch"):
         UniformSegments(**bad)
     assert UniformSegments(max_start_epoch=3, min_start_epoch=3, inclusive=True).last_start_epoch() == 3
+
+
+def test_times_are_uniform_between_the_bounds_and_between_epochs():
+    sampler = UniformSegments(max_start_epoch=4, min_start_epoch=1, continuous=True)
+    times = [time for _, time in draws(sampler, count=2000)]
+    assert all(1 <= time < 4 for time in times)
+    assert not any(time.is_integer() for time in times)
+    assert all(560 < count < 780 for count in Counter(map(int, times)).values())
+    assert sampler.last_start_epoch() == 4
+    assert all(2 <= time <= 3 for _, time in draws(sampler, bounds=(2, 3)))
+    assert {time for _, time in draws(sampler, bounds=(2, 2))} == {2}
+    assert all(3 <= time < 4 for _, time in draws(sampler, bounds=(3, 99)))
+    assert [expert for expert, _ in draws(sampler)] == [expert for expert, _ in draws(UniformSegments(4))]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [({"min_start_epoch": 3, "max_start_epoch": 3}, "no start epoch"), ({"max_start_epoch": 3, "inclusive": True},
+                                                                        "inclusive says nothing")],
+)  # fmt: skip
+def test_times_without_a_range_are_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        UniformSegments(**bad, continuous=True)

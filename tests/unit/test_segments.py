@@ -54,6 +54,29 @@ def test_what_cannot_be_read_is_said_when_it_is_asked_for():
         segments.segment(2, 0, 1)
 
 
+class Continuous(Trajectories):
+    """The same at any time."""
+
+    def at(self, expert, times):
+        self.reads.append((expert, *times, threading.current_thread() is threading.main_thread()))
+        return torch.tensor([[100.0 * expert + time] for time in times])
+
+
+def test_segments_of_continuous_trajectories_may_start_between_epochs():
+    source = Continuous()
+    segments = PrefetchedSegments(source)
+    segments.announce(1, 0.1, 0.1 + 3)
+    assert len(segments.segment(1, 0.1, 0.1 + 3)) == 4
+    assert source.reads == [(1, 0.1, 1.1, 2.1, 3.1, False)]
+    assert segments.segment(0, 2, 3).flatten().tolist() == [2, 3]
+
+
+def test_others_start_at_epochs_only():
+    with pytest.raises(ValueError, match=r"no parameters at time 0\.5, between epochs"):
+        PrefetchedSegments(Trajectories()).segment(0, 0.5, 2.5)
+    assert PrefetchedSegments(Trajectories()).segment(0, 1.0, 2.0).flatten().tolist() == [1, 2]
+
+
 class Counting(SegmentSampler):
     """A sampler whose draws depend on how often it was asked."""
 

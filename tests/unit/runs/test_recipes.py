@@ -137,7 +137,7 @@ def test_medical_trajectory_methods_share_hoptm_s_segments(method):
         assert tuple(at(values, path) for path in SEGMENTS) == expected, (dataset, ipc)
 
 
-# docs/methods.md 3 to 7: N, M, T-, T+, batch, lr_img, lr_lr, alpha, depth, ZCA
+# docs/methods.md 3 to 7 and 20: N, M, T-, T+, batch, lr_img, lr_lr, alpha, depth, ZCA
 SHORT = ("method.student_steps", "method.expert_epochs", "method.sampler.min_start_epoch",
          "method.sampler.max_start_epoch", "method.student_batch", "distillation.images.learning_rate",
          "distillation.step_size.learning_rate", "method.step_size", "network.depth",
@@ -175,6 +175,9 @@ TABLES = {
     ("datm", "cifar100", 100): (80, 2, 30, 70, 1000, 50, 1e-5, 0.01, 3, True),
     ("datm", "tinyimagenet", 1): (40, 2, 0, 20, None, 1e4, 1e-4, 0.01, 4, True),
     ("datm", "tinyimagenet", 50): (20, 2, 40, 70, 1000, 100, 1e-4, 0.01, 4, True),
+    ("mct", "cifar10", 1): (60, 6, 0, 4, None, 1000, 1e-7, 0.01, 3, False),
+    ("mct", "cifar10", 10): (30, 15, 0, 8, None, 1000, 1e-5, 0.01, 3, False),
+    ("mct", "cifar10", 50): (30, 2, 0, 40, None, 1000, 1e-5, 0.01, 3, False),
 }
 
 
@@ -310,6 +313,15 @@ def test_idm_s_own(dataset, ipc, weight, real, interval, every, steps, depth):
         "method.mosaic": 2, "method.initial": "mosaic", "method.ce_scale": "percent", "method.queue_size": 100,
         "method.queue_start": 3, "method.networks_matched": 1, "method.networks_trained": 2,
         "method.training_batch": 256, "distillation.images.learning_rate": 0.2, "distillation.iterations": 20000,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+def test_mct_s_own(ipc):
+    check(("mct", "cifar10", ipc), {
+        "method.view": {"name": "piecewise_linear", "waypoints": [0, 17, 34, 50], "smooth": True},
+        "method.sampler.continuous": True, "method.gradient": "tesla_halved", "distillation.iterations": 5000,
+        "experts.training.algorithm": "sgd", "experts.count": 100, "method.labels.name": "hard",
     })  # fmt: skip
 
 

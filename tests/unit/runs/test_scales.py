@@ -18,9 +18,9 @@ from hoptm_plugin.runs import composition
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import overlaid
 
-BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "random", "herding", "kcenter", "rded", "full")
+BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "random", "herding", "kcenter", "rded", "full", "mct")
 METHODS = ("hoptm", *BASELINES)
-TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla")
+TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla", "mct")
 OWN = "dataset=npz"
 # image passes a second of two slow cores, at width 32 and 32x32: of experts, of a few images, and of those tested
 EXPERTS, SMALL, FORWARD = 1200, 1000, 3000
