@@ -18,6 +18,7 @@ from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.planning import planned, plans
 from hoptm_plugin.runs.timing import Timing
 from hoptm_plugin.runtime.progress import Progress, silent
+from hoptm_plugin.storage.locks import Lock
 from hoptm_plugin.storage.tensors import read_tensors, write_tensors
 
 CURRICULUM = Curriculum(all_at=1, drop_after=(1, 2), drop=(0.1, 0.4), scoring_networks=2, scoring_epochs=3)
@@ -121,6 +122,25 @@ def test_a_signal_between_scoring_and_writing_leaves_nothing_half(build, monkeyp
     store, _ = build()
     assert has_scores(store)
     assert not list(store.folder.glob("*.lock"))
+
+
+def test_scores_that_another_process_computes_are_waited_for(build, tmp_path, monkeypatch):
+    """Whoever comes second has the same order, and not one that rounding made."""
+    elsewhere, _ = build(root=tmp_path / "elsewhere")
+    store = ExpertStore(tmp_path, recipe(), elsewhere.num_parameters)
+    lock, theirs, waited = Lock(store.folder / "difficulty.lock"), 1 - scores_of(elsewhere) / 2, []
+    assert lock.acquire()
+
+    def written(seconds):
+        waited.append(seconds)
+        _, header = read_tensors(elsewhere.folder / FILE, "difficulty of images")
+        write_tensors(store.folder / FILE, {"scores": theirs}, header)
+        lock.close()
+
+    monkeypatch.setattr("hoptm_plugin.experts.difficulty.time.sleep", written)
+    build()
+    assert len(waited) == 1
+    assert torch.equal(scores_of(store), theirs)
 
 
 def other_images(path):
@@ -241,3 +261,15 @@ def test_those_that_score_are_counted_once_over_several_runs(counted):
     assert [each.scoring.seconds for each in found] == [0, 0, 0], "the first run trains more of the same experts"
     found = plans([(str(number), lambda each=each: each) for number, each in enumerate(made[1:])])
     assert [each.scoring.seconds for each in found] == [6, 0]
+
+
+def test_a_damaged_expert_that_scores_is_refused_before_any_work(tmp_path):
+    settings = compose("dataset=digits", "network.width=2", "network.depth=1", "runtime.device=cpu", "method=mtt",
+                       f"experts.root={tmp_path}", GIVEN)  # fmt: skip
+    with workbench(settings, silent) as bench:
+        bench.check_experts()
+        scoring = bench.store().scoring()
+        scoring.write(1, torch.zeros(3, scoring.num_parameters), [0.5, 0.5], 1.0)
+        cut(scoring.path(1))
+        with pytest.raises(FileFormatError, match=r"expert-00001\.safetensors"):
+            bench.check_experts()
