@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from hoptm_plugin.core.roles import Result, Settings
@@ -33,15 +33,19 @@ class Curriculum(Settings):
     Deviates: how PAD's scores were made is not published; networks and epochs are those of EL2N's paper.
     """
 
-    start: Result[Annotated[float, Field(gt=0, le=1)]] = 0.75
+    start: Result[float] = 0.75
     all_at: Result[NonNegativeInt] = 20
     drop_after: Result[tuple[NonNegativeInt, ...]] = (40, 60)
-    drop: Result[tuple[Annotated[float, Field(ge=0, lt=1)], ...]] = (0.1, 0.2)
+    drop: Result[tuple[float, ...]] = (0.1, 0.2)
     scoring_networks: Result[PositiveInt] = 10
     scoring_epochs: Result[PositiveInt] = 20
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
+        if not 0 < self.start <= 1:
+            raise ValueError("start must be above 0 and at most 1")
+        if not all(0 <= fraction < 1 for fraction in self.drop):
+            raise ValueError("drop must be fractions from 0 to below 1")
         if len(self.drop_after) != len(self.drop):
             raise ValueError("drop needs one fraction for each epoch of drop_after")
         if any(first >= second for first, second in pairwise(self.drop_after)):

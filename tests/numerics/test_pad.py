@@ -55,8 +55,8 @@ def test_the_share_of_all_images_is_the_mean_of_the_epochs():
         ({"drop": [0.1]}, "one fraction for each"),
         ({"drop_after": [60, 40]}, "must ascend"),
         ({"drop_after": [10, 60]}, "must not lie before all_at"),
-        ({"start": 0}, "greater than 0"),
-        ({"drop": [0.1, 1.0]}, "less than 1"),
+        ({"start": 0}, "above 0 and at most 1"),
+        ({"drop": [0.1, 1.0]}, "from 0 to below 1"),
     ],
 )
 def test_what_is_no_curriculum_is_refused(settings, said):
