@@ -4,7 +4,7 @@ Layout: ``<root>/<recipe digest>/manifest.json`` and ``expert-00000.safetensors`
 (epochs+1, P), float32, and a checksum for every row. Files appear whole by renaming. Any number of processes build one
 store: each takes the lock ``expert-00000.lock`` of the expert that it trains. What an interrupted one had of an expert
 lies in ``expert-00000.begun.safetensors``, and whoever takes the expert next goes on from there, to the same bits, on
-CUDA up to rounding.
+CUDA up to rounding. Of a curriculum, ``difficulty.safetensors`` holds the images' scores (:mod:`.difficulty`).
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class ExpertStore:
     def begun_path(self, expert: int) -> Path:
         """Return the file of one expert that is not finished."""
         return self.folder / f"expert-{expert:05d}.begun.safetensors"
+
+    def scoring(self) -> ExpertStore:
+        """Return the store, beside this one, of the experts that score images for a curriculum."""
+        return ExpertStore(self.folder.parent, self.recipe.without_curriculum(), self.num_parameters)
 
     def epochs(self, expert: int) -> int:
         """Return how many epochs of an expert are stored; -1 if it is missing.
@@ -262,11 +266,12 @@ def _check_values(path: Path, name: str, tensor: Tensor) -> None:
 
 @dataclass(frozen=True)
 class StoredTrajectories:
-    """The first ``count`` experts of a store, on a device."""
+    """The first ``count`` experts of a store, on a device; before them, images were scored for ``scoring_seconds``."""
 
     store: ExpertStore
     count: int
     device: torch.device
+    scoring_seconds: float = 0.0
 
     def __len__(self) -> int:
         """Return the number of experts."""
@@ -274,8 +279,8 @@ class StoredTrajectories:
 
     @property
     def seconds(self) -> float:
-        """How long these experts took to train, whenever that was."""
-        return sum(self.store.seconds(expert) for expert in range(self.count))
+        """How long these experts took to train, whenever that was, what scored their images included."""
+        return self.scoring_seconds + sum(self.store.seconds(expert) for expert in range(self.count))
 
     def segment(self, expert: int, first: int, last: int) -> Tensor:
         """Return (last - first + 1, P)."""

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hoptm_plugin.augment.side_by_side import augment_side_by_side
-from hoptm_plugin.core.compute import Compute
 from hoptm_plugin.core.dataset import Split
-from hoptm_plugin.core.errors import ConfigurationError, NonFiniteLossError
+from hoptm_plugin.core.errors import NonFiniteLossError
 from hoptm_plugin.core.interfaces import Augmentation
 from hoptm_plugin.core.seeding import Seeds, epoch_order
 from hoptm_plugin.experts.recipe import ExpertTraining
-from hoptm_plugin.experts.store import Begun, ExpertStore, StoredTrajectories
-from hoptm_plugin.networks.needs import network_problems
+from hoptm_plugin.experts.store import Begun
 from hoptm_plugin.networks.stack import TrainingLoss
-from hoptm_plugin.runtime.memory import memory_named
-from hoptm_plugin.runtime.progress import Progress, ProgressFactory
-from hoptm_plugin.runtime.starving import Starvation
 from hoptm_plugin.runtime.stopping import deferred
 
 TINY = 1e-12
-SAVE_EVERY, LOOK_EVERY = 300.0, 1.0  # seconds: between copies of a training on disk; between looks at others' experts
-NEEDS_LESS = "set runtime.parallel_networks=1, or take a smaller experts.training.batch (these are other experts)"
+SAVE_EVERY = 300.0  # seconds between copies of a training on disk
 
 
 def sharpness_aware_gradient(
@@ -65,6 +59,7 @@ def train_experts(
     after_epoch: Callable[[float], None] = lambda loss: None,
     begun: Sequence[Begun] = (),
     save: Callable[[list[Begun]], None] = lambda begun: None,
+    ranked: Sequence[Tensor] = (),
 ) -> list[Begun]:
     """Train E experts side by side for ``epochs`` and return them, trajectories on the CPU.
 
@@ -82,15 +77,19 @@ def train_experts(
         after_epoch: is told the mean loss of each epoch.
         begun: the E experts as far as they were trained before, all equally far.
         save: is given all finished epochs every few minutes, and where the training is interrupted.
+        ranked: of each class the indices of its images, the easiest first; only a curriculum reads it.
 
     Raises:
         NonFiniteLossError: a training diverged.
+        ValueError: there is a curriculum and no order.
     """
+    if training.curriculum is not None and sum(map(len, ranked)) != len(split):
+        raise ValueError("a curriculum needs the order of all images by difficulty")
     path = _Path(starts, epochs, begun)
     saved = time.monotonic()
     try:
         for epoch in range(path.done, epochs):
-            theta, velocity, losses = _train_epoch(loss, path, split, training, augmentation, seeds, epoch)
+            theta, velocity, losses = _train_epoch(loss, path, split, training, augmentation, seeds, epoch, ranked)
             if not bool(torch.isfinite(theta).all()):
                 raise NonFiniteLossError(
                     f"an expert diverged in epoch {epoch + 1}; lower experts.training.learning_rate"
@@ -150,11 +149,14 @@ def _train_epoch(
     augmentation: Augmentation,
     seeds: Sequence[Seeds],
     epoch: int,
+    ranked: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Return parameters (E, P), velocities (E, P) and mean losses after one more epoch."""
     device, theta, velocity = split.labels.device, path.theta, path.velocity
+    curriculum = training.curriculum
+    opened = torch.arange(len(split)) if curriculum is None else curriculum.open_images(epoch, ranked)
     orders = [part.generator("order", epoch) for part in seeds]
-    order = torch.stack([epoch_order(len(split), training.epoch_images, each) for each in orders])
+    order = torch.stack([opened[epoch_order(len(opened), training.epoch_images, each)] for each in orders])
     draws = [part.generator("augmentation", epoch) for part in seeds]
     total = torch.zeros(len(seeds), device=device)
     for indices in order.to(device).split(training.batch, dim=1):
@@ -175,78 +177,3 @@ def _train_epoch(
 
 def _gradient(loss: TrainingLoss, images: Tensor, labels: Tensor, at: Tensor) -> Tensor:
     return loss(at, images, labels)[1]
-
-
-def build_experts(
-    store: ExpertStore,
-    create: Callable[[torch.Generator], nn.Module],
-    split: Split,
-    augmentation: Augmentation,
-    count: int,
-    epochs: int,
-    progress: ProgressFactory,
-    compute: Compute | None = None,
-) -> StoredTrajectories:
-    """Train the experts that the store lacks, or holds for fewer epochs, and return the first ``count``.
-
-    Any number of processes may do so at once: each takes the next expert that nobody trains, and waits in the end for
-    those that others train. Each is written when it is finished; what an interruption leaves of one is gone on from.
-
-    Raises:
-        ConfigurationError: the network draws random numbers or keeps running statistics; before any training.
-    """
-    store.tidy()
-    if missing := store.missing(count, epochs):
-        with memory_named("training experts", NEEDS_LESS), progress("experts", len(missing) * epochs) as bar:
-            module, training = create(torch.Generator()), store.recipe.training
-            if found := network_problems(module, split.batch(slice(0, 2)), "no_randomness", "no_state"):
-                raise ConfigurationError(found)
-            compute, batch = compute or Compute(), slice(0, training.batch)
-            loss = TrainingLoss(module, compute.compiled, training.precision)
-            together = loss.together(compute, split.batch(batch), split.labels[batch])
-            starvation = Starvation(lambda line: progress(line, 0), split.labels.device)
-            while missing:
-                with store.claimed(missing, together, epochs) as group:
-                    if group:
-                        _build_group(store, loss, create, split, augmentation, epochs, group, bar, starvation)
-                    else:
-                        time.sleep(LOOK_EVERY)
-                left = store.missing(count, epochs)
-                bar.advance((len(missing) - len(left) - len(group)) * epochs)  # those that others trained
-                missing = left
-    return StoredTrajectories(store, count, split.labels.device)
-
-
-def _build_group(
-    store: ExpertStore,
-    loss: TrainingLoss,
-    create: Callable[[torch.Generator], nn.Module],
-    split: Split,
-    augmentation: Augmentation,
-    epochs: int,
-    group: Mapping[int, Begun | None],
-    bar: Progress,
-    starvation: Starvation,
-) -> None:
-    """Train experts whose locks are held, going on with what is begun, and store them."""
-    seeds = [Seeds(store.recipe.seed).child("expert", expert) for expert in group]
-    starts = torch.stack([loss.network.flatten(create(part.generator("initialisation"))) for part in seeds])
-    begun = [each for each in group.values() if each is not None]
-    if begun:
-        bar.advance(len(group) * min(begun[0].epochs, epochs))
-
-    def note(mean: float) -> None:
-        bar.advance(len(group), loss=mean)
-        starvation.look()
-
-    def save(trained: list[Begun]) -> None:
-        for expert, each in zip(group, trained, strict=True):
-            store.write_begun(expert, each)
-
-    if not begun or begun[0].epochs < epochs:
-        begun = train_experts(
-            loss, starts, split, store.recipe.training, augmentation, seeds, epochs,
-            note, begun, save,
-        )  # fmt: skip
-    for expert, each in zip(group, begun, strict=True):
-        store.write(expert, each.trajectory, each.epoch_losses, each.seconds)

@@ -32,6 +32,7 @@ from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.data import check_ipc, check_spec, load
 from hoptm_plugin.engine.evaluation import CreateNetwork, Evaluator
 from hoptm_plugin.experts import ExpertRecipe, ExpertStore, build_experts
+from hoptm_plugin.experts.difficulty import has_scores
 from hoptm_plugin.experts.store import StoredTrajectories
 from hoptm_plugin.networks import create, network_problems
 from hoptm_plugin.networks.flat import FlatNetwork
@@ -273,6 +274,9 @@ class Workbench:
                 raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
             store = self.store()
             if store.missing(self.settings.experts.count, epochs):
+                curriculum = self.settings.experts.training.curriculum
+                if curriculum is not None and not has_scores(store):
+                    store.scoring().missing(curriculum.scoring_networks, curriculum.scoring_epochs)
                 store.begin()
 
     def store(self) -> ExpertStore:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from math import ceil, prod
 from pathlib import Path
@@ -12,11 +12,11 @@ from pathlib import Path
 from hoptm_plugin.core.dataset import ImageData
 from hoptm_plugin.engine.checkpoint import iterations_done
 from hoptm_plugin.engine.distil import CHECKPOINT
+from hoptm_plugin.experts.difficulty import has_scores
 from hoptm_plugin.experts.store import ExpertStore
 from hoptm_plugin.runs import timing
 from hoptm_plugin.runs.assembly import Workbench, device_name, workbench
 from hoptm_plugin.runs.folder import as_settings
-from hoptm_plugin.runs.timing import Timing
 from hoptm_plugin.runtime.bars import usual_progress
 from hoptm_plugin.runtime.progress import ProgressFactory
 from hoptm_plugin.runtime.randomness import seeded
@@ -101,32 +101,36 @@ class Plan:
         distillation: its iterations, a selection of checkpoints included.
         evaluation: the networks that are trained and tested in the end.
         device: where, in words.
+        scoring: experts without a curriculum that score the images of one, before the others.
     """
 
     experts: ExpertStage
     distillation: Stage
     evaluation: Stage
     device: str
+    scoring: ExpertStage = field(default_factory=ExpertStage)
 
     @property
     def seconds(self) -> float | None:
         """Seconds of it all; None where a part cannot be told."""
-        parts = (self.experts.seconds, self.distillation.seconds, self.evaluation.seconds)
+        parts = (self.scoring.seconds, self.experts.seconds, self.distillation.seconds, self.evaluation.seconds)
         return None if None in parts else sum(filter(None, parts))
 
     @property
     def memory_bytes(self) -> int:
         """This process's memory at its peak."""
-        return max(part.memory_bytes for part in (self.experts, self.distillation, self.evaluation))
+        return max(part.memory_bytes for part in (self.scoring, self.experts, self.distillation, self.evaluation))
 
     @property
     def disk_bytes(self) -> int:
         """Bytes of all that is written."""
-        return sum(part.disk_bytes for part in (self.experts, self.distillation, self.evaluation))
+        return sum(part.disk_bytes for part in (self.scoring, self.experts, self.distillation, self.evaluation))
 
     def __str__(self) -> str:
         """Return it as one line."""
         experts, loop, parts = self.experts, self.distillation, []
+        if scoring := self.scoring.amount - self.scoring.done:
+            parts.append(f"{_counted(scoring, 'expert')} that score images {about(self.scoring.seconds)}")
         if missing := experts.amount - experts.done:
             stored = f" ({experts.done} stored)" if experts.done else ""
             parts.append(f"{_counted(missing, 'expert')} {about(experts.seconds)}{stored}")
@@ -181,10 +185,10 @@ def planned(bench: Workbench, folder: Path | None = None, judged: bool = False) 
             evaluation, selection = _evaluation(bench)
         except Exception:  # such as for want of memory: the run will meet it in its place, and say it
             evaluation, selection = Stage(seconds=None), None
-        experts, distillation = ExpertStage(), Stage()
+        experts, scoring, distillation = ExpertStage(), ExpertStage(), Stage()
         if not judged:
-            experts, distillation = _experts(bench), _distillation(bench, folder, selection)
-    return Plan(experts, distillation, evaluation, device_name(bench))
+            (experts, scoring), distillation = _experts(bench), _distillation(bench, folder, selection)
+    return Plan(experts, distillation, evaluation, device_name(bench), scoring)
 
 
 def plans(
@@ -213,17 +217,17 @@ def alike(settings: RunSettings) -> str:
 
 def _one_after_the_other(plans: Iterable[Plan]) -> list[Plan]:
     trained: dict[tuple[Path | None, int], int] = {}
-    found = []
-    for each in plans:
-        experts = each.experts
+
+    def rest(experts: ExpertStage) -> ExpertStage:
         keys = [(experts.folder, number) for number in range(experts.amount)]
         stored = tuple(
             experts.epochs if trained.get(key, 0) >= experts.epochs else epochs
             for key, epochs in zip(keys, experts.stored, strict=True)
         )
-        trained |= {key: max(trained.get(key, 0), experts.epochs) for key in keys}
-        found.append(replace(each, experts=replace(experts, stored=stored)))
-    return found
+        trained.update({key: max(trained.get(key, 0), experts.epochs) for key in keys})
+        return replace(experts, stored=stored)
+
+    return [replace(each, scoring=rest(each.scoring), experts=rest(each.experts)) for each in plans]
 
 
 def _evaluation(bench: Workbench) -> tuple[Stage, float | None]:
@@ -260,23 +264,40 @@ def _computed(seconds: float, compiled: bool) -> float:
     return seconds * (COMPILED if compiled else 1)
 
 
-def _experts(bench: Workbench) -> ExpertStage:
+def _experts(bench: Workbench) -> tuple[ExpertStage, ExpertStage]:
+    """Return the experts, and those that score images for their curriculum."""
     settings, needed = bench.settings.experts, bench.parts.method.last_expert_epoch()
     if not needed:
-        return ExpertStage()
-    epochs, store = max(needed, settings.epochs or 0), bench.store()
-    stored = tuple(_stored(store, expert, epochs) for expert in range(settings.count))
-    row_bytes, found = store.num_parameters * FLOAT_BYTES, Timing(0, 0, 0)
-    missing, compute = sum(epochs - each for each in stored), bench.expert_compute()
-    if missing:
-        try:
-            found = timing.expert_epoch(bench, missing)
-        except Exception:  # as of the other parts
-            return ExpertStage(store.folder, epochs, stored, None, 0.0, row_bytes)
-    return ExpertStage(
-        store.folder, epochs, stored, _computed(found.seconds, compute.compiled),
-        COMPILING if compute.compiled else 0.0, row_bytes,
-        found.memory_bytes + (0 if bench.device.type == "cuda" else (epochs + 1) * row_bytes if missing else 0),
+        return ExpertStage(), ExpertStage()
+    curriculum, store = settings.training.curriculum, bench.store()
+    experts = _stage(store, settings.count, max(needed, settings.epochs or 0))
+    if curriculum is None:
+        return _timed(bench, experts), ExpertStage()
+    share = curriculum.share(experts.epochs) if settings.training.epoch_images is None else 1.0
+    if experts.done == experts.amount or has_scores(store):
+        return _timed(bench, experts, share), ExpertStage()
+    scoring = _stage(store.scoring(), curriculum.scoring_networks, curriculum.scoring_epochs)
+    return _timed(bench, experts, share), _timed(bench, scoring)
+
+
+def _stage(store: ExpertStore, count: int, epochs: int) -> ExpertStage:
+    stored = tuple(_stored(store, expert, epochs) for expert in range(count))
+    return ExpertStage(store.folder, epochs, stored, row_bytes=store.num_parameters * FLOAT_BYTES)
+
+
+def _timed(bench: Workbench, stage: ExpertStage, share: float = 1.0) -> ExpertStage:
+    """Return experts with what they take, where an epoch has that share of the images on average."""
+    missing, compute = sum(stage.epochs - each for each in stage.stored), bench.expert_compute()
+    if not missing:
+        return stage
+    try:
+        found = timing.expert_epoch(bench, missing)
+    except Exception:  # as of the other parts
+        return replace(stage, epoch_seconds=None)
+    held = 0 if bench.device.type == "cuda" else (stage.epochs + 1) * stage.row_bytes
+    return replace(
+        stage, epoch_seconds=share * _computed(found.seconds, compute.compiled),
+        begin_seconds=COMPILING if compute.compiled else 0.0, memory_bytes=found.memory_bytes + held,
     )  # fmt: skip
 
 

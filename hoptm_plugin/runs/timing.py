@@ -142,8 +142,8 @@ def _side_by_side(loss: TrainingLoss, compute: Compute, batch: tuple[Tensor, Ten
 
 
 def expert_epoch(bench: Workbench, epochs: int) -> Timing:
-    """Return what an epoch of one expert takes, of ``epochs`` in all."""
-    training = bench.settings.experts.training.model_copy(update={"learning_rate": STILL})
+    """Return what an epoch of one expert takes that has all images, of ``epochs`` in all."""
+    training = bench.settings.experts.training.model_copy(update={"learning_rate": STILL, "curriculum": None})
     split, create = bench.task.train, bench.task.network
     epoch = training.images(len(split))
     loss = TrainingLoss(create(torch.Generator()), precision=training.precision)

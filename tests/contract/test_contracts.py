@@ -54,6 +54,8 @@ class TestMatchers(MatcherContract):
         {"name": "endpoint", "reduction": "unmasked_denominator"},
         {"name": "shape_wise_potential"},
         {"name": "shape_wise_potential", "vertices": "middle", "beta": 0.1},
+        {"name": "shape_wise_potential", "points": 4, "distances": 0.5},
+        {"name": "shape_wise_potential", "points": 4, "vertices": "middle"},
     ]
 
 
@@ -68,6 +70,17 @@ class TestSchedulers(SchedulerContract):
         {"name": "self_paced", "kappa": 0.5, "errors": "normalised"},
         {"name": "self_paced", "kappa": {"name": "geometric", "start": 0.1, "growth": 3, "every": 1}},
         {"name": "self_paced", "kappa": 2.0, "granularity": "tensor"},
+        {"name": "self_paced", "quantile": 1.0, "lower": {"name": "linear", "start": 0.9, "end": 0.0, "over": 3}},
+        {"name": "self_paced", "quantile": 1.0, "lower": 0.5, "difficulty": "depth"},
+        {"name": "self_paced", "quantile": 0.6, "lower": 0.2, "ranked": "tensor", "sticky": False},
+        {"name": "self_paced", "kappa": 2.0, "weights": "linear", "sticky": False},
+        {
+            "name": "self_paced",
+            "kappa": {"name": "geometric", "start": 0.1, "growth": 3, "every": 1},
+            "lower": 0.1,
+            "weights": "logarithmic",
+        },
+        {"name": "self_paced", "quantile": 0.7, "weights": "mixture", "softness": 0.3},
         {"name": "sequential_start_epochs", "first": 2, "last": 6, "expansion_end": 4},
     ]
 

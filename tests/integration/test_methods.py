@@ -29,6 +29,9 @@ BUDGETS = {
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
              "~method.initial_images.teacher_epoch"),
 }  # fmt: skip
+BUDGETS["pad"] = (*BUDGETS["datm"], "experts.training.curriculum.all_at=1",
+                  "experts.training.curriculum.scoring_networks=1",
+                  "experts.training.curriculum.scoring_epochs=1")  # fmt: skip
 
 
 @pytest.fixture

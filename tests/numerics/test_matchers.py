@@ -11,7 +11,7 @@ import torch
 
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
-from hoptm_plugin.matchers.shape_wise import triangle_cosines
+from hoptm_plugin.matchers.shape_wise import inner_products, triangle_cosines
 
 SIZES = (5, 1, 6)
 P = sum(SIZES)
@@ -254,6 +254,194 @@ def test_edges_of_length_zero_are_finite(same, whose):
             edges = 0 if whose == "both" else {2: 1, 3: 3}[len(same)]
             want = smooth_l1(all_27(list(points)) - all_27(list(expert)), 1.0).mean() - edges * 2 * 0.5 / 27
             assert loss.item() == pytest.approx(want.item(), rel=1e-12, abs=1e-15)
+
+
+# --- any number of points, and distances ------------------------------------------------------------------------------
+
+
+def chosen(path, K):
+    return [path[math.floor(k * (len(path) - 1) / (K - 1))] for k in range(K)]
+
+
+def cosine(a, b, c):
+    """At a, between b and c."""
+    return (b - a) @ (c - a) / ((b - a).norm() * (c - a).norm())
+
+
+def reference_angles(expert, student, vertices, beta):
+    """Loops over all ordered triples of points, those with equal points included, or over the inner points."""
+    K, total = len(expert), torch.zeros((), dtype=torch.float64)
+    if vertices == "middle":
+        for k in range(1, K - 1):
+            at = (k, k - 1, k + 1)
+            total = total + smooth_l1(cosine(*(student[i] for i in at)) - cosine(*(expert[i] for i in at)), beta)
+        return total / (K - 2)
+    for a, b, c in itertools.product(range(K), repeat=3):
+        if a in (b, c):
+            continue  # 0 on both sides
+        if b != c:  # else 1 on both sides
+            difference = cosine(student[a], student[b], student[c]) - cosine(expert[a], expert[b], expert[c])
+            total = total + smooth_l1(difference, beta)
+    return total / K**3
+
+
+def reference_distances(expert, student, beta):
+    K, total = len(expert), torch.zeros((), dtype=torch.float64)
+
+    def relative(points, k, other):
+        length = sum((points[j + 1] - points[j]).norm() for j in range(K - 1))
+        return (points[k] - points[other]).norm() / length
+
+    for k, other in itertools.product(range(K), repeat=2):
+        if k != other:
+            total = total + smooth_l1(relative(student, k, other) - relative(expert, k, other), beta)
+    return total / K**2
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.05])
+@pytest.mark.parametrize("vertices", ["all", "middle"])
+@pytest.mark.parametrize("distances", [0.0, 0.7])
+@pytest.mark.parametrize(("K", "M", "N"), [(3, 3, 5), (4, 3, 5), (4, 7, 20), (5, 6, 4), (6, 5, 80), (9, 8, 8)])
+def test_more_points_equal_loops_over_ordered_triples(K, M, N, beta, vertices, distances):
+    pair = make_pair(M, N, seed=K)
+    loss = ShapeWisePotential(vertices, beta, points=K, distances=distances).loss(pair)
+    expert, student = chosen(pair.expert, K), chosen(pair.student, K)
+    want = reference_angles(expert, student, vertices, beta) + distances * reference_distances(expert, student, beta)
+    assert (loss.shape, loss.dtype) == ((), torch.float64)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-11)
+    inputs = student[1:]
+    for got, right in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(want, inputs), strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-14)
+
+
+def test_two_thirds_of_three_points_is_two_twenty_sevenths():
+    """At K = 3 the mean over ordered triples has the factor 2 / K^3 of the three vertices."""
+    pair = make_pair(seed=5)
+    expert, student = (triangle(path) for path in (pair.expert, pair.student))
+    difference = triangle_cosines(*student) - triangle_cosines(*expert)
+    want = 2 / 3**3 * smooth_l1(difference, 1.0).sum()
+    assert reference_angles(expert, student, "all", 1.0).item() == pytest.approx(want.item(), rel=1e-12)
+
+
+def published_shape(pair, vertices, beta):
+    """The loss as it was before there were more than three points."""
+
+    def cosines(start, middle, end):
+        edges = (middle - start, end - middle, end - start)
+        first, second, third = (torch.nn.functional.normalize(edge, dim=0) for edge in edges)
+        return torch.stack([first @ third, -(first @ second), second @ third])
+
+    segment, path = pair.expert, pair.student
+    expert = cosines(segment[0], segment[(len(segment) - 1) // 2], segment[-1])
+    student = cosines(path[0], path[(len(path) - 1) // 2], path[-1])
+    if vertices == "middle":
+        return torch.nn.functional.smooth_l1_loss(student[1], expert[1], beta=beta)
+    return torch.nn.functional.smooth_l1_loss(student, expert, beta=beta, reduction="sum") * (2 / 27)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("vertices", ["all", "middle"])
+@pytest.mark.parametrize(("M", "N"), [(2, 80), (3, 5), (5, 2)])
+def test_three_points_are_the_published_form_to_the_bit(M, N, vertices, dtype):
+    pair = make_pair(M, N, seed=M)
+    student = tuple(point.detach().to(dtype).requires_grad_() for point in pair.student)
+    pair = TrajectoryPair(pair.expert.to(dtype), student, 0, SIZES)
+    loss, want = ShapeWisePotential(vertices, 0.3).loss(pair), published_shape(pair, vertices, 0.3)
+    assert torch.equal(loss, want)
+    inputs = (student[N // 2], student[-1])
+    for got, right in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(want, inputs), strict=True):
+        assert torch.equal(got, right)
+
+
+MORE = [{"points": 4}, {"points": 5, "vertices": "middle"}, {"points": 4, "distances": 0.5}, {"distances": 2.0}]
+
+
+@pytest.mark.parametrize("keywords", MORE)
+def test_shape_knows_no_place_direction_or_size(keywords):
+    """Either path may be moved, turned and made larger by itself."""
+    pair = make_pair(6, 9, seed=7)
+    generator = torch.Generator().manual_seed(1)
+    turn, _ = torch.linalg.qr(torch.randn(P, P, generator=generator, dtype=torch.float64))
+    moved = tuple(30.0 * (turn @ point) + 2.0 for point in pair.student)
+    matcher = ShapeWisePotential(**keywords)
+    want = matcher.loss(pair).item()
+    assert want > 0
+    assert matcher.loss(TrajectoryPair(pair.expert, moved, 0, SIZES)).item() == pytest.approx(want, rel=1e-10)
+    expert = 1e-6 * (pair.expert @ turn.T) - 1e-5
+    assert matcher.loss(TrajectoryPair(expert, pair.student, 0, SIZES)).item() == pytest.approx(want, rel=1e-7)
+    alike = tuple(0.1 * (turn @ point) - 1.0 for point in pair.expert)
+    assert matcher.loss(TrajectoryPair(pair.expert, alike, 0, SIZES)).item() == pytest.approx(0, abs=1e-20)
+
+
+@pytest.mark.parametrize("keywords", MORE)
+def test_gradients_of_more_points(keywords):
+    pair = make_pair(4, 6, seed=8)
+    matcher = ShapeWisePotential(beta=0.5, **keywords)
+
+    def loss(*points):
+        return matcher.loss(TrajectoryPair(pair.expert, (pair.student[0].detach(), *points), 0, SIZES))
+
+    assert torch.autograd.gradcheck(loss, pair.student[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("whose", ["student", "expert", "both"])
+@pytest.mark.parametrize("keywords", MORE)
+@pytest.mark.parametrize("same", [(0, 1), (2, 3), (0, 5), (1, 4), (0, 2, 4), tuple(range(6))])
+def test_points_that_coincide_are_finite(keywords, whose, same, dtype):
+    """A path of length 0 included; where points of a path are one, the edge between them has no direction."""
+    pair = make_pair(5, 5)
+    expert, student = pair.expert.to(dtype).clone(), torch.stack(pair.student).detach().to(dtype)
+    for index in same[1:]:
+        if whose != "student":
+            expert[index] = expert[same[0]]
+        if whose != "expert":
+            student[index] = student[same[0]]
+    points = tuple(row.clone().requires_grad_() for row in student)
+    loss = ShapeWisePotential(**keywords).loss(TrajectoryPair(expert, points, 0, SIZES))
+    loss.backward()
+    assert loss.dtype == dtype
+    assert bool(torch.isfinite(loss))
+    for point in points:
+        assert point.grad is None or bool(torch.isfinite(point.grad).all())
+
+
+@pytest.mark.parametrize("keywords", MORE)
+def test_a_diverged_student_is_not_hidden(keywords):
+    pair = make_pair(5, 5)
+    for bad in (math.nan, math.inf):
+        student = (*pair.student[:-1], pair.student[-1] * bad)
+        assert not bool(ShapeWisePotential(**keywords).loss(TrajectoryPair(pair.expert, student, 0, SIZES)).isfinite())
+
+
+def test_inner_products_of_points_that_come_back():
+    """Of a path that returns to where it was, in float32: the edge between the two has no direction of its own."""
+    points = list(torch.randn(4, 1000, generator=torch.Generator().manual_seed(2)))
+    points.append(points[1].clone())
+    inner = inner_products(points)
+    stacked = torch.stack(points).double()
+    edges = stacked[None] - stacked[:, None]
+    want = torch.einsum("abp,acp->abc", edges, edges)
+    torch.testing.assert_close(inner, want, rtol=1e-5, atol=1e-3)
+    assert inner[1, 4].abs().max() == 0
+    assert inner[4, :, 1].abs().max() == 0
+
+
+@pytest.mark.parametrize(("M", "N", "refused"), [(2, 80, True), (3, 2, True), (3, 3, False), (4, 80, False)])
+def test_segments_with_too_few_points_are_refused_beforehand(M, N, refused):
+    problems = ShapeWisePotential(points=4).problems(M, N)
+    assert len(problems) == refused
+    if refused:
+        assert problems == [
+            "4 points need 3 epochs and 3 steps between start and end; "
+            "set method.expert_epochs and method.student_steps to 3 or more, or points to fewer"
+        ]
+
+
+@pytest.mark.parametrize("bad", [{"points": 2}, {"distances": -0.1}])
+def test_senseless_points_and_distances_are_refused(bad):
+    with pytest.raises(ValueError, match="points must be at least 3 and distances at least 0"):
+        ShapeWisePotential(**bad)
 
 
 def test_shape_is_not_masked():

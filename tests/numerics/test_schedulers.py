@@ -13,6 +13,7 @@ from hoptm_plugin.core.interfaces import Schedule, Scheduler, value_at
 from hoptm_plugin.core.observations import TrajectoryPair
 from hoptm_plugin.matchers import Endpoint, ShapeWisePotential
 from hoptm_plugin.schedulers import Geometric, Linear, SelfPaced, SequentialStartEpochs
+from hoptm_plugin.schedulers.weighting import weight_at
 from hoptm_plugin.trajectory import HardLabels, RealImages, TrajectoryMatching, UniformSegments, WeightedMatcher
 
 SIZES = (3, 2)
@@ -223,6 +224,280 @@ def test_state_taken_mid_run_equals_not_stopping():
     fresh = SelfPaced(kappa=0.25)
     fresh.load_state_dict(SelfPaced(kappa=0.25).state_dict())  # a checkpoint from before the first decision
     assert masks(fresh, ROWS) == want
+
+
+# --- from the other end, by depth, by tensor --------------------------------------------------------------------------
+
+
+def of(pair, **keywords):
+    return SelfPaced(**keywords).parameter_weights(pair).tolist()
+
+
+def endpoint_of(d, n, **keywords):
+    """Return the endpoint's loss on parameters of those d and n, in tensors of one and of the others."""
+    start, end = torch.tensor(n, dtype=torch.float64).sqrt(), torch.tensor(d, dtype=torch.float64).sqrt()
+    zero = torch.zeros_like(start)
+    pair = TrajectoryPair(torch.stack([start, zero]), (start, end), 0, (1, len(d) - 1))
+    weights = SelfPaced(quantile=1.0, sticky=False, **keywords).parameter_weights(pair)
+    return Endpoint().loss(TrajectoryPair(pair.expert, pair.student, 0, pair.tensor_sizes, weights)).item()
+
+
+def test_pad_by_depth_and_by_loss():
+    """What PAD leaves out of the endpoint's ratio, by hand."""
+    first = ((1.0, 4.0, 9.0, 16.0), (2.0, 2.0, 4.0, 4.0))
+    assert endpoint_of(*first) == pytest.approx(2.5, rel=1e-15)
+    assert endpoint_of(*first, lower=0.5, difficulty="depth") == pytest.approx(3.125, rel=1e-15)
+    assert endpoint_of((9.0, 1.0, 16.0, 4.0), first[1], lower=0.5) == pytest.approx(25 / 6, rel=1e-15)
+
+
+@pytest.mark.parametrize("count", [5, 1000, 320_010])
+@pytest.mark.parametrize("r", [0.0, 0.25, 0.3, 0.5, 0.75, 1.0])
+def test_depth_leaves_out_exactly_the_first_of_the_vector(count, r):
+    errors = torch.rand(count, generator=torch.Generator().manual_seed(0))
+    pair = TrajectoryPair(torch.zeros(2, count), (torch.zeros(count), errors), 0, (count - 2, 2))
+    for diverged in (pair, TrajectoryPair(pair.expert, (errors, errors * math.nan), 0, pair.tensor_sizes)):
+        weights = SelfPaced(quantile=1.0, lower=r, difficulty="depth").parameter_weights(diverged)
+        assert torch.equal(weights, (torch.arange(count) >= math.floor(r * count)).to(weights))
+
+
+def by_rank(errors, held, low, high):
+    """The floor(low P) easiest that are not held are left out; the next join until P's share of the range is held."""
+    joined, left_out = list(held), math.floor(low * P)
+    for rank, index in enumerate(sorted((i for i in range(P) if not held[i]), key=lambda i: errors[i])):
+        if rank >= left_out and sum(joined) < round(high * P) - left_out:
+            joined[index] = 1.0
+    return joined
+
+
+RANGES = [  # lower and quantile
+    (0.0, 1.0), (Linear(0.9, 0.0, 20), 1.0), (0.0, Linear(0.1, 1.0, 20)), (0.2, 0.6), (0.4, 0.4), (0.8, 0.2),
+    (Linear(0.5, 0.0, 10), Linear(0.5, 1.0, 20)), (1.0, 1.0), (-3.0, 7.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+@pytest.mark.parametrize(("lower", "quantile"), RANGES)
+def test_a_range_matches_its_ranks(lower, quantile, sticky):
+    generator = torch.Generator().manual_seed(2)
+    scheduler, held = SelfPaced(quantile=quantile, lower=lower, sticky=sticky), [0.0] * P
+    for step in range(25):
+        pair = pair_with(torch.rand(P, generator=generator, dtype=torch.float64).tolist(), step=step)
+        low, high = (min(max(value_at(number, step), 0.0), 1.0) for number in (lower, quantile))
+        held = by_rank(pair.squared_errors.tolist(), held if sticky else [0.0] * P, low, high)
+        assert scheduler.parameter_weights(pair).tolist() == held
+        assert sum(held) >= max(0, round(high * P) - math.floor(low * P))
+
+
+def test_hard_first_is_easy_first_in_a_mirror():
+    """With errors turned round, a lower end that falls matches what a quantile that grows does."""
+    generator = torch.Generator().manual_seed(3)
+
+    class Falling(Schedule):
+        def at(self, step):
+            return (P - step + 0.01) / P
+
+    easy, hard = SelfPaced(quantile=Linear(0.0, 1.0, P)), SelfPaced(quantile=1.0, lower=Falling())
+    for step in range(P + 1):
+        order = torch.randperm(P, generator=generator).double() + 1
+        one = easy.parameter_weights(pair_with(order.tolist(), step=step))
+        other = hard.parameter_weights(pair_with((P + 1 - order).tolist(), step=step))
+        assert torch.equal(one, other)
+        assert one.sum() == step
+
+
+def test_a_lower_end_with_a_threshold_equal_errors_and_whole_tensors():
+    errors = (0.1, 0.2, 0.2, 0.7, 0.9)
+    assert of(pair_with(errors), kappa=0.8, lower=0.2) == [0, 1, 1, 1, 0]
+    assert of(pair_with(errors), kappa=0.8, lower=0.5) == [0, 1, 1, 1, 0], "equal errors stay together"
+    assert of(pair_with(errors), kappa=0.8, lower=0.6) == [0, 0, 0, 1, 0]
+    tensors = {"quantile": 1.0, "granularity": "tensor"}
+    assert of(pair_with(errors), **tensors, lower=0.4) == [1, 1, 1, 1, 1]
+    assert of(pair_with(errors), **tensors, lower=0.6) == [0, 0, 0, 1, 1]
+    assert of(pair_with(errors), **tensors, lower=0.4, difficulty="depth") == [1, 1, 1, 1, 1]
+    assert of(pair_with(errors), **tensors, lower=0.6, difficulty="depth") == [0, 0, 0, 1, 1]
+    assert of(pair_with(errors), quantile=0.6, granularity="tensor", difficulty="depth") == [1, 1, 1, 0, 0]
+
+
+def test_ranked_by_tensor_is_each_tensor_by_itself():
+    generator = torch.Generator().manual_seed(4)
+    sizes = (7, 4, 9)
+    keywords = {"quantile": Linear(0.3, 1.0, 6), "lower": 0.2}
+    whole = SelfPaced(**keywords, ranked="tensor")
+    alone = [SelfPaced(**keywords) for _ in sizes]
+    for step in range(8):
+        errors = torch.rand(sum(sizes), generator=generator, dtype=torch.float64)
+        expert = torch.zeros(2, sum(sizes), dtype=torch.float64)
+        got = whole.parameter_weights(TrajectoryPair(expert, (expert[0], errors), step, sizes))
+        want = [part.parameter_weights(TrajectoryPair(expert[:, : len(e)], (e * 0, e), step, (len(e),)))
+                for part, e in zip(alone, errors.split(sizes), strict=True)]  # fmt: skip
+        assert torch.equal(got, torch.cat(want))
+        logs, each = whole.logs(), [part.logs() for part in alone]
+        assert float(logs["kappa"]) == pytest.approx(sum(float(one["kappa"]) for one in each) / 3)
+        assert float(logs["regulariser"]) == pytest.approx(sum(float(one["regulariser"]) for one in each))
+        assert float(logs["mask_fraction"]) == pytest.approx(got.mean().item())
+    assert not torch.equal(got, SelfPaced(quantile=1.0, lower=0.2).parameter_weights(
+        TrajectoryPair(expert, (expert[0], errors), 0, sizes)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"kappa": 0.1, "difficulty": "depth"}, "difficulty=depth"),
+        ({"kappa": 0.1, "ranked": "tensor"}, "ranked=tensor needs a quantile"),
+        ({"quantile": 0.1, "ranked": "tensor", "granularity": "tensor"}, "granularity=scalar"),
+        ({"kappa": 0.1, "softness": 0.0}, "softness"),
+        ({"kappa": 0.1, "softness": 1.0}, "softness"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(keywords, said):
+    with pytest.raises(ValueError, match=said):
+        SelfPaced(**keywords)
+
+
+# --- soft weights -----------------------------------------------------------------------------------------------------
+
+SOFT = ("linear", "logarithmic", "mixture")
+
+
+def regulariser(w, weights, kappa, s):
+    """Jiang et al. 2014, as functions of their age lambda (and lambda_2), with errors in the units that these need."""
+    if weights == "hard":
+        return -kappa * w
+    if weights == "linear":
+        return kappa * (w**2 - 2 * w) / 2
+    if weights == "logarithmic":  # 0 < lambda < 1: errors are divided by kappa / s, and lambda = s
+        zeta = 1 - s
+        return kappa / s * (zeta * w - zeta**w / math.log(zeta))
+    one, two = kappa, s * kappa
+    zeta = one * two / (one - two)
+    return -zeta * math.log(w + zeta / one)
+
+
+@pytest.mark.parametrize("weights", ["hard", *SOFT])
+@pytest.mark.parametrize("s", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kappa", [3e-7, 1.0, 40.0])
+def test_weights_minimise_their_regulariser(weights, s, kappa):
+    """argmin over w in [0, 1] of w e + f(w; kappa), by trying a fine grid."""
+    grid = [k / 4000 for k in range(4001)]
+    f = [regulariser(w, weights, kappa, s) for w in grid]
+    for u in (0.0, 0.003, 0.05, 0.2, 0.35, 0.45, 0.55, 0.7, 0.85, 0.95, 1.05, 1.7, 30.0):
+        best = min(range(len(grid)), key=lambda k: grid[k] * u * kappa + f[k])
+        got = weight_at(torch.tensor(u, dtype=torch.float64), weights, s).item()
+        assert got == pytest.approx(grid[best], abs=1 / 4000), u
+
+
+@pytest.mark.parametrize("weights", SOFT)
+def test_soft_weights_at_both_ends(weights):
+    """u = e / kappa at the upper end, u = kappa_low / e at the lower; their product; 0 outside."""
+    errors = (0.04, 0.1, 0.16, 0.3, 0.9)
+    e = pair_with(errors).squared_errors
+
+    def w(u):
+        return weight_at(u.clamp(max=1), weights, 0.3)
+
+    keywords = {"weights": weights, "softness": 0.3}
+    for low, want in [(0.0, w(e / 0.5)), (0.2, w(e / 0.5) * w(e[1] / e)), (0.5, w(e / 0.5) * w(e[2] / e))]:
+        got = SelfPaced(kappa=0.5, lower=low, **keywords).parameter_weights(pair_with(errors))
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    got = SelfPaced(quantile=0.8, **keywords).parameter_weights(pair_with(errors))
+    torch.testing.assert_close(got, w(e / e[3]), rtol=1e-12, atol=0)
+    assert got[3:].tolist() == [0, 0]
+    got = SelfPaced(quantile=0.7, lower=0.4, ranked="tensor", **keywords).parameter_weights(pair_with(errors))
+    torch.testing.assert_close(got[:3], w(e[:3] / e[1]) * w(e[1] / e[:3]), rtol=1e-12, atol=0)
+    got = SelfPaced(quantile=1.0, lower=0.4, **keywords).parameter_weights(pair_with(errors))
+    torch.testing.assert_close(got, w(e[2] / e), rtol=1e-12, atol=0)
+    assert of(pair_with(errors), quantile=1.0, **keywords) == [1] * P, "no end where nothing is left out"
+
+
+@pytest.mark.parametrize("weights", SOFT)
+@pytest.mark.parametrize("pacing", [{"kappa": Geometric(0.1, 1.5, 1)}, {"quantile": Linear(0.3, 1.0, 6)},
+                                    {"quantile": 1.0, "lower": Linear(0.8, 0.0, 6)}])  # fmt: skip
+def test_sticky_soft_weights_are_the_largest_so_far_and_survive_a_checkpoint(weights, pacing):
+    rows = torch.rand(9, P, generator=torch.Generator().manual_seed(5), dtype=torch.float64).tolist()
+    keywords = pacing | {"weights": weights}
+    straight, first, second = (SelfPaced(**keywords) for _ in range(3))
+    largest, means = torch.zeros(P, dtype=torch.float64), []
+    for step, row in enumerate(rows):
+        got = straight.parameter_weights(pair_with(row, step=step))
+        assert bool((got >= largest).all())
+        if "kappa" in pacing:  # which no stickiness changes
+            now = SelfPaced(**keywords, sticky=False).parameter_weights(pair_with(row, step=step))
+            assert torch.equal(got, torch.maximum(largest, now))
+        largest = got
+        means.append(float(straight.logs()["mask_fraction"]))
+        assert means[-1] == pytest.approx(got.mean().item(), rel=1e-12)
+        if step == 4:
+            for past in range(5):
+                first.parameter_weights(pair_with(rows[past], step=past))
+            second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+        if step > 4:
+            assert torch.equal(second.parameter_weights(pair_with(row, step=step)), got)
+    assert means[0] < means[-1] <= 1
+    (state,) = straight.state_dict().values()
+    assert state.is_floating_point()
+    assert SelfPaced(**keywords, sticky=False).state_dict() == {}
+
+
+EXTREME = [  # of which no lower end and no soft weight may make NaN, nor take a diverged parameter for an easy one
+    (math.inf, math.nan, 0.1, math.nan, math.inf), (0.0,) * P, (0.0, 0.0, 0.1, math.inf, 1e300), (math.nan,) * P,
+    (1e-320, 0.0, 1e-160, 0.5, 0.5), (0.3,) * P,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", ["hard", *SOFT])
+@pytest.mark.parametrize("sticky", [True, False])
+@pytest.mark.parametrize("granularity", ["scalar", "tensor"])
+@pytest.mark.parametrize("pacing", [{"kappa": 0.0}, {"kappa": 0.5}, {"quantile": 0.5}, {"quantile": 1.0}])
+@pytest.mark.parametrize("lower", [0.0, 0.3, 0.8, 1.0])
+def test_extreme_errors_never_make_nan(weights, sticky, granularity, pacing, lower):
+    for dtype in (torch.float32, torch.float64):
+        scheduler = SelfPaced(**pacing, lower=lower, weights=weights, sticky=sticky, granularity=granularity)
+        seen = torch.zeros(P, dtype=torch.bool)
+        for row in EXTREME:
+            pair = pair_with(row, dtype=dtype)
+            got = scheduler.parameter_weights(pair)
+            assert got.dtype == dtype
+            assert bool(((got >= 0) & (got <= 1)).all())
+            diverged = ~pair.squared_errors.isfinite()
+            assert not bool((got > 0)[diverged & ~seen].any())
+            seen |= got > 0 if sticky else torch.zeros_like(seen)
+            assert all(math.isfinite(float(value)) for value in scheduler.logs().values())
+
+
+@pytest.mark.parametrize("weights", SOFT)
+def test_an_error_of_zero_has_the_whole_weight_and_the_hardest_let_in_none(weights):
+    got = SelfPaced(quantile=0.4, weights=weights).parameter_weights(pair_with((0.0, 0.0, 0.0, 0.1, 0.2)))
+    torch.testing.assert_close(got, torch.tensor([1.0, 1, 1, 0, 0]).double(), rtol=0, atol=1e-12)
+    got = SelfPaced(quantile=0.8, weights=weights).parameter_weights(pair_with((0.0, 0.0, 0.0, 0.1, 0.2)))
+    torch.testing.assert_close(got, torch.tensor([1.0, 1, 1, 0, 0]).double(), rtol=0, atol=1e-12)
+
+
+def published(rows, kappa, sticky):
+    """The mask, its state and its logs as they were before there was anything but HoP-TM's form."""
+    mask, found = None, []
+    for step, row in enumerate(rows):
+        errors, threshold = pair_with(row, step=step).squared_errors, value_at(kappa, step)
+        now = errors < threshold
+        mask = now if mask is None or not sticky else mask | now
+        count = mask.sum()
+        logs = {"kappa": threshold, "mask_fraction": count / P, "regulariser": -threshold * count}
+        found.append((mask.to(torch.float64), {"mask": mask} if sticky else {}, logs))
+    return found
+
+
+@pytest.mark.parametrize("sticky", [True, False])
+def test_the_published_form_is_the_same_to_the_bit(sticky):
+    rows = torch.rand(12, P, generator=torch.Generator().manual_seed(6), dtype=torch.float64).tolist()
+    kappa = Geometric(0.01, 1.7, 2)
+    scheduler = SelfPaced(kappa=kappa, sticky=sticky)
+    for step, (weights, state, logs) in enumerate(published(rows, kappa, sticky)):
+        assert torch.equal(scheduler.parameter_weights(pair_with(rows[step], step=step)), weights)
+        assert scheduler.state_dict().keys() == state.keys()
+        assert all(torch.equal(scheduler.state_dict()[name], value) for name, value in state.items())
+        assert all(value.dtype == torch.bool for value in scheduler.state_dict().values())
+        got = scheduler.logs()
+        assert list(got) == list(logs)
+        assert all(torch.equal(torch.as_tensor(got[name]), torch.as_tensor(value)) for name, value in logs.items())
 
 
 # --- DATM ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from importlib.resources import files
 
@@ -17,7 +18,7 @@ from hoptm_plugin.settings import RunSettings
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 SHARED = "shared"
 MEDICAL = {"pathmnist": (1, 5, 10, 100, 1000), "covid19cxr": (1, 5, 10, 50)}
-TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att")
+TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "pad")
 
 
 def read(package, method, dataset):
@@ -33,16 +34,19 @@ def recipes():
 
 
 def listed(package, method, dataset):
-    """Return the IPCs that a recipe lists, those of the shared file it includes among them; 1 if it lists none."""
+    """Return the IPCs that a recipe lists, those of the files it includes among them."""
     recipe = read(package, method, dataset)
     found = set(recipe.get("ipc") or ())
     for entry in recipe.get("defaults", ()):
         if entry != "_self_":
-            found |= set(read(PACKAGES[0], SHARED, entry.partition("@")[0].rpartition("/")[2]).get("ipc") or ())
-    return sorted(found) or [1]
+            *_, other, name = entry.partition("@")[0].split("/")
+            (holds,) = (each for each in PACKAGES if (files(each) / "recipe" / other / f"{name}.yaml").is_file())
+            found |= listed(holds, other, name)
+    return found
 
 
-CELLS = sorted((method, data, ipc) for package, method, data in recipes() for ipc in listed(package, method, data))
+CELLS = sorted((method, data, ipc) for package, method, data in recipes()
+               for ipc in listed(package, method, data) or {1})  # fmt: skip
 
 
 @cache
@@ -275,6 +279,32 @@ def test_datm_s_own(dataset, ipc, opening, rate, threshold, initial, every):
     check(("datm", dataset, ipc), {"distillation.labels": {"learning_rate": rate, "momentum": 0.9},
                                    "distillation.skip_above": threshold, "method.initial_images.name": initial,
                                    "method.labels.name": "soft", "distillation.evaluate_every": every})  # fmt: skip
+
+
+# docs/methods.md 19: the paper's ratios, and the epoch from which experts see all images
+PAD = {
+    "cifar10": (20, {1: 0, 10: 0.25, 50: 0.25, 500: 0.5, 1000: 0.75}),
+    "cifar100": (40, {1: 0, 10: 0.25, 50: 0.5, 100: 0.5}),
+    "tinyimagenet": (40, {1: 0, 10: 0.25, 50: 0.5}),
+    "pathmnist": (20, {1: 0, 5: 0, 10: 0.25, 100: 0.25, 1000: 0.75}),
+    "covid19cxr": (20, {1: 0, 5: 0, 10: 0.25, 50: 0.25}),
+}
+
+
+@pytest.mark.parametrize("dataset", PAD)
+def test_pad_is_datm_but_for_ratio_and_curriculum(dataset):
+    all_at, ratios = PAD[dataset]
+    for ipc, ratio in ratios.items():
+        (own, _), (datm, _) = settings("pad", dataset, ipc), settings("datm", dataset, ipc)
+        own, datm = deepcopy(own), deepcopy(datm)
+        pace = own["method"]["schedulers"].pop("parameters")
+        assert (pace["lower"], pace["difficulty"], pace["kappa"], pace["sticky"]) == (ratio, "depth", None, False)
+        curriculum = own["experts"]["training"].pop("curriculum")
+        assert (curriculum["start"], curriculum["all_at"]) == (0.75, all_at)
+        assert (curriculum["drop_after"], curriculum["drop"]) == ([40, 60], [0.1, 0.2])
+        for key in ("method_id", "method_title", "method_cites", "recipe", "reported"):
+            del own[key], datm[key]
+        assert own == datm
 
 
 @pytest.mark.parametrize(

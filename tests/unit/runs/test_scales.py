@@ -18,9 +18,24 @@ from hoptm_plugin.runs import composition
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import overlaid
 
-BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "random", "herding", "kcenter", "rded", "full", "mct")
+BASELINES = (
+    "mtt",
+    "ftd",
+    "datm",
+    "att",
+    "tesla",
+    "pad",
+    "mct",
+    "dm",
+    "idm",
+    "random",
+    "herding",
+    "kcenter",
+    "rded",
+    "full",
+)
 METHODS = ("hoptm", *BASELINES)
-TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla", "mct")
+TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla", "pad", "mct")
 OWN = "dataset=npz"
 # image passes a second of two slow cores, at width 32 and 32x32: of experts, of a few images, and of those tested
 EXPERTS, SMALL, FORWARD = 1200, 1000, 3000
@@ -42,7 +57,9 @@ def seconds(settings, classes, train, test):
     method, ipc = methods.build(settings.method, "method"), settings.ipc
     experts, loop, protocol = settings.experts, settings.distillation, settings.protocol
     twice = 2 if experts.training.algorithm == "gsam" else 1
-    trained = experts.count * method.last_expert_epoch() * experts.training.images(train) * twice
+    epochs, curriculum = experts.count * method.last_expert_epoch(), experts.training.curriculum
+    epochs += curriculum.scoring_networks * curriculum.scoring_epochs if curriculum else 0
+    trained = epochs * experts.training.images(train) * twice
     images = train if method.whole_split else method.training_images(classes, ipc)
     sets = images * (1 + (loop.average_decay is not None)) + (0 if method.whole_split else classes * ipc)
     judged = protocol.repeats * protocol.epochs * protocol.images(sets)
