@@ -34,14 +34,14 @@ class SelfPaced(Scheduler):
             schedule: the easiest of this iteration join those that stickiness holds until there are
             round(quantile * P), and equal errors join together.
         lower: lower end, likewise: the floor(lower * P) easiest of this iteration, besides those that stickiness holds,
-            are left out, of what ``quantile`` counts as well; equal errors stay together.
+            are left out, so that quantile - lower of all are matched; equal errors stay together.
         difficulty: "errors", or "depth": by position in the flat vector, shallow first, whatever the errors; with a
             quantile alone. Whole tensors by ``granularity``: the position at which each begins.
         ranked: fractions of "all" parameters, or of each "tensor"; with a quantile of scalars alone.
         weights: "hard", or "linear", "logarithmic", "mixture": from 1 down to 0 at the threshold, by the error over it;
             in mirror image at the lower end, by its threshold (the easiest error that is kept) over the error. No end
-            where nothing is left out, so that quantile 1 and lower 0 match all. See
-            :func:`hoptm_plugin.schedulers.weighting.weight_at`.
+            where nothing is left out, so that quantile 1 and lower 0 match all. Formulas:
+            ``weight_at`` in ``schedulers/weighting.py``.
         softness: s in (0, 1) of "logarithmic" (close to linear near 0) and of "mixture" (1 up to s * kappa).
         sticky: keep v_i = 1 once it was (the released code), and the largest weight so far of soft ones; False
             recomputes it every iteration (the paper's Eq. 6).
@@ -131,7 +131,7 @@ class SelfPaced(Scheduler):
         return weights
 
     def _easiest(self, errors: Tensor, held: Tensor, left_out: int, let_in: int) -> tuple[float | Tensor, Tensor]:
-        """Return the threshold and the parameters up to it: enough to make up ``fraction`` with those held."""
+        """Return the threshold and the parameters up to it: enough to make up the range with those held."""
         candidates = errors[~held & errors.isfinite()]  # a diverged parameter is not easy
         missing = let_in - left_out - int(held.sum())
         if min(missing, len(candidates)) < 1:
@@ -159,7 +159,7 @@ class SelfPaced(Scheduler):
         return errors
 
     def _depths(self, pair: TrajectoryPair) -> Tensor:
-        # in float64, which tells the positions of any network apart
+        """Return positions in float64, which tells those of any network apart."""
         count, device = sum(pair.tensor_sizes), pair.expert.device
         positions = torch.arange(1, count + 1, dtype=torch.float64, device=device) / count
         if self.granularity == "scalar":

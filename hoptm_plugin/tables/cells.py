@@ -16,7 +16,7 @@ from hoptm_plugin.core.text import one_line
 from hoptm_plugin.engine.significance import LEVEL, Difference, Test, holm, of_seeds
 from hoptm_plugin.exchange.manifest import FILE_NAME as EXPORTED
 from hoptm_plugin.storage.run_files import SYNTHETIC
-from hoptm_plugin.tables.labels import FoundCard, differing, flat, label, names_of, settings_of
+from hoptm_plugin.tables.labels import FoundCard, differing, flat, found_at, label, names_of, settings_of
 from hoptm_plugin.tables.metrics import METRICS, Metric, MetricName, summary
 
 Column: TypeAlias = tuple[int | None, str]
@@ -294,7 +294,7 @@ def _told(members: Sequence[FoundCard]) -> list[tuple[str, Mapping[str, Any]]]:
         paths = differing(list(variants.values()), kinds)
         names = names_of(paths, list(known.values())) if paths else {}
         for number, variant in variants.items():
-            told[number] = label(variant, names), {path: variant.get(path) for path in names}
+            told[number] = label(variant, names), {path: found_at(variant, path) for path in names}
     return told
 
 

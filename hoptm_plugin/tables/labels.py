@@ -133,7 +133,12 @@ def _shortest(path: str, every: set[str]) -> str:
 
 def label(variant: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Return the named settings of a run in words, as "κ 1e-6, λ 1"."""
-    return ", ".join(f"{name} {value_text(variant.get(path))}" for path, name in names.items())
+    return ", ".join(f"{name} {value_text(found_at(variant, path))}" for path, name in names.items())
+
+
+def found_at(variant: Mapping[str, Any], path: str) -> Any:
+    """Return a setting's value, by its path in other runs: a number may stand where these have a schedule."""
+    return variant.get(path, variant.get(_named(path)))
 
 
 def value_text(value: Any) -> str:

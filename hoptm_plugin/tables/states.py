@@ -21,7 +21,7 @@ from hoptm_plugin.storage.locks import held_by
 from hoptm_plugin.storage.paths import without_paths
 from hoptm_plugin.storage.run_files import CARD, CONFIG, FAILURE, LOCK, METRICS, is_config, read_config
 from hoptm_plugin.storage.tensors import read_header
-from hoptm_plugin.tables.labels import differing, flat, names_of, natural, settings_of, value_text
+from hoptm_plugin.tables.labels import differing, flat, found_at, names_of, natural, settings_of, value_text
 
 State: TypeAlias = Literal["finished", "running", "interrupted", "failed", "damaged"]
 LARGEST_FAILURE: Final = 4096
@@ -203,7 +203,7 @@ def _with_settings(read: Sequence[Read]) -> list[ListedRun]:
         paths = differing(list(variants.values()), [None] * len(variants))
         names = names_of(paths, list(known.values())) if paths else {}
         for number, variant in variants.items():
-            told = {name: value_text(variant.get(path)) for path, name in names.items()}
+            told = {name: value_text(found_at(variant, path)) for path, name in names.items()}
             runs[number] = replace(runs[number], settings=told, paths={path: variant.get(path) for path in names})
     return runs
 

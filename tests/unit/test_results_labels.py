@@ -79,6 +79,14 @@ def test_an_exchanged_part_is_named_and_not_its_keywords():
     assert plain == ["HoP-TM, quantile 0.5, κ none", "HoP-TM, quantile none, κ geometric"]
 
 
+def test_a_number_is_named_where_others_have_a_schedule():
+    pace, falling = "method.schedulers.pace", "{name: linear, start: 0.9, end: 0.0, over: 9}"
+    ranges = ("{quantile: 1.0}", "{lower: 0.25, quantile: 0.75}", f"{{lower: {falling}, quantile: 1.0}}")
+    assert rows(*(run_of(0.5, f"{KAPPA}=null", f"{pace}={each}") for each in ranges)) == [
+        "HoP-TM, lower 0.25, quantile 0.75", "HoP-TM, lower linear, quantile 1", "HoP-TM, lower none, quantile 1",
+    ]  # fmt: skip
+
+
 def test_settings_without_a_symbol_go_by_as_much_of_their_path_as_tells_them_from_others():
     one, other = ((f"distillation.images.learning_rate={rate}", f"distillation.iterations={steps}")
                   for rate, steps in ((3, 7), (10, 7)))  # fmt: skip

@@ -86,6 +86,22 @@ def test_digests_leave_out_what_does_not_decide():
     assert npz[0] == npz[1], "where the data are decides nothing, what they are is in their fingerprint"
 
 
+def test_digests_are_those_of_before_there_were_such_settings():
+    """What was distilled before a part had a keyword goes on, and is compared, as if it had been given the default."""
+    values = compose("method=hoptm", "dataset=digits").plain()
+    digest = RunSettings.of(values).digest()
+    pace, shape = (values["method"][group][name] for group, name in (("schedulers", "pace"), ("matchers", "shape")))
+    for part, keys in (
+        (pace, ("lower", "difficulty", "ranked", "weights", "softness")),
+        (shape, ("points", "distances")),
+    ):
+        for key in keys:
+            del part[key]
+    assert RunSettings.of(values).digest() == digest
+    pace["lower"] = 0.1
+    assert RunSettings.of(values).digest() != digest
+
+
 @pytest.fixture
 def cached_matcher():
     @register("cached")

@@ -9,7 +9,7 @@ import pytest
 
 import hoptm_plugin.builtin  # noqa: F401  registers the library's own parts
 from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, RunFolderError
-from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks
+from hoptm_plugin.core.interfaces import augmentations, datasets, methods, networks, value_at
 from hoptm_plugin.data.preprocess import BesideReader
 from hoptm_plugin.runs.composition import _apply_recipe, _given_paths, compose
 from hoptm_plugin.runs.folder import RunFolder, overlaid, remove_if_empty
@@ -68,6 +68,26 @@ def test_methods_compose_with_data_sets(method, dataset):
 )  # fmt: skip
 def test_every_other_choice_composes(choice):
     builds(compose(choice).values())
+
+
+RANGES = {  # what is matched at first and in the end, from the easiest (0) to the hardest (1)
+    "quantile:{name:linear,start:0.1,end:1.0,over:9}": ((0.0, 0.1), (0.0, 1.0)),
+    "lower:{name:linear,start:0.9,end:0.0,over:9},quantile:1.0": ((0.9, 1.0), (0.0, 1.0)),
+    "quantile:1.0": ((0.0, 1.0), (0.0, 1.0)),
+    "lower:0.25,quantile:0.75": ((0.25, 0.75), (0.25, 0.75)),
+}
+
+
+@pytest.mark.parametrize("scale", ["published", "laptop"])
+@pytest.mark.parametrize("given", RANGES)
+def test_easy_first_hard_first_or_neither_is_one_setting(given, scale):
+    """So that one sweep holds all of them (docs/methods.md 2.3)."""
+    settings = compose("dataset=digits", f"scale={scale}", "method.schedulers.pace.kappa=null",
+                       f"method.schedulers.pace={{{given}}}")  # fmt: skip
+    pace = methods.build(settings.method).schedulers["pace"]
+    ends = [(value_at(pace.lower, step), value_at(pace.quantile, step)) for step in (0, 9)]
+    assert ends == [pytest.approx(each) for each in RANGES[given]]
+    assert (pace.sticky, pace.kappa) == (True, None)
 
 
 def test_explicit_paths():

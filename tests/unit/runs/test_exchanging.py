@@ -49,7 +49,7 @@ def test_what_the_new_part_does_not_know_is_dropped_and_said(what):
 
 
 def test_what_was_given_is_kept_and_checked():
-    with pytest.warns(UserWarning, match="know: beta$"):
+    with pytest.warns(UserWarning, match="know: beta, points, distances$"):
         settings = compose("method.matchers.shape.name=endpoint", "method.matchers.shape.vertices=all",
                            "method.matchers.shape.weight=3")  # fmt: skip
     assert settings.method["matchers"]["shape"] == {"name": "endpoint", "weight": 3, "vertices": "all"}
