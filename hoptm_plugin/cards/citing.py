@@ -66,7 +66,7 @@ def _of(spec: Any, kind: type, path: str) -> Iterator[Citation]:
         return
     parts: Registry[Any] = registry(kind)
     role = f"{_ROLES.get(parts.kind, parts.kind)} {spec['name']}"
-    yield from ((role, key) for key in parts.get(spec["name"], f"{path}.name").cites)
+    yield from ((role, key) for key in parts.get(spec["name"], f"{path}.name").cited(spec))
     for key, (_, inner_kind) in of_part(spec, kind).items():
         if inner_kind is not None and key in spec:
             yield from _of(spec[key], inner_kind, f"{path}.{key}")

@@ -39,6 +39,11 @@ class Part:
 
     cites: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def cited(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return which of :attr:`cites` the part implements with these settings, as they stand in YAML; all of them."""
+        return cls.cites
+
     def state_dict(self) -> State:
         """Return tensors, numbers, strings or nested dicts of them."""
         return {}

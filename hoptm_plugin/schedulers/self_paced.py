@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +60,11 @@ class SelfPaced(Scheduler):
     """
 
     cites = ("dong2025hoptm", "jiang2014spar")
+
+    @classmethod
+    def cited(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Leave out where soft weights are from, unless they are."""
+        return cls.cites if settings.get("weights", "hard") != "hard" else cls.cites[:1]
 
     def __init__(
         self,

@@ -70,6 +70,14 @@ def test_overrides_change_what_is_cited():
     assert {role for role, _ in plain - changed} == {"augmentation dsa"}
 
 
+def test_a_part_is_cited_for_what_its_settings_use():
+    pace, shape = "scheduler self_paced", "matcher shape_wise_potential"
+    assert not {(pace, "jiang2014spar"), (shape, "park2019rkd")} & cited("method=hoptm")
+    assert (pace, "jiang2014spar") in cited("method=hoptm", "method.schedulers.pace.weights=linear")
+    for more in ("method.matchers.shape.points=4", "method.matchers.shape.distances=0.1"):
+        assert (shape, "park2019rkd") in cited("method=hoptm", more, "method.expert_epochs=3")
+
+
 def test_what_the_method_itself_cites_comes_first():
     values = compose("method=mtt").plain()
     values["method_cites"] = ["dong2025hoptm"]
