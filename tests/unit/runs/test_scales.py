@@ -18,7 +18,8 @@ from hoptm_plugin.runs import composition
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import overlaid
 
-BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "random", "herding", "kcenter", "full")
+BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "tgdd", "ncfm", "random", "herding", "kcenter",
+             "full")  # fmt: skip
 METHODS = ("hoptm", *BASELINES)
 TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla")
 OWN = "dataset=npz"
