@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy
 
+from hoptm_baselines.mosaics import mosaic_problems, real_mosaics
 from hoptm_baselines.network_queue import QueuedNetwork, QueueTraining, drawn
 from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
 from hoptm_plugin import (
@@ -100,33 +101,15 @@ class ImprovedDistributionMatching(Method):
 
     def problems(self, task: Task) -> list[str]:
         """Return what does not fit together."""
-        found = feature_problems(task)
-        if any(side % self.mosaic for side in task.data.image_shape[1:]):
-            size = "x".join(map(str, task.data.image_shape[1:]))
-            found.append(f"method.mosaic: images of {size} pixels cannot be cut into {self.mosaic}x{self.mosaic} tiles;"
-                         f" set method.mosaic=1 or another dataset.preprocess.image_size")  # fmt: skip
-        return found
+        return [*feature_problems(task), *mosaic_problems(task, self.mosaic)]
 
     def setup(self, task: Task) -> SyntheticSet:
         """Start the queue and return the initial synthetic set."""
         self._task = task
         self._queue = [self._fresh("start", index) for index in range(self.queue_start)]
         names, normalisation = task.data.class_names, task.data.normalisation
-        return SyntheticSet(self._initial(), class_major(task), None, names, normalisation, mosaic=self.mosaic)
-
-    def _initial(self) -> Tensor:
-        """Return real images (K * ipc, C, H, W), in every tile one of its own or, "plain", one per image."""
-        task, tiles = self._task, self.mosaic if self.initial == "mosaic" else 1
-        stored = []
-        for label in range(len(task.data.class_names)):
-            seeds = task.seeds.child("initial images", label)
-            # each tile draws independently: a class needs no more than ipc images
-            drawn_tiles = [real_batch(task, label, task.ipc, seeds.generator(tile)) for tile in range(tiles**2)]
-            # bilinear at half size is the exact mean of 2x2 pixels
-            small = [interpolate(tile, scale_factor=1 / tiles, mode="bilinear") for tile in drawn_tiles]
-            columns = [torch.cat(small[at : at + tiles], dim=2) for at in range(0, tiles**2, tiles)]
-            stored.append(torch.cat(columns, dim=3))
-        return torch.cat(stored)
+        images = real_mosaics(task, self.mosaic if self.initial == "mosaic" else 1)
+        return SyntheticSet(images, class_major(task), None, names, normalisation, mosaic=self.mosaic)
 
     def losses(self, synthetic: SyntheticSet, step: int) -> Iterator[LossTerm]:
         """Yield one term per matched network and class."""

@@ -14,7 +14,9 @@ from hoptm_plugin.core.errors import NonFiniteLossError, StepSizeError
 from hoptm_plugin.core.interfaces import State
 from hoptm_plugin.core.synthetic import SyntheticSet
 from hoptm_plugin.engine.checkpoint import take_back
-from hoptm_plugin.engine.settings import Distillation
+from hoptm_plugin.engine.settings import Distillation, ImagesOptimiser, Optimiser
+
+AVERAGES = "step", "exp_avg", "exp_avg_sq"  # of AdamW, by torch's names
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,7 @@ class Backward(Ask[None]):
 
 
 class Optimisers:
-    """SGD with momentum on the learned tensors of a synthetic set, which it makes leaves that require gradients.
+    """SGD with momentum, or AdamW, on the learned tensors of a synthetic set, which become leaves with gradients.
 
     Args:
         synthetic: the set; its tensors are replaced and updated in place.
@@ -64,8 +66,8 @@ class Optimisers:
             raw = alpha.log() if settings.step_size.constraint == "log" else alpha.clone()
             self._tensors["step_size"] = raw.requires_grad_()
             synthetic.step_size = raw
-        self._sgd = {
-            name: torch.optim.SGD([tensor], lr=rule.learning_rate, momentum=rule.momentum)
+        self._steppers = {
+            name: _stepper(tensor, rule)
             for name, tensor in self._tensors.items()
             if (rule := getattr(settings, name)).learning_rate > 0
         }
@@ -106,18 +108,18 @@ class Optimisers:
             what = "gradient of the loss is NaN or infinite" if bool(finite[0]) else f"loss is {float(loss.detach())}"
             raise NonFiniteLossError(f"the {what}")
         if loss.requires_grad:
-            if "step_size" in self._sgd:
+            if "step_size" in self._steppers:
                 self._step_alpha()
-            for name, sgd in self._sgd.items():
+            for name, stepper in self._steppers.items():
                 if name != "step_size":
-                    sgd.step()
+                    stepper.step()
         self.refresh()
 
     @torch.no_grad()
     def _step_alpha(self) -> None:
         alpha, rule = self._tensors["step_size"], self.settings.step_size
         before = alpha.clone()
-        self._sgd["step_size"].step()
+        self._steppers["step_size"].step()
         if rule.constraint == "clamped":
             alpha.clamp_(min=rule.minimum)
         elif rule.constraint == "damped":
@@ -130,21 +132,35 @@ class Optimisers:
             raise StepSizeError(f"the step size would go from {float(before):.3g} to {reached:.3g}")
 
     def state_dict(self) -> State:
-        """Return the learned tensors and their momentum buffers."""
+        """Return the learned tensors and what their optimisers remember: momentum buffers, or AdamW's averages."""
         state: State = {f"value_{name}": tensor.detach() for name, tensor in self._tensors.items()}
-        for name, sgd in self._sgd.items():
-            buffer = sgd.state[self._tensors[name]].get("momentum_buffer")
-            if buffer is not None:
-                state[f"momentum_{name}"] = buffer
+        for name, stepper in self._steppers.items():
+            kept = stepper.state[self._tensors[name]]
+            if isinstance(stepper, torch.optim.AdamW):
+                state |= {f"{part}_{name}": kept[part] for part in AVERAGES if part in kept}
+            elif kept.get("momentum_buffer") is not None:
+                state[f"momentum_{name}"] = kept["momentum_buffer"]
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Take the learned tensors and momentum buffers back."""
+        """Take back what :meth:`state_dict` gave."""
         for name, tensor in self._tensors.items():
             take_back(tensor, state[f"value_{name}"])
-        for name, sgd in self._sgd.items():
-            if f"momentum_{name}" in state:
-                tensor = self._tensors[name]
+        for name, stepper in self._steppers.items():
+            tensor = self._tensors[name]
+            if isinstance(stepper, torch.optim.AdamW):
+                if f"step_{name}" in state:
+                    stepper.state[tensor] = {
+                        part: take_back(torch.tensor(0.0) if part == "step" else torch.zeros_like(tensor),
+                                        state[f"{part}_{name}"]) for part in AVERAGES
+                    }  # fmt: skip
+            elif f"momentum_{name}" in state:
                 buffer = take_back(torch.zeros_like(tensor), state[f"momentum_{name}"])
-                sgd.state[tensor]["momentum_buffer"] = buffer
+                stepper.state[tensor]["momentum_buffer"] = buffer
         self.refresh()
+
+
+def _stepper(tensor: Tensor, rule: Optimiser) -> torch.optim.SGD | torch.optim.AdamW:
+    if isinstance(rule, ImagesOptimiser) and rule.algorithm == "adamw":
+        return torch.optim.AdamW([tensor], lr=rule.learning_rate, weight_decay=rule.weight_decay)
+    return torch.optim.SGD([tensor], lr=rule.learning_rate, momentum=rule.momentum)

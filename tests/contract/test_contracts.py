@@ -60,7 +60,13 @@ class TestMatchers(MatcherContract):
 
 
 class TestFeatureMatchers(FeatureMatcherContract):
-    specs: ClassVar = [{"name": "mean_features"}, {"name": "mean_features", "reduction": "mean"}]
+    specs: ClassVar = [
+        {"name": "mean_features"},
+        {"name": "mean_features", "reduction": "mean"},
+        {"name": "characteristic_function", "frequencies": 64},
+        {"name": "characteristic_function", "frequencies": 64, "phase_weight": 0.0},
+        {"name": "characteristic_function", "frequencies": 64, "amplitude_weight": 0.0, "scale": 1.0},
+    ]
 
 
 class TestSchedulers(SchedulerContract):
@@ -310,6 +316,16 @@ class TestDistributionMatching(MethodContract):
             "training_batch": 8, "training_steps": 2, "queue_size": 3, "new_network_every": 2, **settings,
         }
         for settings in ({}, {"mosaic": 1, "ce_scale": "constant", "reset_meters_every": 2})
+    ] + [
+        {"name": "features_along_experts", "last_epoch": 4, "window": 2, "real_batch": 4, **settings}
+        for settings in (
+            {"matcher": {"name": "mean_features"}},
+            {"matcher": {"name": "mean_features"}, "mosaic": 2, "stepping": "joint", "ce_weight": 0.0, "clamp": False},
+            {"matcher": {"name": "characteristic_function", "frequencies": 64}, "networks": "mixed", "ce_steps": "own",
+             "mosaic": 2},
+            {"matcher": {"name": "characteristic_function", "frequencies": 64}, "networks": "mixed", "ce_steps": "own",
+             "stepping": "joint"},
+        )
     ]  # fmt: skip
 
 

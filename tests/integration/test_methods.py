@@ -18,6 +18,7 @@ PLAIN = (*NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
 ONE_EXPERT = ("experts.count=1", "experts.training.batch=8", "method.teacher_epoch=1")
 CROPS = ("method.initial_images.name=scored_crops", "++method.initial_images.teacher_epoch=1")
 QUEUE = ("method.training_steps=1", "method.training_batch=8", "method.new_network_every=2", "method.queue_size=5")
+ALONG = ("method.real_batch=4", "method.last_epoch=2", "experts.count=2", "experts.training.batch=8")
 FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
 BUDGETS = {
     "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
@@ -28,6 +29,7 @@ BUDGETS = {
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
              "~method.initial_images.teacher_epoch"),
+    "tgdd": (*SHORT_LOOP, *ALONG), "ncfm": (*SHORT_LOOP, *ALONG, "method.matcher.frequencies=32"),
 }  # fmt: skip
 BUDGETS["pad"] = (*BUDGETS["datm"], "experts.training.curriculum.all_at=1",
                   "experts.training.curriculum.scoring_networks=1",
@@ -61,7 +63,7 @@ def test_every_method_runs_from_files_to_card(run, tmp_path, method):
     assert (found.averaged is not None) == (method in ("ftd", "att"))
     assert found.reported is None
     assert len(found.evaluations) == 1
-    counts = {"full": (24, 24), "idm": (6, 24)}.get(method, (6, 6))
+    counts = {"full": (24, 24), "idm": (6, 24), "ncfm": (6, 24)}.get(method, (6, 6))
     assert (found.images_stored, found.images_trained_on) == counts
 
 
@@ -91,16 +93,11 @@ def test_every_method_runs_on_a_gpu(run, tmp_path, method):
 def test_no_method_of_the_command_line_is_left_out(bench):
     listed = succeed(bench("list", "methods")).out
     assert all(f"\n{method} " in listed for method in BUDGETS), listed
-    for paper in (
-        "2203.11932",
-        "2211.11004",
-        "2310.05773",
-        "2110.04181",
-        "2307.09742",
-        "2509.24177",
-        "2312.03526",
-        "2406.19827",
-    ):
+    papers = (
+        "2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177", "2312.03526", "2406.19827",
+        "2408.03360", "2512.02469", "2502.20653",
+    )  # fmt: skip
+    for paper in papers:
         assert paper in listed
 
 
@@ -244,9 +241,9 @@ def test_cite_prints_the_sources_of_the_composition(bench):
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("method", ["idm", "ftd"])
+@pytest.mark.parametrize("method", ["idm", "ftd", "ncfm"])
 def test_killed_and_resumed_equals_uninterrupted(method, npz_file, tmp_path):
-    """IDM's queue of networks in training and FTD's average are what must survive."""
+    """IDM's queue of networks in training, FTD's average and AdamW's averages are what must survive."""
     arguments = ("run", f"method={method}", "dataset=npz", f"dataset.root={npz_file}", *PLAIN, *BUDGETS[method],
                  f"experts.root={tmp_path / 'experts'}", "distillation.iterations=40",
                  "distillation.checkpoint_every=3", "distillation.log_every=1")  # fmt: skip

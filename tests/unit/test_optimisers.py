@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from hoptm_plugin.core.dataset import Normalisation
 from hoptm_plugin.core.errors import NonFiniteLossError, StepSizeError
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.engine.checkpoint import read_checkpoint, write_checkpoint
 from hoptm_plugin.engine.optimisers import Optimisers
 from hoptm_plugin.engine.settings import Distillation
 
@@ -212,6 +213,84 @@ def test_state_in_the_middle_continues_bit_for_bit(constraint):
     for step in range(3, 6):
         third.step(curved(without, step))
     assert not torch.equal(straight.images, without.images)  # so the momentum did matter
+
+
+# --- AdamW on images -------------------------------------------------------------------------------------------------
+
+
+def adamw(rate=0.01, decay=0.1, **more):
+    images = {"algorithm": "adamw", "learning_rate": rate, "weight_decay": decay} | more
+    rule = {"learning_rate": 2.0, "momentum": 0.9}
+    return Distillation(images=images, step_size={"learning_rate": 0.01}, labels=rule)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw_is_that_of_the_paper_and_of_torch(decay):
+    """m <- .9 m + .1 g, v <- .999 v + .001 g^2; x <- (1 - lr w) x - lr m' / (sqrt(v') + 1e-8), m' and v' corrected."""
+    synthetic = make_set(soft=True)
+    images = synthetic.images.clone()
+    theirs = images.clone().requires_grad_()
+    torchs = torch.optim.AdamW([theirs], lr=0.01, weight_decay=decay)
+    first, second = torch.zeros_like(images), torch.zeros_like(images)
+    optimisers = Optimisers(synthetic, adamw(decay=decay))
+    for step in range(5):
+        gradient = 2 * images * (step + 1) * 0.01
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        ahead, spread = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        images = (1 - 0.01 * decay) * images - 0.01 * ahead / (spread.sqrt() + 1e-8)
+        torchs.zero_grad()
+        ((step + 1) * 0.01 * theirs.square()).sum().backward()
+        torchs.step()
+        optimisers.step(curved(synthetic, step))
+        torch.testing.assert_close(synthetic.images.detach(), images, rtol=1e-12, atol=1e-14)
+        assert torch.equal(synthetic.images, theirs)
+
+
+def test_adamw_leaves_labels_and_step_size_to_sgd():
+    sets = make_set(soft=True), make_set(soft=True)
+    for synthetic, rules in zip(sets, (adamw(), adamw(algorithm="sgd", weight_decay=0.0)), strict=True):
+        optimisers = Optimisers(synthetic, rules)
+        for step in range(3):
+            optimisers.step(curved(synthetic, step))
+    assert torch.equal(sets[0].labels, sets[1].labels)
+    assert torch.equal(sets[0].step_size, sets[1].step_size)
+    assert not torch.equal(sets[0].images, sets[1].images)
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_adamw_goes_on_bit_for_bit_through_a_file(tmp_path, done):
+    straight = make_set()
+    straight.images = straight.images.float()
+    optimisers = Optimisers(straight, adamw())
+    for step in range(done):
+        optimisers.step(curved(straight, step))
+    write_checkpoint(tmp_path / "state", {"optimisers": optimisers.state_dict()})
+    resumed = make_set()
+    resumed.images = resumed.images.float()
+    again = Optimisers(resumed, adamw())
+    again.load_state_dict(read_checkpoint(tmp_path / "state")["optimisers"])
+    for step in range(done, done + 3):
+        optimisers.step(curved(straight, step))
+        again.step(curved(resumed, step))
+    assert torch.equal(straight.images, resumed.images)
+    before, after = optimisers.state_dict(), again.state_dict()
+    assert before.keys() == after.keys() == {
+        "value_images", "value_step_size", "step_images", "exp_avg_images", "exp_avg_sq_images", "momentum_step_size"
+    }  # fmt: skip
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_settings_of_before_there_was_an_algorithm_are_as_they_were():
+    plain = settings().model_dump(mode="json")["images"]
+    assert plain == {"learning_rate": 10.0, "momentum": 0.5}
+    chosen = adamw().model_dump(mode="json")["images"]
+    assert chosen == {"learning_rate": 0.01, "momentum": 0.5, "algorithm": "adamw", "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("bad", [{"algorithm": "adam"}, {"decay": -0.1}, {"algorithm": "sgd"}])
+def test_senseless_settings_of_adamw_are_refused(bad):
+    with pytest.raises(ValidationError, match=r"weight_decay|'sgd' or 'adamw'"):
+        adamw(**bad)
 
 
 @pytest.mark.parametrize("bad", [{"learning_rate": -1.0}, {"momentum": 1.0}, {"momentum": -0.1}, {"minimum": 0.0},

@@ -255,7 +255,7 @@ def test_a_third_party_s_iteration_is_tried_whole():
     assert mine.excerpt(0.1, None) == Excerpt(mine)
 
 
-@pytest.mark.parametrize("method", ["hoptm", "datm", "idm", "herding", "random", "full"])
+@pytest.mark.parametrize("method", ["hoptm", "datm", "idm", "tgdd", "herding", "random", "full"])
 def test_every_kind_of_method_is_timed_without_experts_and_without_a_trace(method, tmp_path):
     settings = compose(*SMALL, f"method={method}", f"experts.root={tmp_path / 'none'}", "protocol.epochs=3",
                        "distillation.iterations=5", "protocol.repeats=1")  # fmt: skip
@@ -266,7 +266,7 @@ def test_every_kind_of_method_is_timed_without_experts_and_without_a_trace(metho
     assert found.seconds is not None
     assert found.evaluation.seconds > 0
     assert (found.distillation.seconds > 0) == (method != "full")
-    assert (found.experts.seconds > 0) == (method in ("hoptm", "datm", "herding"))
+    assert (found.experts.seconds > 0) == (method in ("hoptm", "datm", "tgdd", "herding"))
     assert found.memory_bytes > 2**20
     assert list(tmp_path.iterdir()) == []
 

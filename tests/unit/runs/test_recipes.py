@@ -355,6 +355,37 @@ def test_mct_s_own(ipc):
     })  # fmt: skip
 
 
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(("ipc", "rate"), [(1, 0.01), (10, 0.1), (50, 0.5)])
+def test_tgdd_s_own(dataset, ipc, rate):
+    check(("tgdd", dataset, ipc), {
+        "distillation.images": {"learning_rate": rate, "momentum": 0.5}, "distillation.iterations": 10000,
+        "distillation.evaluate_every": 500, "method.networks": "snapshots", "method.last_epoch": 60,
+        "method.window": 7, "method.ce_weight": 1.0, "method.ce_steps": "shared", "method.real_batch": 128,
+        "method.mosaic": 1, "method.clamp": True, "method.stepping": "per_class", "network.depth": 3,
+        "experts.count": 5, "experts.training.batch": 64, "experts.training.learning_rate": 0.01,
+        "experts.training.momentum": 0.9, "experts.training.weight_decay": 5e-4,
+        "dataset.preprocess.mean": None, "dataset.preprocess.zca": False,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+def test_ncfm_s_own(dataset, ipc):
+    images = {"learning_rate": 0.001, "momentum": 0.5, "algorithm": "adamw", "weight_decay": 5e-4}
+    if (dataset, ipc) == ("cifar100", 10):
+        images = {"learning_rate": 0.01, "momentum": 0.5}
+    check(("ncfm", dataset, ipc), {
+        "distillation.images": images, "distillation.iterations": 20000, "method.networks": "mixed",
+        "method.last_epoch": 60, "method.ce_weight": 1.0, "method.ce_steps": "own", "method.real_batch": 1024,
+        "method.matcher": {"name": "characteristic_function", "frequencies": 4096, "amplitude_weight": 0.5,
+                           "phase_weight": 0.5, "scale": 300},
+        "method.mosaic": 2, "method.clamp": True, "method.stepping": "per_class", "network.depth": 3,
+        "experts.count": 20, "experts.training.batch": 128, "experts.training.learning_rate": 0.01,
+        "experts.training.momentum": 0.9, "experts.training.weight_decay": 5e-4,
+    })  # fmt: skip
+
+
 @pytest.mark.parametrize("method", ["dm", "idm"])
 def test_cifar100_of_dm_and_idm_has_their_constants(method):
     check((method, "cifar100", 10), {"dataset.preprocess.mean": [0.5071, 0.4866, 0.4409],
