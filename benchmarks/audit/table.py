@@ -237,7 +237,7 @@ def main() -> None:
             for name in names:
                 if any((each.data, each.ipc, each.name) == (data, ipc, name) for each in read()):
                     continue
-                folder = asked.out / f"{data}-{ipc}-{''.join(c for c in name.lower() if c.isalnum())}"
+                folder = asked.out / f"{data}-{ipc}-{''.join(c for c in name.lower() if c.isascii() and c.isalnum())}"
                 new = made(data, ipc, name, folder.absolute(), [*source, *extra])
                 pd.DataFrame([asdict(new)]).to_csv(RESULTS, mode="a", header=not RESULTS.exists(), index=False,
                                                    float_format="%.6g")  # fmt: skip
