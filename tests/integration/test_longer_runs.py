@@ -36,7 +36,13 @@ def rows(folder):
 KINDS = {
     "hoptm": MATCHING,
     "dm": ("method.real_batch=4",),
-    "ncfm": (*TINY_EXPERTS, "method.real_batch=4", "method.last_epoch=2", "method.matcher.frequencies=32"),
+    "ncfm": (
+        "experts.count=2",
+        "experts.training.batch=8",
+        "method.real_batch=4",
+        "method.last_epoch=2",
+        "method.matcher.frequencies=32",
+    ),
     "hoptm, chosen on validation": (*MATCHING, "distillation.selection=validation"),
     "ftd, chosen on validation": (*MATCHING, "distillation.selection=validation", "distillation.average_decay=0.5"),
 }
