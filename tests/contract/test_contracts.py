@@ -23,6 +23,7 @@ from hoptm_plugin.testing import (
     Contract,
     DatasetReaderContract,
     FeatureMatcherContract,
+    GradientMatcherContract,
     InitialiserContract,
     LabelPolicyContract,
     LoggerContract,
@@ -58,6 +59,12 @@ class TestMatchers(MatcherContract):
 
 class TestFeatureMatchers(FeatureMatcherContract):
     specs: ClassVar = [{"name": "mean_features"}, {"name": "mean_features", "reduction": "mean"}]
+
+
+class TestGradientMatchers(GradientMatcherContract):
+    specs: ClassVar = [
+        {"name": "rowwise_cosine"}, {"name": "rowwise_cosine", "eps": 1e-12}, {"name": "squared"}, {"name": "cosine"},
+    ]  # fmt: skip
 
 
 class TestSchedulers(SchedulerContract):
@@ -270,6 +277,17 @@ class TestDistributionMatching(MethodContract):
             "training_batch": 8, "training_steps": 2, "queue_size": 3, "new_network_every": 2, **settings,
         }
         for settings in ({}, {"mosaic": 1, "ce_scale": "constant", "reset_meters_every": 2})
+    ]  # fmt: skip
+
+
+class TestGradientMatching(MethodContract):
+    specs: ClassVar = [
+        {
+            "name": "gradient_matching", "matcher": {"name": "rowwise_cosine"}, "real_batch": 4, "outer_steps": 2,
+            "inner_epochs": 2, **settings,
+        }
+        for settings in ({"initial_images": {"name": "real"}},
+                         {"initial_images": {"name": "noise"}, "augmented": False, "inner_batch": 4})
     ]  # fmt: skip
 
 

@@ -17,10 +17,12 @@ from hoptm_plugin.storage.sets import read_set
 PLAIN = (*NPZ, *TINY_NETWORK, *TINY_PROTOCOL)
 ONE_EXPERT = ("experts.count=1", "experts.training.batch=8", "method.teacher_epoch=1")
 QUEUE = ("method.training_steps=1", "method.training_batch=8", "method.new_network_every=2", "method.queue_size=5")
+GRADIENTS = ("method.real_batch=4", "method.outer_steps=2", "method.inner_epochs=2")
 FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
 BUDGETS = {
     "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
     "dm": (*SHORT_LOOP, "method.real_batch=4"), "dp": SHORT_LOOP, "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
+    "dc": (*SHORT_LOOP, *GRADIENTS), "dsa": (*SHORT_LOOP, *GRADIENTS),
     "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN, "tesla": TINY_RUN,
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
              "method.labels.teacher_epoch=2", "method.initial_images.name=real",
@@ -85,7 +87,16 @@ def test_every_method_runs_on_a_gpu(run, tmp_path, method):
 def test_no_method_of_the_command_line_is_left_out(bench):
     listed = succeed(bench("list", "methods")).out
     assert all(f"\n{method} " in listed for method in BUDGETS), listed
-    for paper in ("2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177"):
+    for paper in (
+        "2203.11932",
+        "2211.11004",
+        "2310.05773",
+        "2110.04181",
+        "2307.09742",
+        "2006.05929",
+        "2102.08259",
+        "2509.24177",
+    ):
         assert paper in listed
 
 

@@ -18,7 +18,7 @@ from hoptm_plugin.runs import composition
 from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import overlaid
 
-BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "random", "herding", "kcenter", "full")
+BASELINES = ("mtt", "ftd", "datm", "att", "tesla", "dm", "idm", "dc", "dsa", "random", "herding", "kcenter", "full")
 METHODS = ("hoptm", *BASELINES)
 TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla")
 OWN = "dataset=npz"
