@@ -23,6 +23,7 @@ from hoptm_plugin.testing import (
     Contract,
     DatasetReaderContract,
     FeatureMatcherContract,
+    GradientMatcherContract,
     InitialiserContract,
     LabelPolicyContract,
     LoggerContract,
@@ -67,6 +68,12 @@ class TestFeatureMatchers(FeatureMatcherContract):
         {"name": "characteristic_function", "frequencies": 64, "phase_weight": 0.0},
         {"name": "characteristic_function", "frequencies": 64, "amplitude_weight": 0.0, "scale": 1.0},
     ]
+
+
+class TestGradientMatchers(GradientMatcherContract):
+    specs: ClassVar = [
+        {"name": "rowwise_cosine"}, {"name": "rowwise_cosine", "eps": 1e-12}, {"name": "squared"}, {"name": "cosine"},
+    ]  # fmt: skip
 
 
 class TestSchedulers(SchedulerContract):
@@ -326,6 +333,17 @@ class TestDistributionMatching(MethodContract):
             {"matcher": {"name": "characteristic_function", "frequencies": 64}, "networks": "mixed", "ce_steps": "own",
              "stepping": "joint"},
         )
+    ]  # fmt: skip
+
+
+class TestGradientMatching(MethodContract):
+    specs: ClassVar = [
+        {
+            "name": "gradient_matching", "matcher": {"name": "rowwise_cosine"}, "real_batch": 4, "outer_steps": 2,
+            "inner_epochs": 2, **settings,
+        }
+        for settings in ({"initial_images": {"name": "real"}},
+                         {"initial_images": {"name": "noise"}, "augmented": False, "inner_batch": 4})
     ]  # fmt: skip
 
 

@@ -19,11 +19,13 @@ ONE_EXPERT = ("experts.count=1", "experts.training.batch=8", "method.teacher_epo
 CROPS = ("method.initial_images.name=scored_crops", "++method.initial_images.teacher_epoch=1")
 QUEUE = ("method.training_steps=1", "method.training_batch=8", "method.new_network_every=2", "method.queue_size=5")
 ALONG = ("method.real_batch=4", "method.last_epoch=2", "experts.count=2", "experts.training.batch=8")
+GRADIENTS = ("method.real_batch=4", "method.outer_steps=2", "method.inner_epochs=2")
 FAR_EXPERTS = ("experts.training.batch=8", "distillation.skip_above=100")
 BUDGETS = {
     "random": (), "herding": ONE_EXPERT, "kcenter": ONE_EXPERT, "full": ("protocol.epochs=3",),
     "dm": (*SHORT_LOOP, "method.real_batch=4"), "dp": SHORT_LOOP, "idm": (*SHORT_LOOP, "method.real_batch=4", *QUEUE),
     "rded": ("experts.count=1", "experts.training.batch=512", *CROPS, "method.labels.teacher_epoch=1"),
+    "dc": (*SHORT_LOOP, *GRADIENTS), "dsa": (*SHORT_LOOP, *GRADIENTS),
     "mtt": TINY_RUN, "ftd": TINY_RUN, "att": TINY_RUN, "hoptm": TINY_RUN, "tesla": TINY_RUN,
     "mct": (*TINY_RUN, "method.view.waypoints=[0,1,2]"),
     "datm": (*TINY_RUN, *FAR_EXPERTS, "method.schedulers.sequential.first=1", "method.schedulers.sequential.last=1",
@@ -95,7 +97,7 @@ def test_no_method_of_the_command_line_is_left_out(bench):
     assert all(f"\n{method} " in listed for method in BUDGETS), listed
     papers = (
         "2203.11932", "2211.11004", "2310.05773", "2110.04181", "2307.09742", "2509.24177", "2312.03526", "2406.19827",
-        "2408.03360", "2512.02469", "2502.20653",
+        "2408.03360", "2512.02469", "2502.20653", "2006.05929", "2102.08259",
     )  # fmt: skip
     for paper in papers:
         assert paper in listed

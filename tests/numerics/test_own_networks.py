@@ -38,6 +38,11 @@ MTT = {
 }  # fmt: skip
 DM = {"name": "distribution_matching", "matcher": {"name": "mean_features"}, "initial_images": {"name": "real"}}
 
+GRADIENTS = {
+    "name": "gradient_matching", "matcher": {"name": "rowwise_cosine"}, "initial_images": {"name": "real"},
+    "real_batch": 4, "outer_steps": 2,
+}  # fmt: skip
+
 
 class Attention(nn.Module):
     """By torch's fused function, which can be differentiated only once."""
@@ -141,6 +146,18 @@ def test_mtt_on_a_network_of_ones_own(builder, unroll):
 
 
 @OWN
+def test_gradients_of_a_network_of_ones_own_are_matched(builder):
+    task, method = example_task(network=builder), methods.build(GRADIENTS)
+    assert method.problems(task) == []
+    synthetic = method.setup(task)
+    synthetic.images.requires_grad_()
+    for term in method.losses(synthetic, 0):
+        (gradient,) = torch.autograd.grad(term.loss, synthetic.images)
+        assert gradient.isfinite().all()
+        assert float(gradient.abs().max()) > 0
+
+
+@OWN
 def test_its_second_derivatives_are_exact_in_both_forms(builder):
     """Reverse over reverse and forward over reverse, as eager and compiled steps have them, against differences."""
     task = example_task(network=builder, dtype=torch.float64)
@@ -211,7 +228,7 @@ def test_an_interrupted_training_with_dropout_repeats_the_uninterrupted_one(monk
 
 
 @RANDOM
-@pytest.mark.parametrize("method", [MTT, DM, {"name": "herding_subset"}])
+@pytest.mark.parametrize("method", [MTT, DM, GRADIENTS, {"name": "herding_subset"}])
 def test_randomness_is_refused_by_methods_before_any_work(builder, method):
     def experts(epoch):
         raise AssertionError("experts were opened")

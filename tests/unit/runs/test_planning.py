@@ -221,6 +221,9 @@ def test_amounts():
         ["method=att", "ipc=1", "method.student_steps=20"],
         ["method=dm", "ipc=1"],
         ["method=idm", "ipc=2"],
+        ["method=dc", "ipc=1"],
+        ["method=dsa", "ipc=2", "method.outer_steps=10", "method.inner_epochs=50"],
+        ["method=dsa", "ipc=2", "method.outer_steps=3", "method.inner_epochs=1"],
     ],
 )
 def test_an_excerpt_is_the_share_that_it_says(overrides):
@@ -255,7 +258,7 @@ def test_a_third_party_s_iteration_is_tried_whole():
     assert mine.excerpt(0.1, None) == Excerpt(mine)
 
 
-@pytest.mark.parametrize("method", ["hoptm", "datm", "idm", "tgdd", "herding", "random", "full"])
+@pytest.mark.parametrize("method", ["hoptm", "datm", "idm", "tgdd", "dsa", "herding", "random", "full"])
 def test_every_kind_of_method_is_timed_without_experts_and_without_a_trace(method, tmp_path):
     settings = compose(*SMALL, f"method={method}", f"experts.root={tmp_path / 'none'}", "protocol.epochs=3",
                        "distillation.iterations=5", "protocol.repeats=1")  # fmt: skip

@@ -319,6 +319,22 @@ def test_dm_s_own(dataset, ipc, rate, depth):
                                  "distillation.evaluate_every": 2000, "method.stepping": "joint"})  # fmt: skip
 
 
+# docs/methods.md 15: IPC, steps on the images, epochs between two of them; 5 takes what 1 has
+CONDENSED = ((1, 1, 1), (5, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize(("method", "augmented", "initial"), [("dc", False, "noise"), ("dsa", True, "real")])
+def test_dc_s_and_dsa_s_own(method, augmented, initial, dataset):
+    for ipc, outer, inner in CONDENSED:
+        check((method, dataset, ipc), {
+            "method.outer_steps": outer, "method.inner_epochs": inner, "method.real_batch": 256,
+            "method.inner_batch": 256, "method.inner_learning_rate": 0.01, "method.augmented": augmented,
+            "method.initial_images.name": initial, "method.matcher": {"name": "rowwise_cosine", "eps": 1e-6},
+            "distillation.iterations": 1000, "distillation.images": {"learning_rate": 0.1, "momentum": 0.5},
+            "augment.name": "dsa", "network.depth": 3})  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("dataset", "ipc", "weight", "real", "interval", "every", "steps", "depth"),
     [

@@ -19,8 +19,8 @@ from hoptm_plugin.runs.composition import compose
 from hoptm_plugin.runs.folder import overlaid
 
 BASELINES = (
-    "mtt", "ftd", "datm", "att", "tesla", "pad", "mct", "dm", "idm", "tgdd", "ncfm", "random", "herding", "kcenter",
-    "rded", "full",
+    "mtt", "ftd", "datm", "att", "tesla", "pad", "mct", "dm", "idm", "dc", "dsa", "tgdd", "ncfm", "random", "herding",
+    "kcenter", "rded", "full",
 )  # fmt: skip
 METHODS = ("hoptm", *BASELINES)
 TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "tesla", "pad", "mct")
