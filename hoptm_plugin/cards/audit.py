@@ -299,8 +299,9 @@ class AuditCard(Record):
             return [f"A leak was found: {'; '.join(self.reasons)}."]
         if self.membership is None:
             return ["No leak was found by these tests, which are the quick ones: whether it can be told who was "
-                    "among the training images was not tested. That is not a proof that there is none."]  # fmt: skip
-        return ["No leak was found by these tests. That is not a proof that there is none."]
+                    "among the training images was not tested. That is not a proof that there is none.",
+                    MISSED]  # fmt: skip
+        return ["No leak was found by these tests. That is not a proof that there is none.", MISSED]
 
     def _of_identity(self) -> list[str]:
         found = self.identity
@@ -354,6 +355,11 @@ class AuditCard(Record):
         ]
 
 
+MISSED = (
+    "What such tests miss was tried with leaks planted into sets of ten images of digits: where each was a training "
+    "image, or half of one, nearly all sets were found; where each was a fifth of one, three in ten at most; where a "
+    "twentieth, one in ten at most."
+)
 NOT_MEMBERSHIP = (
     "Not tested at this tier: whether it can be told who was among the training images (membership inference)."
 )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from audit import power
+
+from hoptm_plugin.cards.audit import MISSED
 
 
 def world(ipc, seed=0):
@@ -46,3 +51,16 @@ def test_shadows_find_copies_and_clear_fresh_images():
     tests, aucs = made.standard("none: fresh images", 8)
     assert not power.is_found(tests)
     assert aucs["nearest"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_a_card_says_of_missed_leaks_is_what_the_table_has():
+    """Of sets of ten images, by every tier."""
+    page = (Path(power.__file__).parent / "README.md").read_text(encoding="utf-8")
+    found = {}
+    for line in re.findall(r"^\| (.+) \| 1 \| (.+) %", page, re.MULTILINE):
+        found[line[0]] = [int(each) for each in re.findall(r"(\d+) %", f"{line[1]} %")]
+    assert min(found["training images themselves"] + found["blended with fresh ones, 50 %"]) >= 90, "nearly all"
+    assert max(found["blended, 20 %"]) == 30, "three in ten at most"
+    assert max(found["blended, 5 %"]) == 10, "one in ten at most"
+    for words in ("ten images of digits", "three in ten at most", "one in ten at most"):
+        assert words in MISSED
