@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -62,6 +62,11 @@ class FeaturesAlongExperts(Method):
     """
 
     cites = ("ran2026tgdd", "wang2025ncfm")
+
+    @classmethod
+    def cited(cls, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the paper whose networks are matched."""
+        return cls.cites[1:] if settings.get("networks") == "mixed" else cls.cites[:1]
 
     def __init__(
         self,

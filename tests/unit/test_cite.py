@@ -76,6 +76,9 @@ def test_a_part_is_cited_for_what_its_settings_use():
     assert (pace, "jiang2014spar") in cited("method=hoptm", "method.schedulers.pace.weights=linear")
     for more in ("method.matchers.shape.points=4", "method.matchers.shape.distances=0.1"):
         assert (shape, "park2019rkd") in cited("method=hoptm", more, "method.expert_epochs=3")
+    papers = {"tgdd": "ran2026tgdd", "ncfm": "wang2025ncfm"}
+    for method, key in papers.items():
+        assert {each for _, each in cited(f"method={method}")} & set(papers.values()) == {key}
 
 
 def test_what_the_method_itself_cites_comes_first():
