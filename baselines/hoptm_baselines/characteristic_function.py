@@ -19,9 +19,9 @@ class CharacteristicFunction(FeatureMatcher):
 
     L = scale * mean_k sqrt(a (A_Rk - A_Sk)^2 + b max(2 (A_Rk A_Sk - Re Psi_Rk conj Psi_Sk), 1e-12))
 
-    with Psi_k = mean_n exp(i <T_k, F_n / |F_n|>) of the real (R) and the synthetic (S) features, A = |Psi|, and
+    with Psi_k = mean_n exp(i <T_k, F_n / norm(F_n)>) of the real (R) and the synthetic (S) features, A = abs(Psi), and
     frequencies T (K, D) drawn anew from N(0, 1) for every pair. At a = b = 1/2 it is
-    scale * sqrt(1/2) * mean_k |Psi_Rk - Psi_Sk|.
+    scale * sqrt(1/2) * mean_k abs(Psi_Rk - Psi_Sk).
 
     Args:
         frequencies: K.

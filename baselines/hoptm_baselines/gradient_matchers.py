@@ -14,8 +14,8 @@ from hoptm_plugin import GradientMatcher, GradientPair, register
 class RowwiseCosine(GradientMatcher):
     """Sum over rows of 1 - cosine: a row for each output of every layer (DC, DSA).
 
-    D = sum over tensors and rows of 1 - <S_r, R_r> / (|S_r| |R_r| + eps). A tensor of two dimensions or more is a
-    matrix (out, rest), and so has a row for each of its filters or units; one of one dimension (a bias, or a norm's
+    D = sum over tensors and rows of 1 - <S_r, R_r> / (norm(S_r) norm(R_r) + eps). A tensor of two dimensions or more is
+    a matrix (out, rest), and so has a row for each of its filters or units; one of one dimension (a bias, or a norm's
     scale) counts 0.
 
     Args:
@@ -45,7 +45,7 @@ class RowwiseCosine(GradientMatcher):
 
 @register("squared")
 class Squared(GradientMatcher):
-    """Squared distance of the whole gradients, summed over all parameters: D = |S - R|^2.
+    """Squared distance of the whole gradients, summed over all parameters: D = norm(S - R)^2.
 
     Source: the released code of DC and DSA, option ``mse``; docs/methods.md 15.
     """
@@ -60,7 +60,7 @@ class Squared(GradientMatcher):
 
 @register("cosine")
 class Cosine(GradientMatcher):
-    """1 - cosine of the whole gradients, each as one vector of all parameters: D = 1 - <S, R> / (|S| |R| + eps).
+    """1 - cosine of the whole gradients, each as one vector: D = 1 - <S, R> / (norm(S) norm(R) + eps).
 
     Args:
         eps: added to the product of lengths.

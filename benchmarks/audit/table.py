@@ -42,7 +42,7 @@ ROWS = {
 SHADOWS = dict.fromkeys(ROWS, 16) | dict.fromkeys((name for name in ROWS if name.startswith("DP")), 8)
 DATA = {
     "digits": ("Digits", list(ROWS), (1, 10)),
-    "cells": ("Blood cells", ["HoP-TM", "MTT", "DM"], (1,)),
+    "cells": ("Blood cells", ["HoP-TM", "MTT", "DM"], (10,)),
 }
 SIGNALS = ("loss", "nearest")
 COLUMNS = ("row", "accuracy", "traced", "quick tier", "AUC, loss", "AUC, nearest", "told", "of exposed", "ε",
