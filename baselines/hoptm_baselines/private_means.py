@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import Annotated
 
 import torch
@@ -26,6 +27,7 @@ from hoptm_plugin import (
 
 NOISE_IMAGES = 256  # by whose features' length features are clipped
 FIXED = ("none", "given")
+MOST_ODDS = 20.0  # an epsilon up to which a factor of odds says something
 
 
 @register("private_means")
@@ -65,6 +67,7 @@ class PrivateMeans(Method):
         self.sigma = gaussian_sigma(epsilon, delta)
         self.initial_images, self.networks = initial_images, networks
         self._means: Tensor | None = None
+        self.guarantee = _in_words(epsilon, delta, self.sigma)
 
     def problems(self, task: Task) -> list[str]:
         """Return what would void the guarantee."""
@@ -127,6 +130,18 @@ class PrivateMeans(Method):
         """Take the release back."""
         if self._means is not None and "means" in state:
             self._means = state["means"].to(self._means)
+
+
+def _in_words(epsilon: float, delta: float, sigma: float) -> str:
+    """Return what is guaranteed, for people who know no formulas; docs/audit.md 5."""
+    odds = f"{math.exp(epsilon):,.1f}-fold at most" if epsilon <= MOST_ODDS else "almost without limit"
+    best = NormalDist().cdf(1 / (sigma * math.sqrt(2))) if sigma else 1.0
+    return (
+        f"Guaranteed by the method, whatever an attacker knows: one image (where the run was told which are one "
+        f"patient's, all of one patient) changes the odds of any outcome {odds} (e^epsilon, epsilon {epsilon:g}), except with "
+        f"probability {delta:g}. Runs on the same data add up, and figures that are told beside the set are not "
+        f"covered. This still permits to tell training images from others with an AUC of up to {best:.2f}."
+    )
 
 
 def entropy() -> int:

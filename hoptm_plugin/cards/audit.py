@@ -226,6 +226,7 @@ class AuditCard(Record):
         identity: whether images point to those they began from; None where they began from none, or it is not known.
         no_identity: why there is none.
         beside: what is handed out as well, and was not audited, in words.
+        guarantee: what the method guarantees whoever attacks, in words; None: nothing.
         membership: whether members are told from others; None at the quick tier.
         one_run: what the set itself refutes; None at the quick tier, or where there are no pairs.
         controls: sets that must be found or cleared.
@@ -255,6 +256,7 @@ class AuditCard(Record):
     identity: Identity | None
     no_identity: Line | None
     beside: Line | None = None
+    guarantee: Line | None = None
     membership: Membership | None = None
     one_run: OneRun | None = None
     controls: Annotated[tuple[Control, ...], Field(min_length=1)]
@@ -281,6 +283,7 @@ class AuditCard(Record):
         untested += [f"Mind that {self.beside}."] if self.beside else []
         return [
             *self._verdict(),
+            *([self.guarantee] if self.guarantee else []),
             *self._of_identity(),
             *self._of_membership(),
             *self._of_distances(),
@@ -313,8 +316,8 @@ class AuditCard(Record):
                 if found.untested else "")  # fmt: skip
         return [f"{found.first} of {found.images} synthetic images{began} can be traced to the training image they "
                 f"began from; by chance it would be {found.expected_first:.1f} (p = {found.p:.2g} before correction). "
-                f"Where there are more than by chance, anyone who holds possible originals can pick these out. A "
-                f"result no better than chance would not rule out other leaks.{rest}"]  # fmt: skip
+                f"Where more can be than by chance, whoever holds possible originals can tell which of them these are "
+                f"of. A result no better than chance would not rule out other leaks.{rest}"]  # fmt: skip
 
     def _of_membership(self) -> list[str]:
         found, said = self.membership, list[str]()
@@ -333,13 +336,14 @@ class AuditCard(Record):
             said.append(f"Of {found.canaries.images} images that were given a wrong class, to stand for unusual ones, "
                         f"the attacker told training images from others with AUC {best.auc:.3f} by {by}.")  # fmt: skip
         if self.one_run is not None:
-            shown = ("By itself the set refutes no claim of differential privacy, a mathematical limit of what can "
-                     "leak. That means that nothing was proved, not that nothing leaks.")  # fmt: skip
+            shown = ("nothing: a failed attempt, which neither confirms a claim of differential privacy nor says that "
+                     "nothing leaks")  # fmt: skip
             if self.one_run.epsilon > 0:
-                shown = (f"With 95 % confidence this procedure is not epsilon-differentially private for any epsilon "
-                         f"below {self.one_run.epsilon:.2f}.")  # fmt: skip
-            said.append(f"{shown} At most it could have been shown that epsilon, that limit, exceeds "
-                        f"{self.one_run.ceiling:.2f}; the true one may be larger.")  # fmt: skip
+                shown = (f"with 95 % confidence, that this procedure is not epsilon-differentially private for any "
+                         f"epsilon below {self.one_run.epsilon:.2f}")  # fmt: skip
+            said.append(f"Epsilon is a mathematical measure of what can leak at most: the larger, the more. What this "
+                        f"set by itself proved of it: {shown}. However much leaks, this attempt cannot prove more than "
+                        f"{self.one_run.ceiling:.2f}; the true epsilon may be far larger.")  # fmt: skip
         return said
 
     def _of_distances(self) -> list[str]:
@@ -350,15 +354,13 @@ class AuditCard(Record):
         if pixels.p > LEVEL:
             closer = (f"It was not shown that the images are closer to training images than other real images are, nor "
                       f"that they are not {figures}.")  # fmt: skip
-        return [
-            f"{closer} Experts advise against such measures as evidence of privacy: they find careless copying only."
-        ]
+        return [f"{closer} Such measures are no evidence of privacy: they find careless copying only."]
 
 
 MISSED = (
     "What such tests miss was tried with leaks planted into sets of ten images of digits: where each was a training "
-    "image, or half of one, nearly all sets were found; where each was a fifth of one, three in ten at most; where a "
-    "twentieth, one in ten at most."
+    "image, or one faded by half into another image, these tests noticed nearly all sets; where it was faded to a "
+    "fifth, three in ten at most; to a twentieth, one in ten at most. Pictures of other kinds were not tried."
 )
 NOT_MEMBERSHIP = (
     "Not tested at this tier: whether it can be told who was among the training images (membership inference)."

@@ -44,8 +44,8 @@ def print_audit(found: AuditCard, folder: Path) -> None:
     if found.membership is not None:
         _print_membership(found.membership, console)
     if (bound := found.one_run) is not None:
-        console.print(text_of(f"one run: epsilon above {bound.epsilon:.2f}, of at most {bound.ceiling:.2f} that could "
-                              f"be shown ({bound.nearest.pairs:,} pairs)"), soft_wrap=True)  # fmt: skip
+        console.print(text_of(f"one run: epsilon above {bound.epsilon:.2f}; this attempt cannot show more than "
+                              f"{bound.ceiling:.2f} ({bound.nearest.pairs:,} pairs)"), soft_wrap=True)  # fmt: skip
     for control in found.controls:
         said = f"check of the audit, not of the set: {control.name} must {control.must}: "
         said += "as it must" if control.passed else "FAILED"

@@ -426,6 +426,8 @@ class Method(Part, ABC):
             one line, once that is known. None: it is made here, of the task's data.
         no_progress: what ``LossTerm.watched`` comes to, summed over an iteration's terms, where nothing is learned; 0
             where that is not known.
+        guarantee: what the method proves of what its set can give away, whoever attacks, in one line for people who
+            know no formulas; an audit's card says it. None: nothing.
     """
 
     whole_split: ClassVar[bool] = False
@@ -433,6 +435,7 @@ class Method(Part, ABC):
     no_progress: ClassVar[float] = 0.0
     images_are: ImagesAre = "unknown"
     imported: str | None = None
+    guarantee: str | None = None
 
     def problems(self, task: Task) -> list[str]:
         """Return, before any work, what does not fit together; one line each, in the user's words."""

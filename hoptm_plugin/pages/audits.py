@@ -80,7 +80,11 @@ def _cells(found: AuditCard) -> list[str]:
         best = found.membership.told and found.membership.told[1]
         told.append("-" if best is None else "{:.1f} %\n{:.1f} to {:.1f}".format(
             100 * best.tpr, *(100 * value for value in best.ci95)))  # fmt: skip
-    bound = "-" if found.one_run is None else f"{found.one_run.epsilon:.2f}\nof at most {found.one_run.ceiling:.2f}"
+    bound = (
+        "-"
+        if found.one_run is None
+        else f"{found.one_run.epsilon:.2f}\ncannot show more than {found.one_run.ceiling:.2f}"
+    )
     return [VERDICTS[found.verdict], found.tier, *pointing, *near, *told, bound]
 
 

@@ -291,6 +291,7 @@ def _card(
         schema=SCHEMA, config_sha256=card.config_sha256, synthetic_sha256=sha256(folder / SYNTHETIC),
         fingerprint=data.fingerprint, method=card.method, title=card.title, dataset=data.name, ipc=bench.settings.ipc,
         beside=None if card.averaged is None else NOT_AVERAGE, tier=tier, seed=seed,
+        guarantee=bench.parts.method.guarantee,
         unit="image" if single else "group", members=len(data.train), holdout=len(aside.holdout),
         reserve=len(aside.reserve), synthetic=found.synthetic, real=found.real, identity=found.identity,
         no_identity=found.no_identity, membership=found.membership, one_run=found.one_run, controls=found.controls,

@@ -116,6 +116,14 @@ def test_a_set_that_began_from_noise_has_nothing_to_point_to(made):
     assert "does not apply: they began from none" in done.out
 
 
+def test_what_a_method_guarantees_is_said(made):
+    folder, done = made("dp", "method=dp", "method.epsilon=2", "ipc=1", *FEW)
+    said = read_audit(folder).guarantee
+    assert said.startswith("Guaranteed by the method")
+    assert "7.4-fold" in said
+    assert said in " ".join(done.out.split())
+
+
 def test_tiles_of_mosaics_are_found(made):
     folder, _ = made("mosaics", "method=idm", "ipc=1", "distillation.iterations=2")
     found = read_audit(folder)

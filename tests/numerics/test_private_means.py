@@ -143,3 +143,17 @@ def test_what_voids_the_guarantee_is_refused():
     for bad in ({"epsilon": 0.0}, {"delta": 1.0}, {"networks": 0}):
         with pytest.raises(ValueError, match=r"epsilon above 0|at least 1"):
             PrivateMeans(Noise(), **bad)
+
+
+@pytest.mark.parametrize(("epsilon", "odds", "auc"), [(1.0, "2.7-fold", "0.58"), (10.0, "22,026.5-fold", "0.92")])
+def test_what_is_guaranteed_is_said_in_words(epsilon, odds, auc):
+    said = PrivateMeans(Noise(), epsilon=epsilon).guarantee
+    assert odds in said
+    assert f"epsilon {epsilon:g}), except with probability 1e-05" in said
+    assert said.endswith(f"an AUC of up to {auc}.")
+
+
+def test_a_guarantee_that_is_none_says_so():
+    said = PrivateMeans(Noise(), epsilon=800.0).guarantee
+    assert "almost without limit" in said
+    assert "AUC of up to 1.00" in said
