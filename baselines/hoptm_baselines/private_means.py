@@ -139,8 +139,8 @@ def _in_words(epsilon: float, delta: float, sigma: float) -> str:
     return (
         f"Guaranteed by the method, whatever an attacker knows: one image (where the run was told which are one "
         f"patient's, all of one patient) changes the odds of any outcome {odds} (e^epsilon, epsilon {epsilon:g}), "
-        f"except with probability {delta:g}. Runs on the same data add up, and figures that are told beside the set are "
-        f"not covered. This still permits to tell training images from others with an AUC of up to {best:.2f}."
+        f"except with probability {delta:g}. Runs on the same data add up, and figures that are told beside the set "
+        f"are not covered. This still permits to tell training images from others with an AUC of up to {best:.2f}."
     )
 
 
