@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate, pad
-from torchvision.transforms.v2.functional import resized_crop
 
 from hoptm_baselines.real_batches import BLOCK
 from hoptm_plugin import (
@@ -125,6 +124,8 @@ class ScoredCrops(Initialiser):
 
     def _cropped(self, images: Tensor, boxes: Tensor) -> Tensor:
         """Return the crop of each image (n, C, H, W) by its box (n, 4), resized to (n, C, H / factor, W / factor)."""
+        from torchvision.transforms.v2.functional import resized_crop  # takes as long to import as half of torch
+
         size = [side // self.factor for side in images.shape[2:]]
         pairs = zip(images, boxes.tolist(), strict=True)
         return torch.stack([resized_crop(image, *box, size=size, antialias=True) for image, box in pairs])
