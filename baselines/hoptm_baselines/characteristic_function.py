@@ -24,7 +24,7 @@ class CharacteristicFunction(FeatureMatcher):
     scale * sqrt(1/2) * mean_k abs(Psi_Rk - Psi_Sk).
 
     Args:
-        frequencies: K.
+        frequencies: how many, K.
         amplitude_weight: a, of amplitudes.
         phase_weight: b, of phases.
         scale: of the loss.

@@ -32,11 +32,11 @@ TWICE = 3  # times what an image costs that goes forward and backward, one whose
 class GradientMatching(Method):
     """Matches gradients by real and by synthetic images, along a network that is trained on the latter (DC, DSA).
 
-    An iteration has a fresh network theta and takes ``outer_steps`` steps on the images,
+    An iteration has a fresh network theta and takes ``outer_steps`` steps on the images:
 
-        L = sum_c matcher(grad l(theta; A(real_c)), grad l(theta; A(S_c))),
+    L = sum_c matcher(grad l(theta; A(real_c)), grad l(theta; A(S_c)))
 
-    l the mean cross-entropy, grad by theta, ``real_batch`` real images of class c and all its synthetic ones. Between
+    with l the mean cross-entropy, grad by theta, ``real_batch`` real images of class c and all its synthetic ones. Between
     two of them theta is trained for ``inner_epochs`` on the synthetic set as it is then. Images alone are learned;
     labels are hard.
 
