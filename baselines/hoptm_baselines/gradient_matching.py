@@ -36,9 +36,9 @@ class GradientMatching(Method):
 
     L = sum_c matcher(grad l(theta; A(real_c)), grad l(theta; A(S_c)))
 
-    with l the mean cross-entropy, grad by theta, ``real_batch`` real images of class c and all its synthetic ones. Between
-    two of them theta is trained for ``inner_epochs`` on the synthetic set as it is then. Images alone are learned;
-    labels are hard.
+    with l the mean cross-entropy, grad by theta, ``real_batch`` real images of class c and all its synthetic ones.
+    Between two of them theta is trained for ``inner_epochs`` on the synthetic set as it is then. Images alone are
+    learned; labels are hard.
 
     Args:
         matcher: compares the gradients of one class.
