@@ -88,6 +88,7 @@ def test_a_ratio_of_0_is_datm_to_the_last_bit(make_task, difficulty):
     assert worst_difference(found[0.25], datm) > 1e-3
 
 
+@pytest.mark.slow
 def test_without_a_curriculum_and_with_a_ratio_of_0_a_run_is_datm_s_to_the_last_bit(tmp_path):
     small = ("dataset=digits", "network.width=4", "experts.count=1", "experts.training.batch=256",
              f"experts.root={tmp_path / 'experts'}", "distillation.iterations=4", "protocol.epochs=1",
