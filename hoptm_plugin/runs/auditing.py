@@ -30,12 +30,13 @@ from hoptm_plugin.cards.audit import (
     audit_beside,
 )
 from hoptm_plugin.cards.card import Card
-from hoptm_plugin.cards.record import SCHEMA, write_record
+from hoptm_plugin.cards.record import LONGEST_LINE, SCHEMA, write_record
 from hoptm_plugin.cards.software import Software, software_versions
 from hoptm_plugin.core.asking import alone
-from hoptm_plugin.core.errors import ConfigurationError, RunFolderError
+from hoptm_plugin.core.errors import ConfigurationError, PluginError, RunFolderError
 from hoptm_plugin.core.seeding import Seeds
 from hoptm_plugin.core.synthetic import SyntheticSet
+from hoptm_plugin.core.text import one_line
 from hoptm_plugin.data.aside import members_of_shadows
 from hoptm_plugin.data.in_memory import Arrays
 from hoptm_plugin.data.memory import available_bytes
@@ -172,6 +173,10 @@ def _check_data(bench: Workbench, card: Card, tier: Tier) -> None:
     if bench.data.aside is None:
         raise ConfigurationError(f"the run put no images aside, so its set cannot be compared with images that no step "
                                  f"has seen; make it again with dataset.holdout_fraction={FRACTION:g}")  # fmt: skip
+    said = bench.parts.method.guarantee
+    if said is not None and (said != one_line(said) or not 0 < len(said) <= LONGEST_LINE):  # half of one says too much
+        raise PluginError(f"method {card.method}: what it guarantees must be one line of at most {LONGEST_LINE} "
+                          f"characters")  # fmt: skip
     if tier != "quick" and bench.data.zca_inverse is not None:
         raise ConfigurationError("dataset.preprocess.zca: only the quick tier audits whitened sets")
 

@@ -17,7 +17,7 @@ import hoptm_plugin
 from hoptm_plugin import Arrays, audit, compose, run
 from hoptm_plugin.cards.audit import FILE_NAME, AuditCard, read_audit
 from hoptm_plugin.cards.record import write_record
-from hoptm_plugin.core.errors import ConfigurationError, FileFormatError
+from hoptm_plugin.core.errors import ConfigurationError, FileFormatError, PluginError
 from hoptm_plugin.data.preprocess import Shadow
 from hoptm_plugin.runs import auditing, closeness, shadows, telling
 from hoptm_plugin.runs.folder import read_settings
@@ -116,12 +116,17 @@ def test_a_set_that_began_from_noise_has_nothing_to_point_to(made):
     assert "does not apply: they began from none" in done.out
 
 
-def test_what_a_method_guarantees_is_said(made):
+def test_what_a_method_guarantees_is_said(made, monkeypatch):
     folder, done = made("dp", "method=dp", "method.epsilon=2", "ipc=1", *FEW)
     said = read_audit(folder).guarantee
     assert said.startswith("Guaranteed by the method")
     assert "7.4-fold" in said
     assert said in " ".join(done.out.split())
+    for unfit in ("a line\nand another", "x" * 501, ""):
+        monkeypatch.setattr("hoptm_baselines.private_means._in_words", lambda *_, unfit=unfit: unfit)
+        with pytest.raises(PluginError, match="method dp: what it guarantees must be one line of at most 500"):
+            audit(folder)
+    assert read_audit(folder).guarantee == said, "the earlier one is kept"
 
 
 def test_tiles_of_mosaics_are_found(made):
