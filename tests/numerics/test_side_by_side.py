@@ -25,6 +25,10 @@ from hoptm_plugin.trajectory.unroll import Unroll
 
 ITERATIONS, STEPS = 5, 6
 MIXED = {"mtt": 0.05, "hoptm": 0.03, "datm": 0.04, "att": 0.02}  # alpha of each
+ALONG_EXPERTS = {
+    "tgdd": {"last_epoch": 3, "window": 2},
+    "ncfm": {"last_epoch": 3, "matcher": {"name": "characteristic_function", "frequencies": 16}},
+}
 COMPUTE = Compute("adjoint", stacked=True)
 
 
@@ -32,11 +36,15 @@ def composed(method, alpha=0.03, **changes):
     """Return a method as its YAML has it, with a small unroll."""
     load_plugins()
     spec = compose(f"method={method}", "dataset=npz").plain()["method"]
-    if method in ("dm", "idm"):
-        return methods.build({**spec, "real_batch": 6, **changes})
+    if "real_batch" in spec:
+        return methods.build({**spec, "real_batch": 6, **ALONG_EXPERTS.get(method, {}), **changes})
     small = {"student_steps": STEPS, "expert_epochs": 2, "student_batch": 2, "step_size": alpha}
-    if method == "datm":  # its teachers know nothing here
-        small |= {"initial_images": {"name": "real"}, "labels": {"name": "soft", "start": "one_hot"}, "schedulers": {}}
+    if method == "mct":
+        small["view"] = {"name": "piecewise_linear", "waypoints": [0, 2, 4]}
+    if method in ("datm", "pad"):  # their teachers know nothing here
+        left_out = {name: each for name, each in spec["schedulers"].items() if name == "parameters"}
+        small |= {"initial_images": {"name": "real"}, "labels": {"name": "soft", "start": "one_hot"},
+                  "schedulers": left_out}  # fmt: skip
     return methods.build({**spec, **small, "sampler": {"name": "uniform", "max_start_epoch": 3}, **changes})
 
 
@@ -120,7 +128,11 @@ def test_a_mixed_group_equals_each_alone(distiller, unroll, gradient):
                 torch.testing.assert_close(torch.as_tensor(ours[key], dtype=torch.float64), value, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("method", "changes"), [("dm", {}), ("dm", {"stepping": "per_class"}), ("idm", {})])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("dm", {}), ("dm", {"stepping": "per_class"}), ("idm", {}), ("tgdd", {}), ("tgdd", {"stepping": "joint"}),
+     ("ncfm", {}), ("ncfm", {"mosaic": 1})],
+)  # fmt: skip
 def test_feature_matching_side_by_side_equals_each_alone(distiller, monkeypatch, method, changes):
     """Seeds of one method; every class is an ask of its own, and all of them are answered as one."""
     widths, answers = set(), Features.answers
@@ -138,6 +150,22 @@ def test_feature_matching_side_by_side_equals_each_alone(distiller, monkeypatch,
     for at, one in enumerate(made):
         assert_same(one, again[at])
         assert_close(one, distiller(method, at, "alone", settings=plain, **changes).run())
+
+
+def test_a_view_and_parameters_left_out_by_depth_go_beside_the_rest_in_one_computation(distiller, monkeypatch):
+    widths, answers = set(), Unroll.answers
+
+    @classmethod
+    def counted(cls, asks):
+        widths.add(sum(ask is not None for ask in asks))
+        return answers(asks)
+
+    names = ("mct", "pad", "hoptm")
+    monkeypatch.setattr(Unroll, "answers", counted)
+    made = side_by_side(*(distiller(method, at, "group") for at, method in enumerate(names)))
+    assert widths == {3}
+    for at, method in enumerate(names):
+        assert_close(made[at], distiller(method, at, "alone").run())
 
 
 def test_the_same_group_gives_the_same_bits(distiller):

@@ -25,7 +25,7 @@ from hoptm_plugin.runs.timing import Timing
 RUNS = {"table1_pathmnist": (46, 19), "table2_covid19cxr": (37, 19), "table3_cross_architecture": (9, 9),
         "table4_ablation": (20, 8), "table5_lambda": (25, 10)}  # fmt: skip
 # small already, and nothing was published for them
-OWN = {"digits": (16,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "study_cifar10": (49,)}
+OWN = {"digits": (30,), "pacing": (9,), "study_bloodcells": (151,), "study_covid19cxr": (61,), "study_cifar10": (49,)}
 
 
 def marked(names, *more):
@@ -33,7 +33,7 @@ def marked(names, *more):
     return [pytest.param(name, *more, marks=pytest.mark.campaign) for name in names]
 
 
-TABLES, STUDY, NAMES = marked(RUNS), marked(name for name in OWN if name != "digits"), marked(RUNS | OWN)
+TABLES, STUDY, NAMES = marked(RUNS), marked(name for name in OWN if name.startswith("study_")), marked(RUNS | OWN)
 
 
 def plan(name, variant, *extra):
