@@ -1,4 +1,4 @@
-"""What recipes report is what the paper's Tables 1 to 3 say, typed here a second time."""
+"""What recipes report is what the HoP-TM paper's Tables 1 to 3 say, and other papers, typed here a second time."""
 
 from __future__ import annotations
 
@@ -72,3 +72,21 @@ def test_reported_accuracies_of_all_images(dataset, expected):
     values = settings("full", dataset, 1)
     published = values.reported
     assert (percent(published.of(None)), published.of(1)) == (expected, None)
+
+
+OWN_PAPERS = {
+    "dc": ("Zhao et al. 2021 (DC)", {"cifar10": {1: 28.3, 10: 44.9, 50: 53.9}, "cifar100": {1: 12.8, 10: 25.2}}),
+    "dsa": ("Zhao & Bilen 2021", {"cifar10": {1: 28.8, 10: 52.1, 50: 60.6}, "cifar100": {1: 13.9, 10: 32.3}}),
+    "pad": ("Li et al. 2024", {"cifar10": {1: 47.2, 10: 67.4, 50: 77.0, 500: 84.6, 1000: 86.7}}),
+    "ncfm": ("Wang et al. 2025 (NCFM), ablation", {"cifar10": {10: 65.6, 50: 74.2}, "cifar100": {10: 45.9, 50: 53.7}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset"), [(name, each) for name, (_, sets) in OWN_PAPERS.items() for each in sets]
+)
+def test_reported_accuracies_of_other_papers(method, dataset):
+    source, sets = OWN_PAPERS[method]
+    published = settings(method, dataset, 10).reported
+    assert published.source.startswith(source)
+    assert {ipc: round(100 * entry.accuracy, 1) for ipc, entry in published.ipc.items()} == sets[dataset]
