@@ -1,10 +1,10 @@
-"""Every method on five data sets at ``scale=laptop``, IPC 1 and 10, one seed: does it run through, and is it worth it?
+"""Every method on six data sets at ``scale=laptop``, IPC 1 and 10, one seed: does it run through, and is it worth it?
 
     python benchmarks/laptop/table.py FOLDER [--only DATA ...] [--out FOLDER] [KEY=VALUE ...]
     python benchmarks/laptop/table.py --page      # makes TABLE.md of table.csv
 
 FOLDER holds bloodcells.npz and, unpacked, cifar10 and COVID-19_Radiography_Dataset; faces and textures come with
-scikit-image, see ``search.py``. About seventy runs of five to twenty minutes: each that has ended stands in table.csv
+scikit-image, see ``search.py``. About 170 runs of two to twenty minutes: each that has ended stands in table.csv
 and is not made again, one that was stopped goes on. Several of these side by side take different ``--only``.
 """
 
@@ -40,11 +40,12 @@ SETS = {
 XRAYS = "dataset.classes=[COVID,Normal,Viral Pneumonia]", "dataset.preprocess.image_size=32", "network.depth=3"
 HEAD = """# Every method at `scale=laptop`
 
-One run of every method on five data sets at [the laptop's scale](../../docs/scales.md), by [`table.py`](table.py): test
-accuracy in percent, mean ± standard deviation of five networks on one distilled set (seed 0). One seed says whether a
-method comes to anything at this scale, and what it costs; which of two is better it does not say. *Random* is the row's
-own fresh random subsets, of as many images. Below each table stands what is not as it should be: methods no better than
-these, sets that the guard stopped, images of whose values more than a tenth lies outside the range of pictures.
+One run of every method on six data sets at [the laptop's scale](../../docs/scales.md), by [`table.py`](table.py):
+test accuracy in percent, mean ± standard deviation of five networks on one distilled set (seed 0). One seed says
+whether a method comes to anything at this scale, and what it costs; which of two is better it does not say. *Random*
+is the row's own fresh random subsets, of as many images. Below each table stands what is not as it should be: methods
+no better than these, sets that the guard stopped, images of whose values more than a tenth lies outside the range of
+pictures.
 """
 
 
