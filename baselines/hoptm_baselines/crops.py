@@ -88,6 +88,8 @@ class ScoredCrops(Initialiser):
             found.append(f"candidates: factor={self.factor} with ipc={task.ipc} takes crops of {needed} images of each "
                          f"class, but looks at {', '.join(short[:3])}{', ...' if len(short) > 3 else ''}; lower ipc or "
                          f"factor, or raise candidates where the class has more images")  # fmt: skip
+        if task.expert_count is not None and task.expert_count < self.observers:
+            found.append(self._too_few(task.expert_count))
         images, classes = task.train.batch(slice(0, 2)), len(task.data.class_names)
         unfit = network_problems(task.network(torch.Generator()), images, "no_randomness", "no_state", classes=classes)
         return [*found, *(f"teacher_epoch: no expert can score crops: {problem}" for problem in unfit)]
@@ -101,9 +103,12 @@ class ScoredCrops(Initialiser):
         """
         observers = list(islice(teachers(task, self.teacher_epoch), self.observers))
         if len(observers) < self.observers:
-            raise ConfigurationError(f"method.initial_images.observers: {self.observers} experts are to score, but "
-                                     f"there are {len(observers)}; set experts.count={self.observers}")  # fmt: skip
+            raise ConfigurationError(f"method.initial_images.{self._too_few(len(observers))}")
         return torch.cat([self._of_class(task, label, observers) for label in range(len(task.data.class_names))])
+
+    def _too_few(self, experts: int) -> str:
+        return (f"observers: {self.observers} experts are to score, but there are {experts}; set "
+                f"experts.count={self.observers}")  # fmt: skip
 
     def _of_class(self, task: Task, label: int, observers: list[Callable[[Tensor], Tensor]]) -> Tensor:
         """Return the images (ipc, C, H, W) of one class."""

@@ -274,6 +274,7 @@ class Task:
         compute: how it is computed; changes nothing but rounding, time and memory.
         architecture: equal for tasks whose networks differ in their parameters alone; None: nobody knows.
         chosen_by: what of the run is chosen by looking at its data, by the names of settings.
+        expert_count: how many trajectories ``experts`` opens; None: nobody knows before.
     """
 
     data: ImageData
@@ -285,6 +286,7 @@ class Task:
     compute: Compute = field(default_factory=Compute)
     architecture: Hashable = None
     chosen_by: tuple[str, ...] = ()
+    expert_count: int | None = None
 
     @property
     def train(self) -> Split:

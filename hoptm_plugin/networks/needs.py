@@ -50,8 +50,9 @@ def network_problems(network: nn.Module, images: Tensor, *needs: Need, classes: 
             )
         if "no_state" in needs and changed:
             found.append(
-                f"{name}: keeps running statistics ({changed[0]}), as BatchNorm does, which no expert's trajectory "
-                f"holds; use network.norm=instance, or GroupNorm or LayerNorm in a network of your own"
+                f"{name}: keeps running statistics ({changed[0]}), as BatchNorm does, which are no "
+                f"parameters: nothing matches them, and no expert's trajectory holds them; use network.norm=instance, "
+                f"or GroupNorm or LayerNorm in a network of your own"
             )
         if "features" in needs and not drawing and not _are_in_a_row(network, images, logits):
             found += no_features(network).problems

@@ -171,6 +171,7 @@ class Workbench:
             seeds=self.seeds.child("distillation"),
             architecture=self._architecture(self.parts.network),
             chosen_by=_chosen_by(settings),
+            expert_count=settings.experts.count,
         )
         self.task = replace(self.task, compute=self._distilling(settings.distillation.iterations))
 

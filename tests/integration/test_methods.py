@@ -147,6 +147,7 @@ def test_missing_experts_are_trained_for_initial_images_of_a_method_without_expe
         (("method.initial_images.factor=3",), "images of 16x16 pixels are no 3x3 equal tiles"),
         (("method.initial_images.area=[0.5,0.1]",), "method.initial_images: area must be two shares"),
         (("network.norm=batch",), "no expert can score crops: network Classifier: keeps running"),
+        (("method.initial_images.observers=2",), "images.observers: 2 experts are to score, but there are 1; set"),
     ],
 )
 def test_crops_that_there_are_not_are_refused(run, tmp_path, settings, said):
@@ -154,13 +155,6 @@ def test_crops_that_there_are_not_are_refused(run, tmp_path, settings, said):
     assert (refused.code, refused.err.count("error: ")) == (2, 1)
     assert said in refused.err
     assert not (tmp_path / "out").exists()
-
-
-def test_more_observers_than_experts_are_refused(run):
-    refused = run("rded", "hydra.run.dir=out", "method.initial_images.observers=2")
-    assert refused.code == 2
-    assert "method.initial_images.observers: 2 experts are to score, but there are 1" in refused.err
-    assert "Traceback" not in refused.err
 
 
 def test_datm_learns_labels(run, tmp_path):

@@ -174,6 +174,9 @@ def test_too_few_images_and_odd_sides_are_told_before(task):
 def test_more_observers_than_experts_are_refused(task):
     with pytest.raises(ConfigurationError, match=r"3 experts are to score, but there are 2; set experts\.count=3"):
         ScoredCrops(observers=3, teacher_epoch=EPOCH).images(task)
+    (line,) = ScoredCrops(observers=3, teacher_epoch=EPOCH).problems(replace(task, expert_count=2))
+    assert line.startswith("observers: 3 experts")
+    assert not ScoredCrops(observers=2, teacher_epoch=EPOCH).problems(replace(task, expert_count=2))
 
 
 @pytest.mark.parametrize(
