@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
+from hoptm_baselines.real_batches import feature_problems, real_batch, real_features, with_fewer_images
 from hoptm_plugin import (
     Ask,
     Excerpt,
@@ -134,10 +133,7 @@ class DistributionMatching(Method):
         """Return it with fewer real images."""
         if share >= 1:
             return Excerpt(self)
-        part, sizes = copy.copy(self), (len(task.data.class_names), task.ipc)
-        part.real_batch = max(1, round(share * self.real_batch))
-        time = part.image_passes(*sizes) / self.image_passes(*sizes)
-        return Excerpt(part, time, time)
+        return with_fewer_images(self, share, task, "real_batch")
 
 
 def _joint_features(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import vector_to_parameters
 
 from hoptm_baselines.mosaics import mosaic_problems, real_mosaics
-from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
+from hoptm_baselines.real_batches import feature_problems, real_batch, real_features, with_fewer_images
 from hoptm_plugin import (
     Ask,
     Excerpt,
@@ -194,10 +193,7 @@ class FeaturesAlongExperts(Method):
         """Return it with fewer real images."""
         if share >= 1:
             return Excerpt(self)
-        part, sizes = copy.copy(self), (len(task.data.class_names), task.ipc)
-        part.real_batch = max(1, round(share * self.real_batch))
-        time = part.image_passes(*sizes) / self.image_passes(*sizes)
-        return Excerpt(part, time, time)
+        return with_fewer_images(self, share, task, "real_batch")
 
 
 def drawn_epochs(last: int, window: int, generator: torch.Generator) -> tuple[int, int]:

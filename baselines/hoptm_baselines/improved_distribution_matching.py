@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from hoptm_baselines.mosaics import mosaic_problems, real_mosaics
 from hoptm_baselines.network_queue import QueuedNetwork, QueueTraining, drawn
-from hoptm_baselines.real_batches import feature_problems, real_batch, real_features
+from hoptm_baselines.real_batches import feature_problems, real_batch, real_features, with_fewer_images
 from hoptm_plugin import (
     Ask,
     Excerpt,
@@ -178,11 +177,7 @@ class ImprovedDistributionMatching(Method):
         """Return it with fewer real images, to match and to train on."""
         if share >= 1:
             return Excerpt(self)
-        part, sizes = copy.copy(self), (len(task.data.class_names), task.ipc)
-        for name in ("real_batch", "training_batch"):
-            setattr(part, name, max(1, round(share * getattr(self, name))))
-        time = part.image_passes(*sizes) / self.image_passes(*sizes)
-        return Excerpt(part, time, time)
+        return with_fewer_images(self, share, task, "real_batch", "training_batch")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the queue."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hoptm_plugin import Ask, Features, Task, network_problems
+from hoptm_plugin import Ask, Excerpt, Features, Method, Task, network_problems
 
 BLOCK = 256  # real images that go through a network at once, whatever the batch
 
@@ -34,3 +35,15 @@ def feature_problems(task: Task, *more: Literal["no_state"]) -> list[str]:
     return network_problems(
         task.network(torch.Generator()), images, "features", "no_randomness", *more, classes=classes
     )
+
+
+def with_fewer_images(method: Method, share: float, task: Task, *batches: str) -> Excerpt:
+    """Return a method that takes ``share`` of the images of its settings ``batches``; a class has only so many."""
+    whole, part, sizes = copy.copy(method), copy.copy(method), (len(task.data.class_names), task.ipc)
+    for name in batches:
+        most = len(task.train) // (sizes[0] if name == "real_batch" else 1)
+        count = min(getattr(method, name), most)
+        setattr(whole, name, count)
+        setattr(part, name, max(1, round(share * count)))
+    time = part.image_passes(*sizes) / whole.image_passes(*sizes)
+    return Excerpt(part, time, time)

@@ -44,8 +44,9 @@ class SelfPaced(Scheduler):
             where nothing is left out, so that quantile 1 and lower 0 match all. Formulas:
             ``weight_at`` in ``schedulers/weighting.py``.
         softness: s in (0, 1) of "logarithmic" (close to linear near 0) and of "mixture" (1 up to s * kappa).
-        sticky: keep v_i = 1 once it was (the released code), and the largest weight so far of soft ones; False
-            recomputes it every iteration (the paper's Eq. 6).
+        sticky: keep v_i = 1 once it was (the released code), and the largest weight so far of soft ones, all of which
+            make up the range; False recomputes it every iteration (the paper's Eq. 6). A range that does not grow is
+            decided by the first iteration if it is sticky.
         errors: "raw", e_i = d_i = (student_i - target_i)^2 (the released code, which the published kappas are for),
             or "normalised", e_i = d_i / (n_i + eps) (the paper's l_i), which needs a kappa of its own.
         granularity: "scalar" (every entry of the flat vector on its own) or "tensor" (a parameter tensor's mean error
@@ -99,13 +100,10 @@ class SelfPaced(Scheduler):
         """Return the weights (P,) as the parameters' type, from a pair without gradients."""
         errors = self._errors(pair)
         before = self._weights.to(errors.device) if self.sticky and self._weights is not None else None
-        if before is None:
-            held = torch.zeros_like(errors, dtype=torch.bool)
-        else:
-            held = before if self.weights == "hard" else before >= 1
         self._groups = list(pair.tensor_sizes) if self.ranked == "tensor" else [len(errors)]
         self._kappas, parts = [], []
-        for group in zip(errors.split(self._groups), held.split(self._groups), strict=True):
+        known = torch.zeros_like(errors, dtype=torch.bool) if before is None else before
+        for group in zip(errors.split(self._groups), known.split(self._groups), strict=True):
             parts.append(self._now(*group, pair.step))
         now = torch.cat(parts) if len(parts) > 1 else parts[0]
         if before is not None:
@@ -113,15 +111,17 @@ class SelfPaced(Scheduler):
         self._weights = now if self.weights == "hard" else now.to(pair.expert.dtype)
         return self._weights.to(pair.expert.dtype)
 
-    def _now(self, errors: Tensor, held: Tensor, step: int) -> Tensor:
+    def _now(self, errors: Tensor, before: Tensor, step: int) -> Tensor:
         """Return this iteration's weights of a group of parameters, without what stickiness adds; bool if hard."""
-        left_out, let_in = math.floor(_fraction(self.lower, step) * len(errors)), 0
+        left_out, let_in, held = math.floor(_fraction(self.lower, step) * len(errors)), 0, before > 0
         if self.kappa is not None:
             kappa: float | Tensor = value_at(self.kappa, step)
             matched = errors < kappa  # HoP-TM Eq. 6
         else:
             assert self.quantile is not None
             let_in = round(_fraction(self.quantile, step) * len(errors))
+            if let_in - left_out == len(errors):  # where nothing is left out a weight may still rise to 1
+                held = before >= 1
             kappa, matched = self._easiest(errors, held, left_out, let_in)
         self._kappas.append(kappa)
         low = self._hardest_from(errors, held, left_out) if left_out else None

@@ -51,7 +51,8 @@ class UniformSegments(SegmentSampler):
         generator = seeds.generator("segment", step)
         first, last = self.first, self.last
         if bounds is not None:
-            first, last = max(first, bounds[0]), min(last, bounds[1])
+            # the last epoch that is allowed, in which times go on up to the next one
+            first, last = max(first, bounds[0]), min(last, bounds[1] + self.continuous)
         if first > last:
             raise ValueError(
                 f"iteration {step}: the schedulers leave no start epoch (sampler {self.first}..{self.last})"

@@ -438,6 +438,20 @@ def test_sticky_soft_weights_are_the_largest_so_far_and_survive_a_checkpoint(wei
     assert SelfPaced(**keywords, sticky=False).state_dict() == {}
 
 
+@pytest.mark.parametrize("weights", SOFT)
+@pytest.mark.parametrize(("lower", "quantile"), [(0.0, 0.5), (0.25, 0.75), (0.5, 1.0), (0.0, Linear(0.1, 0.9, 30))])
+def test_sticky_soft_weights_keep_to_the_range_whatever_the_errors_do(weights, lower, quantile):
+    """What has a weight is let in: errors that change from one iteration to the next do not open the range further."""
+    generator, count = torch.Generator().manual_seed(3), 1000
+    scheduler = SelfPaced(quantile=quantile, lower=lower, weights=weights)
+    for step in range(40):
+        end = torch.rand(count, generator=generator, dtype=torch.float64).sqrt()
+        pair = TrajectoryPair(torch.zeros(2, count, dtype=torch.float64), (torch.ones_like(end), end), step, (count,))
+        open_to = value_at(quantile, step) - lower
+        support = int((scheduler.parameter_weights(pair) > 0).sum())
+        assert open_to * count - 2 <= support <= open_to * count + 1  # the threshold's own weight is 0
+
+
 EXTREME = [  # of which no lower end and no soft weight may make NaN, nor take a diverged parameter for an easy one
     (math.inf, math.nan, 0.1, math.nan, math.inf), (0.0,) * P, (0.0, 0.0, 0.1, math.inf, 1e300), (math.nan,) * P,
     (1e-320, 0.0, 1e-160, 0.5, 0.5), (0.3,) * P,

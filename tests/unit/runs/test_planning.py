@@ -221,6 +221,7 @@ def test_amounts():
         ["method=att", "ipc=1", "method.student_steps=20"],
         ["method=dm", "ipc=1"],
         ["method=idm", "ipc=2"],
+        ["method=tgdd", "ipc=2", "method.real_batch=2000"],
         ["method=dc", "ipc=1"],
         ["method=dsa", "ipc=2", "method.outer_steps=10", "method.inner_epochs=50"],
         ["method=dsa", "ipc=2", "method.outer_steps=3", "method.inner_epochs=1"],
@@ -236,6 +237,7 @@ def test_an_excerpt_is_the_share_that_it_says(overrides):
             assert 0 < part.time <= 1
             assert 0 < part.memory <= 1
             assert part.method is not method
+            assert getattr(part.method, "real_batch", 0) <= len(task.train) // 10, "a class has no more"
             if hasattr(method, "student_steps"):
                 assert part.time <= max(share * 1.2, 3 / method.student_steps)
                 assert not [problem for term in part.method.matchers.values() for problem in

@@ -18,6 +18,7 @@ from hoptm_plugin.settings import RunSettings
 PACKAGES = ("hoptm_plugin.conf", "hoptm_baselines.conf")
 SHARED = "shared"
 MEDICAL = {"pathmnist": (1, 5, 10, 100, 1000), "covid19cxr": (1, 5, 10, 50)}
+STD = 0.2  # of CIFAR's constants: images here are pixels over it
 TRAJECTORY = ("hoptm", "mtt", "ftd", "datm", "att", "pad")
 
 
@@ -372,8 +373,9 @@ def test_mct_s_own(ipc):
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-@pytest.mark.parametrize(("ipc", "rate"), [(1, 0.01), (10, 0.1), (50, 0.5)])
-def test_tgdd_s_own(dataset, ipc, rate):
+@pytest.mark.parametrize("ipc", [1, 5, 10, 20, 30, 40, 50])
+def test_tgdd_s_own(dataset, ipc):
+    rate = round(0.01 * ipc / STD**2, 9)  # of pixels .01 times IPC
     check(("tgdd", dataset, ipc), {
         "distillation.images": {"learning_rate": rate, "momentum": 0.5}, "distillation.iterations": 10000,
         "distillation.evaluate_every": 500, "method.networks": "snapshots", "method.last_epoch": 60,
@@ -388,9 +390,10 @@ def test_tgdd_s_own(dataset, ipc, rate):
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("ipc", [1, 10, 50])
 def test_ncfm_s_own(dataset, ipc):
-    images = {"learning_rate": 0.001, "momentum": 0.5, "algorithm": "adamw", "weight_decay": 5e-4}
+    # of pixels .001 and 5e-4, and .01
+    images = {"learning_rate": 0.001 / STD, "momentum": 0.5, "algorithm": "adamw", "weight_decay": 5e-4 * STD}
     if (dataset, ipc) == ("cifar100", 10):
-        images = {"learning_rate": 0.01, "momentum": 0.5}
+        images = {"learning_rate": round(0.01 / STD**2, 9), "momentum": 0.5}
     check(("ncfm", dataset, ipc), {
         "distillation.images": images, "distillation.iterations": 20000, "method.networks": "mixed",
         "method.last_epoch": 60, "method.ce_weight": 1.0, "method.ce_steps": "own", "method.real_batch": 1024,
