@@ -163,7 +163,7 @@ class Cost(Record):
 
     Attributes:
         experts_s: training of the experts that were read, also where an earlier run trained them.
-        distill_s: distillation.
+        distill_s: distillation, what its set begins with included, such as crops that experts score.
         evaluate_s: evaluation, that of the random subset included, also where an earlier run made it.
         reused_s: of ``evaluate_s``, what an earlier run spent on the random subset or on all training images, whose
             figures were reused; None where all were computed, as in older cards.

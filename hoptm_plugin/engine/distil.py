@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from hoptm_plugin.core.asking import Asking, alone, own_seconds
 from hoptm_plugin.core.errors import DivergedError, FileFormatError, NonFiniteLossError, PluginError, StepSizeError
-from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task, with_each
+from hoptm_plugin.core.interfaces import LossTerm, Method, State, Task, Trajectories, with_each
 from hoptm_plugin.core.loggers import RunLogger
 from hoptm_plugin.core.observations import is_scalar_loss
 from hoptm_plugin.core.synthetic import SyntheticSet
@@ -122,7 +122,7 @@ class Distiller:
         self._mark: Mark | None = None
         stored = self._stored()  # first: what is refused changes nothing in the folder
         with memory_named("preparing the distillation", NEEDS_LESS):
-            self.synthetic = method.setup(task)
+            self.synthetic, self.preparing = _prepared(method, task)
         self._check_ipc = partial(_check_ipc, method, task.ipc)
         self._check_ipc(self.synthetic)
         begun(self.synthetic)
@@ -135,8 +135,8 @@ class Distiller:
         self._curves: dict[str, list[tuple[int, float]]] = {}
         self._onward: State = {}
         self.first = self._done = 0
-        self.seconds = 0.0
-        """Seconds spent in the loop, earlier sessions of a resumed run included."""
+        self.seconds = self.preparing
+        """Seconds spent, the set's preparation and earlier sessions of a resumed run included, experts not."""
         if stored is not None:
             try:
                 self._load(stored)
@@ -351,6 +351,22 @@ class Distiller:
             best, curve = set_of(self.synthetic, stored), stored.get("curve", [])
             self._curves[name] = [(int(done), float(accuracy)) for done, accuracy in curve]
             self._best[name] = _Best(float(stored["accuracy"]), int(stored.get("iteration", 0)), best)
+
+
+def _prepared(method: Method, task: Task) -> tuple[SyntheticSet, float]:
+    """Return the set that a method starts from, and the seconds it took without those of opening experts."""
+    began, opening = own_seconds(), 0.0
+
+    def opened(epochs: int) -> Trajectories:
+        nonlocal opening
+        since = own_seconds()
+        try:
+            return task.experts(epochs)
+        finally:
+            opening += own_seconds() - since
+
+    synthetic = method.setup(replace(task, experts=opened))
+    return synthetic, own_seconds() - began - opening
 
 
 def _check_ipc(method: Method, ipc: int, synthetic: SyntheticSet) -> None:

@@ -241,7 +241,7 @@ def _distil(
     _write_sets(bench, folder, distilled, initial[0], {} if chosen is None else {"iteration": chosen.iteration})
     if method.imported is not None:
         return distilled, {"distill_s": None, "seconds_per_iteration": None}
-    per_iteration = distiller.seconds / settings.distillation.iterations
+    per_iteration = max(0.0, distiller.seconds - distiller.preparing) / settings.distillation.iterations
     return distilled, {"distill_s": distiller.seconds, "seconds_per_iteration": per_iteration}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -216,6 +217,34 @@ class Scores:
     def __call__(self, synthetic):
         self.seen.append(synthetic)
         return self.values.pop(0)
+
+
+def test_what_a_set_begins_with_is_paid_once_and_experts_elsewhere(make_task, folder, monkeypatch):
+    clock, task = [0.0], make_task()
+    monkeypatch.setattr("hoptm_plugin.engine.distil.own_seconds", lambda: clock[0])
+
+    class Slow(TrajectoryMatching):
+        def setup(self, task):
+            clock[0] += 5
+            return super().setup(task)
+
+    def experts(epochs):
+        clock[0] += 100
+        return task.experts(epochs)
+
+    def begun(after=None):
+        method = hoptm()
+        method.__class__ = Slow
+        shown = silent if after is None else KillAt(after)
+        return Distiller(method, replace(task, experts=experts), settings(), folder("a"), shown)
+
+    first = begun(7)
+    assert (first.preparing, first.seconds) == (5, 5)
+    with pytest.raises(Killed):
+        first.run()
+    second = begun()
+    second.run()
+    assert (second.preparing, second.seconds) == (5, 5)
 
 
 def test_the_best_is_kept_and_of_equals_the_first(make_task, folder):
