@@ -273,9 +273,13 @@ class Workbench:
             nearest = next(path for path in (root, *root.parents) if path.exists())
             if not nearest.is_dir():
                 raise ConfigurationError(f"experts.root: {nearest} is a file; name a folder with experts.root=PATH")
-            store = self.store()
+            store, curriculum = self.store(), self.settings.experts.training.curriculum
+            trained = max(epochs, self.settings.experts.epochs or 0)
+            if curriculum is not None and trained <= curriculum.all_at:
+                warnings.warn(f"experts.training.curriculum: experts are trained for {trained} epochs, and before "
+                              f"epoch {curriculum.all_at} the hardest images of each class are not open; set all_at "
+                              f"lower, or the curriculum to null", stacklevel=2)  # fmt: skip
             if store.missing(self.settings.experts.count, epochs):
-                curriculum = self.settings.experts.training.curriculum
                 if curriculum is not None and not has_scores(store):
                     store.scoring().missing(curriculum.scoring_networks, curriculum.scoring_epochs)
                 store.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -273,3 +274,18 @@ def test_a_damaged_expert_that_scores_is_refused_before_any_work(tmp_path):
         cut(scoring.path(1))
         with pytest.raises(FileFormatError, match=r"expert-00001\.safetensors"):
             bench.check_experts()
+
+
+@pytest.mark.parametrize(("all_at", "said"), [(5, True), (4, False)])
+def test_a_curriculum_that_experts_do_not_reach_the_end_of_is_told(tmp_path, all_at, said):
+    end = f"experts.training.curriculum.all_at={all_at}", "experts.training.curriculum.drop_after=[6,7]"
+    settings = compose("dataset=digits", "network.width=2", "network.depth=1", "runtime.device=cpu", "method=pad",
+                       f"experts.root={tmp_path}", *end)  # fmt: skip
+    with workbench(settings, silent) as bench, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert bench.parts.method.last_expert_epoch() == 5
+        bench.check_experts()
+    lines = [str(each.message) for each in told if "curriculum" in str(each.message)]
+    assert len(lines) == said
+    if said:
+        assert "experts are trained for 5 epochs, and before epoch 5 the hardest images" in lines[0]
