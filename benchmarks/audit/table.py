@@ -1,10 +1,11 @@
 """What distilled sets give away: rows of every kind, audited at the quick and at the standard tier.
 
-    python benchmarks/audit/table.py FOLDER [--only DATA ...] [--out FOLDER] [KEY=VALUE ...]
+    python benchmarks/audit/table.py FOLDER [--only DATA ...] [--tier quick] [--out FOLDER] [KEY=VALUE ...]
     python benchmarks/audit/table.py --page      # makes TABLE.md of table.csv
 
 FOLDER holds bloodcells.npz. A row is a run and two audits, by the commands that anybody gives; one that stands in
-table.csv is not made again, one that was stopped goes on. Three to 26 minutes a row.
+table.csv is not made again, one that was stopped or was audited at the quick tier alone goes on. Three to 26 minutes a
+row, one with ``--tier quick``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -58,7 +59,8 @@ COLUMNS = ("row", "accuracy", "traced", "quick tier", "AUC, loss", "AUC, nearest
 HEAD = """# What distilled sets give away
 
 One run of each method, and audits of its set at the quick and at the standard tier (16 shadow distillations of halves
-of the images, three networks on each set), by [`table.py`](table.py): three commands a row.
+of the images, three networks on each set), by [`table.py`](table.py): three commands a row. Rows without the latter
+were audited at the quick tier alone.
 
 - Accuracy: percent, mean ± standard deviation of the run's networks on one set (seed 0).
 - Traced: images that point to the training image they began from, of how many; by chance in brackets.
@@ -73,9 +75,9 @@ What the columns mean, and what they do not: [docs/audit.md](../../docs/audit.md
 """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One run and its audits."""
+    """One run and its audits; what only the standard tier finds is None where it was not run."""
 
     data: str
     ipc: int
@@ -86,31 +88,31 @@ class Row:
     began: int | None
     by_chance: float | None
     quick: str
-    verdict: str
-    loss: float
-    loss_low: float
-    loss_high: float
-    nearest: float
-    nearest_low: float
-    nearest_high: float
-    told: float | None
-    told_low: float | None
-    told_high: float | None
-    exposed: float | None
-    epsilon: float | None
-    ceiling: float | None
-    aside_loss: float  # of real images that no step of a shadow has seen
-    aside_loss_low: float
-    aside_loss_high: float
-    aside_nearest: float
-    aside_nearest_low: float
-    aside_nearest_high: float
+    verdict: str | None = None
+    loss: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    nearest: float | None = None
+    nearest_low: float | None = None
+    nearest_high: float | None = None
+    told: float | None = None
+    told_low: float | None = None
+    told_high: float | None = None
+    exposed: float | None = None
+    epsilon: float | None = None
+    ceiling: float | None = None
+    aside_loss: float | None = None  # of real images that no step of a shadow has seen
+    aside_loss_low: float | None = None
+    aside_loss_high: float | None = None
+    aside_nearest: float | None = None
+    aside_nearest_low: float | None = None
+    aside_nearest_high: float | None = None
     controls: int
     passed: int
     members: int
     run_s: float
     quick_s: float
-    standard_s: float
+    standard_s: float | None = None
 
 
 def read() -> list[Row]:
@@ -148,41 +150,48 @@ def three(what: str, found: Signal | Membership) -> dict[str, float]:
     return {what: found.auc, f"{what}_low": found.auc_ci95[0], f"{what}_high": found.auc_ci95[1]}
 
 
-def made(data: str, ipc: int, name: str, folder: Path, extra: list[str]) -> Row:
+def made(data: str, ipc: int, name: str, folder: Path, extra: list[str], tier: str) -> Row:
     """Make a run and its audits; return what they came to."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     resumed = ["resume=true"] if folder.exists() else []
     run_s = command("run", *ROWS[name], *extra, f"ipc={ipc}", ASIDE, f"hydra.run.dir={folder}", *resumed, log=log)
     quick_s, quick = command("audit", str(folder), log=log, may=(0, 1)), read_audit(folder)
+    row = row_of(data, ipc, name, quick, folder, (run_s, quick_s))
+    if tier == "quick":
+        return row
     standard_s = command("audit", str(folder), "tier=standard", log=log, may=(0, 1))
-    found, accuracy = read_audit(folder), read_card(folder).evaluations[0].accuracy
-    return row_of(data, ipc, name, quick, found, folder, (accuracy.mean, accuracy.std), (run_s, quick_s, standard_s))
+    return at_standard(row, read_audit(folder), folder, standard_s)
 
 
-def row_of(
-    data: str, ipc: int, name: str, quick: AuditCard, found: AuditCard, folder: Path,
-    accuracy: tuple[float, float], seconds: tuple[float, float, float],
-) -> Row:  # fmt: skip
-    """Return the row of two audits."""
-    told, identity, bound, aside = found.membership, found.identity, found.one_run, set_aside(folder)
-    assert told is not None
-    best = told.told and told.told[1]
-    known = [each.exposed_found for each in (told.loss, told.nearest) if each.exposed_found is not None]
+def row_of(data: str, ipc: int, name: str, quick: AuditCard, folder: Path, seconds: tuple[float, float]) -> Row:
+    """Return the row of a run and its audit at the quick tier."""
+    identity, accuracy = quick.identity, read_card(folder).evaluations[0].accuracy
     return Row(
-        data, ipc, name, *accuracy, identity and identity.first, identity and identity.images,
-        identity and identity.expected_first, quick.verdict, found.verdict, **three("loss", told.loss),
-        **three("nearest", told.nearest), told=best and best.tpr, told_low=best and best.ci95[0],
-        told_high=best and best.ci95[1], exposed=max(known, default=None), epsilon=bound and bound.epsilon,
-        ceiling=bound and bound.ceiling, **three("aside_loss", aside["loss"]),
-        **three("aside_nearest", aside["nearest"]), controls=len(found.controls),
-        passed=sum(each.passed for each in found.controls), members=found.members, run_s=seconds[0],
-        quick_s=seconds[1], standard_s=seconds[2],
+        data=data, ipc=ipc, name=name, accuracy=accuracy.mean, std=accuracy.std, traced=identity and identity.first,
+        began=identity and identity.images, by_chance=identity and identity.expected_first, quick=quick.verdict,
+        controls=len(quick.controls), passed=sum(each.passed for each in quick.controls), members=quick.members,
+        run_s=seconds[0], quick_s=seconds[1],
     )  # fmt: skip
 
 
-def _auc(mean: float, low: float, high: float) -> str:
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+def at_standard(row: Row, found: AuditCard, folder: Path, seconds: float) -> Row:
+    """Return a row with what an audit at the standard tier found."""
+    told, bound, aside = found.membership, found.one_run, set_aside(folder)
+    assert told is not None
+    best = told.told and told.told[1]
+    known = [each.exposed_found for each in (told.loss, told.nearest) if each.exposed_found is not None]
+    return replace(
+        row, verdict=found.verdict, **three("loss", told.loss), **three("nearest", told.nearest),
+        told=best and best.tpr, told_low=best and best.ci95[0], told_high=best and best.ci95[1],
+        exposed=max(known, default=None), epsilon=bound and bound.epsilon, ceiling=bound and bound.ceiling,
+        **three("aside_loss", aside["loss"]), **three("aside_nearest", aside["nearest"]),
+        controls=len(found.controls), passed=sum(each.passed for each in found.controls), standard_s=seconds,
+    )  # fmt: skip
+
+
+def _auc(mean: float | None, low: float | None, high: float | None) -> str:
+    return "-" if mean is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _line(each: Row) -> str:
@@ -193,16 +202,18 @@ def _line(each: Row) -> str:
     bound = "-" if each.epsilon is None else f"{each.epsilon:.2f} of {each.ceiling:.1f}"
     words = [each.name, f"{100 * each.accuracy:.1f} ± {100 * each.std:.1f}", traced, each.quick.replace("_", " "),
              _auc(each.loss, each.loss_low, each.loss_high), _auc(each.nearest, each.nearest_low, each.nearest_high),
-             told, exposed, bound, each.verdict.replace("_", " "), f"{each.run_s:.0f}, {each.quick_s:.0f}, "
-             f"{each.standard_s:.0f}"]  # fmt: skip
+             told, exposed, bound, (each.verdict or "-").replace("_", " "), f"{each.run_s:.0f}, {each.quick_s:.0f}, "
+             f"{'-' if each.standard_s is None else f'{each.standard_s:.0f}'}"]  # fmt: skip
     return f"| {' | '.join(words)} |"
 
 
 def _foot(rows: list[Row]) -> str:
     """Say what the audits of a table's rows measured of disjoint subsets, and whether their controls were right."""
-    said, clear = list[str](), 0
+    said, clear, whole = list[str](), 0, [each for each in rows if each.verdict is not None]
     for signal in SIGNALS:
-        means, lows, highs = ([getattr(each, f"aside_{signal}{end}") for each in rows] for end in ("", "_low", "_high"))
+        means, lows, highs = (
+            [getattr(each, f"aside_{signal}{end}") for each in whole] for end in ("", "_low", "_high")
+        )
         said.append(f"{min(means):.3f} to {max(means):.3f} by {signal}")
         clear += sum(low <= 0.5 <= high for low, high in zip(lows, highs, strict=True))
     wrong = [each.name for each in rows if each.passed != each.controls]
@@ -210,7 +221,7 @@ def _foot(rows: list[Row]) -> str:
         f"wrong in {', '.join(wrong)}" if wrong else f"all {sum(each.controls for each in rows):g} as they must be"
     )
     return (f"A disjoint subset (real images that no shadow has seen, in each of these audits): AUC {', '.join(said)}; "
-            f"{clear} of {2 * len(rows)} intervals hold 0.5. Controls: {controls}.")  # fmt: skip
+            f"{clear} of {2 * len(whole)} intervals hold 0.5. Controls: {controls}.")  # fmt: skip
 
 
 def page(rows: list[Row]) -> str:
@@ -231,6 +242,7 @@ def main() -> None:
     reader.add_argument("folder", nargs="?", type=Path)
     reader.add_argument("--page", action="store_true")
     reader.add_argument("--only", nargs="+", choices=DATA, default=list(DATA))
+    reader.add_argument("--tier", choices=("quick", "standard"), default="standard")
     reader.add_argument("--out", type=Path, default=Path("runs/audit"))
     asked, extra = reader.parse_known_args()
     if asked.page:
@@ -240,12 +252,13 @@ def main() -> None:
         _, names, ipc, settings = DATA[data]
         root = [f"dataset.root={asked.folder / 'bloodcells.npz'}"] if data == "cells" else []
         for name in names:
-            if any((each.data, each.ipc, each.name) == (data, ipc, name) for each in read()):
+            known = {(each.data, each.ipc, each.name): each for each in read()}
+            if (old := known.get((data, ipc, name))) and (old.verdict or asked.tier == "quick"):
                 continue
             folder = asked.out / f"{data}-{ipc}-{''.join(c for c in name.lower() if c.isascii() and c.isalnum())}"
-            new = made(data, ipc, name, folder.absolute(), [*settings, *root, *extra])
-            pd.DataFrame([asdict(new)]).to_csv(RESULTS, mode="a", header=not RESULTS.exists(), index=False,
-                                               float_format="%.6g")  # fmt: skip
+            new = made(data, ipc, name, folder.absolute(), [*settings, *root, *extra], asked.tier)
+            rows = (known | {(data, ipc, name): new}).values()
+            pd.DataFrame(map(asdict, rows)).to_csv(RESULTS, index=False, float_format="%.6g")
             print(_line(new), flush=True)
 
 

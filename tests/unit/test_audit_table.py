@@ -14,7 +14,11 @@ def test_the_committed_page_is_made_of_the_committed_rows():
 
 def test_every_row_was_audited_with_all_its_controls():
     for each in table.read():
-        assert each.controls == 8, "copies, barely changed, aside and noise, by ranks and by shadows"
+        if each.verdict is None:
+            assert each.controls == 4, "copies, barely changed, aside and noise, by ranks"
+            assert each.loss is each.standard_s is None
+            continue
+        assert each.controls == 8, "these, and by shadows"
         assert 0 <= each.loss_low <= each.loss <= each.loss_high <= 1
         assert each.verdict in ("none_found", "leak_found", "invalid")
 
