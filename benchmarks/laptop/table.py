@@ -50,8 +50,8 @@ pictures.
 Budgets are equal in that every method has the scale's, and a rate of three that were tried on other data
 ([page](README.md)). Times compare only within two groups: digits, and the rows PAD, MCT, DC, DSA, TGDD, NCFM and
 RDED, were made on two cores with AVX-512, tests beside them at times; all others on slower cores, where the same
-takes two to three times as long. Experts are those that a row read, of which several rows have the same. RDED learns
-nothing; its distillation is the scoring of crops.
+experts and iterations took two to five times as long. Experts are those that a row read, of which several rows have
+the same. RDED learns nothing; its distillation is the scoring of crops.
 """
 
 

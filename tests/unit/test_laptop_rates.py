@@ -44,6 +44,17 @@ def test_what_is_not_as_it_should_be_is_said_below_the_table(row, tmp_path, monk
     ]
 
 
+def test_ours_beside_published_figures_is_what_the_table_has():
+    text = (table.HERE.parent / "README.md").read_text().partition("### Published figures beside ours")[2]
+    lines = [line.split("|")[1:-1] for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    known = {(table.METHODS[each.method], each.ipc): f"{100 * each.accuracy:.1f} ± {100 * each.std:.1f}"
+             for each in table.read() if each.data == "cifar"}  # fmt: skip
+    rows = {name.strip(): (first.strip(), tenth.strip()) for name, _, first, _, tenth, _ in lines[2:]}
+    assert set(rows) == {table.METHODS[name] for name in ("dc", "dsa", "tgdd", "ncfm", "pad", "mct", "rded")}
+    for name, ours in rows.items():
+        assert ours == (known.get((name, 1), "not run"), known.get((name, 10), "not run"))
+
+
 def test_rows_that_are_not_whole_do_not_count():
     rows = [{1.0: 0.5, 10.0: 0.6}, {1.0: 0.9, 10.0: 0.7}, {10.0: 0.1}]
     chosen, below = search.best(rows, (1.0, 10.0))
